@@ -1,0 +1,167 @@
+"""Dissimilarities ``1 - |v_i . v_j|`` of unit vectors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+import topoloss
+
+
+class _Angular(topoloss.Filtration):
+    """``1 - |v_i . v_j|`` of unit vectors, where a constant neuron is the zero vector."""
+
+    order = "abs_dot_descending"
+
+    def __init__(self, *, constant: Literal["independent", "drop"] = "independent") -> None:
+        super().__init__()
+        if constant not in ("independent", "drop"):
+            raise topoloss.OptionError(
+                f"constant={constant!r} is not one of 'independent', 'drop'."
+            )
+        self.constant = constant
+
+    def edge_values(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        # index_select: its backward is a plain index_add, several times faster than v[i]'s.
+        dot = (v.index_select(0, i) * v.index_select(0, j)).sum(-1)
+        return _clamp_below_zero(1 - dot.abs())
+
+    def edge_weights(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        if self.constant == "independent":
+            return super().edge_weights(v, i, j)
+        live = (v.detach() != 0).any(-1).to(v.dtype)
+        return live.index_select(0, i) * live.index_select(0, j)
+
+    @torch.no_grad()
+    def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+        return (1 - (v @ v.T).abs()).clamp(min=0)
+
+    def extra_repr(self) -> str:
+        return f"constant={self.constant!r}"
+
+
+class Correlation(_Angular):
+    r"""Correlation dissimilarity ``1 - |r|`` of neurons, in [0, 1].
+
+    ``r`` is Pearson's correlation of two neurons' activations over the samples.
+
+    Parameters
+    ----------
+    constant : {"independent", "drop"}
+        What a constant neuron does. It correlates 0 with everything by definition;
+        ``"drop"`` moreover gives the edges at it no weight in the loss, so that a loss
+        cannot be lowered by making neurons constant.
+
+    Notes
+    -----
+    **Constant.** A neuron x is constant where its standard deviation is at most eps times
+    its root mean square, eps being that of the dtype of the activations as given, or
+    where every activation is smaller than the smallest normal number. It gets
+    ``r = 0`` with everything and a zero gradient.
+
+    **Precision.** Half-precision activations are promoted to float32 first. Each neuron
+    is scaled by its largest magnitude before it is squared, so neither tiny nor huge
+    activations under- or overflow, and centred twice, so that no rounded mean is left.
+
+    **Gradient.** Where ``r`` is 0 the gradient is 0 (that of ``torch.abs``). Where
+    ``|r|`` is 1, up to rounding, the value is clamped at 0 and the gradient, which vanishes
+    there, is passed through. Values are unchanged by ``x -> a x + b`` with a non-zero.
+
+    **"drop" and exact zeros.** Between live neurons whose correlation is exactly 0 the
+    tree may run through a constant neuron, an equally long way; those edges have no weight.
+
+    References
+    ----------
+    Ballester, Casacuberta, Escalera, "Decorrelating neurons using persistence",
+    PMLR 228 (2024), section 3.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> filtration = topoloss.filtration("correlation")
+    >>> x = torch.tensor([[1.0, -1.0, 3.0], [2.0, -2.0, 3.0], [3.0, -3.0, 3.0]])
+    >>> filtration.pairwise(filtration.vertices(x))[0].round(decimals=6)
+    tensor([0., 0., 1.])
+    """
+
+    def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
+        """Centre and normalise each neuron; a constant one becomes the zero vector.
+
+        Parameters
+        ----------
+        x : Tensor, shape (samples, n)
+            At least two samples; every correlation of two samples is 1 or -1.
+
+        Returns
+        -------
+        Tensor, shape (n, samples)
+        """
+        if x.shape[0] < 2:
+            raise topoloss.InputError(
+                f"activations of shape {tuple(x.shape)} hold one sample; a correlation needs at "
+                "least 2 and is informative from 3. Use a larger batch, or drop a last batch "
+                "of one (drop_last=True)."
+            )
+        rows, negligible = _scaled_rows(x)
+        centred = rows - rows.mean(-1, keepdim=True)
+        centred = centred - centred.mean(-1, keepdim=True)
+        eps = torch.finfo(x.dtype).eps
+        with torch.no_grad():
+            constant = negligible | (_squares(centred) <= eps**2 * _squares(rows))
+        return _unit_rows(centred, constant)
+
+
+class Cosine(_Angular):
+    """Cosine dissimilarity ``1 - |cos|`` of neurons, in [0, 1]: correlation without centring.
+
+    Parameters
+    ----------
+    constant : {"independent", "drop"}
+        As for ``correlation``, for neurons that are zero in every sample.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> filtration = topoloss.filtration("cosine")
+    >>> v = filtration.vertices(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    >>> filtration.edge_values(v, torch.tensor([0]), torch.tensor([1]))
+    tensor([0.2929])
+    """
+
+    def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
+        """Normalise each neuron; a zero one stays the zero vector. Shape (n, samples)."""
+        return _unit_rows(*_scaled_rows(x))
+
+
+def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " n"]]:
+    """Rows of largest magnitude 1, in at least float32, and which of them are negligible.
+
+    The scale is a constant to autograd: what follows does not depend on it.
+    """
+    rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    largest = rows.detach().abs().amax(-1)
+    negligible = largest < torch.finfo(rows.dtype).tiny
+    return rows / torch.where(negligible, 1, largest)[:, None], negligible
+
+
+def _unit_rows(rows: Tensor, zero: Bool[Tensor, " n"]) -> Tensor:
+    """Rows of norm 1; those marked become zero, with a zero gradient."""
+    # The guard stands before the division: masking a NaN afterwards poisons the gradient.
+    rows = torch.where(zero[:, None], 0, rows)
+    return rows / torch.where(zero, 1, _squares(rows)).sqrt()[:, None]
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return (rows * rows).sum(-1)
+
+
+def _clamp_below_zero(values: Tensor) -> Tensor:
+    """Clamp what rounding made negative at 0, keeping its gradient."""
+    return values - values.detach().clamp(max=0)

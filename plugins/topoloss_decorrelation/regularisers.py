@@ -1,0 +1,95 @@
+"""T1 and T2 as pipelines, and naive decorrelation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import topoloss
+
+
+def t1(
+    *,
+    filtration: str | topoloss.Filtration = "correlation",
+    persistence: str | topoloss.Persistence = "mst",
+    **options: Any,
+) -> topoloss.Pipeline:
+    """Correlation dissimilarity, minimum spanning tree, T1.
+
+    Parameters
+    ----------
+    filtration, persistence
+        Names or instances to put in place of the paper's.
+    **options
+        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+    """
+    return topoloss.pipeline(filtration, persistence, "t1", **options)
+
+
+def t2(
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    filtration: str | topoloss.Filtration = "correlation",
+    persistence: str | topoloss.Persistence = "mst",
+    **options: Any,
+) -> topoloss.Pipeline:
+    """Correlation dissimilarity, minimum spanning tree, T2.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        Weights of the mean and of the standard deviation of the deaths.
+    filtration, persistence
+        Names or instances to put in place of the paper's.
+    **options
+        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+    """
+    loss = topoloss.loss("t2", alpha=alpha, beta=beta)
+    return topoloss.pipeline(filtration, persistence, loss, **options)
+
+
+class Naive(topoloss.Regulariser):
+    """Naive decorrelation, the mean of ``|r|`` over all pairs of distinct neurons.
+
+    Parameters
+    ----------
+    constant : {"independent", "drop"}
+        A constant neuron contributes correlations 0, or nothing at all; see the
+        ``correlation`` filtration.
+    **options
+        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+
+    Notes
+    -----
+    Costs O(n^2 d) time and O(n^2) memory in both passes, as every pair has a gradient.
+    One neuron has no pairs: the value is 0. The gradient at ``r = 0`` is 0.
+
+    References
+    ----------
+    Ballester, Casacuberta, Escalera, "Decorrelating neurons using persistence",
+    PMLR 228 (2024), section 5.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> reg = topoloss.regulariser("naive")
+    >>> reg(torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, -1.0], [1.0, -1.0, -3.0]]))
+    tensor(0.3333)
+    """
+
+    def __init__(
+        self, *, constant: Literal["independent", "drop"] = "independent", **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.correlation = topoloss.filtration("correlation", constant=constant)
+
+    def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
+        v = self.correlation.vertices(x)
+        neuron = torch.arange(v.shape[0], device=v.device)
+        count = self.correlation.edge_weights(v, neuron, neuron).sum()
+        pairs = (count * (count - 1) / 2).clamp(min=1)
+        return (v @ v.T).triu(1).abs().sum() / pairs

@@ -1,0 +1,48 @@
+"""The Euclidean filtration, ``euclidean``."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import topoloss
+
+
+class Euclidean(topoloss.Filtration):
+    """Euclidean distance between the activation vectors of neurons.
+
+    Notes
+    -----
+    Between equal vertices the distance has a kink; its gradient there is 0, to every
+    order. Half-precision activations are promoted to float32.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> reg = topoloss.pipeline("euclidean", "mst", "total-persistence")
+    >>> reg(torch.tensor([[0.0, 3.0], [0.0, 4.0]]))
+    tensor(5.)
+    """
+
+    order = "sq_dist_ascending"
+
+    def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
+        """Return the neurons' activation vectors, shape (n, samples)."""
+        return x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+
+    def edge_values(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        difference = v.index_select(0, i) - v.index_select(0, j)
+        # Scaled by the largest difference, so that squares neither under- nor overflow.
+        largest = difference.detach().abs().amax(-1)
+        same = largest == 0
+        scale = torch.where(same, 1, largest)
+        squares = (difference / scale[:, None]).square().sum(-1)
+        return torch.where(same, 0, torch.where(same, 1, squares).sqrt() * scale)
+
+
+@topoloss.hookimpl
+def topoloss_filtrations():
+    return {"euclidean": Euclidean}

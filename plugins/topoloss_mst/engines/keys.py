@@ -1,0 +1,40 @@
+"""Ascending keys: a spanning tree depends only on the order of its edge values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ROWS = 256
+
+
+def ascending_keys(v: Tensor, order: str) -> Tensor:
+    """Return the symmetric (n, n) matrix whose ascending order is that of the edge values.
+
+    The matrix is new, so that engines may overwrite it.
+    """
+    if order == "abs_dot_descending":
+        return gram(v).abs_().neg_()
+    if order == "dot_descending":
+        return gram(v).neg_()
+    if order == "sq_dist_ascending":
+        # Distances do not change under a shift; a common offset would cancel badly below.
+        v = v - v[:1]
+        squares = (v * v).sum(-1)
+        return gram(v).mul_(-2).add_(squares).add_(squares[:, None])
+    raise ValueError(f"unknown order {order!r}")
+
+
+def gram(v: Tensor) -> Tensor:
+    """Return ``v @ v.T``, computed once for each pair and mirrored.
+
+    Half the product is saved. What is more, the matrix is exactly symmetric, which a matrix
+    product is not, so an edge has one key whichever end it is looked at from.
+    """
+    n = v.shape[0]
+    product = v.new_empty(n, n)
+    for start in range(0, n, _ROWS):
+        stop = min(start + _ROWS, n)
+        torch.mm(v[start:stop], v[:stop].T, out=product[start:stop, :stop])
+        product[:start, start:stop] = product[start:stop, :start].T
+    return product

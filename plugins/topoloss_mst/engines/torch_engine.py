@@ -1,0 +1,58 @@
+"""Boruvka's algorithm in torch operations, on any device, on a dense matrix of keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from topoloss_mst.engines.keys import ascending_keys
+
+
+def from_features(v: Tensor, order: str) -> Tensor:
+    return from_matrix(ascending_keys(v, order))
+
+
+def from_matrix(values: Tensor) -> Tensor:
+    n = values.shape[0]
+    component = torch.arange(n, device=values.device)
+    codes = [component.new_empty(0)]
+    while sum(len(c) for c in codes) < n - 1:
+        code = _lightest_leaving_edges(values, component)
+        # Two components may choose one edge; the order is total, so no longer cycle closes.
+        chosen = torch.unique(code)
+        codes.append(chosen)
+        component = _merge(component, chosen // n, chosen % n)
+    edges = torch.cat(codes)
+    return torch.stack((edges // n, edges % n), -1)
+
+
+def _lightest_leaving_edges(values: Tensor, component: Tensor) -> Tensor:
+    """For each component the edge out of it, as ``lower * n + higher``, lightest by
+    (key, lower index, higher index)."""
+    n = values.shape[0]
+    vertex = torch.arange(n, device=values.device)
+    leaving = values.masked_fill(component[:, None] == component, torch.inf)
+    lightest = leaving.amin(1)
+    # Of one vertex's equal edges the one with the lowest other end comes first.
+    other = torch.where(leaving == lightest[:, None], vertex, n).amin(1)
+    code = torch.minimum(vertex, other) * n + torch.maximum(vertex, other)
+
+    key = torch.full_like(lightest, torch.inf).scatter_reduce(0, component, lightest, "amin")
+    none = n * n
+    candidate = torch.where(lightest == key[component], code, none)
+    best = torch.full_like(code, none).scatter_reduce(0, component, candidate, "amin")
+    return best[torch.unique(component)]
+
+
+def _merge(component: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Join the components of each pair; labels are lowest labels, by repeated halving."""
+    n = len(component)
+    label = torch.arange(n, device=component.device)
+    a, b = component[i], component[j]
+    while True:
+        low = torch.minimum(label[a], label[b])
+        joined = label.scatter_reduce(0, a, low, "amin").scatter_reduce(0, b, low, "amin")
+        joined = joined[joined]
+        if torch.equal(joined, label):
+            return label[component]
+        label = joined

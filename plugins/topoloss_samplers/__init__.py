@@ -1,0 +1,104 @@
+"""Which neurons of a layer take part: ``importance``, ``random`` and ``all``."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import topoloss
+
+
+class _FractionSampler(topoloss.Sampler):
+    def __init__(self, *, fraction: float = 1.0) -> None:
+        if not 0 < fraction <= 1:
+            raise topoloss.OptionError(f"fraction={fraction!r} was given; expected 0 < fraction <= 1.")
+        self.fraction = fraction
+
+    def count(self, n: int) -> int:
+        """floor(fraction * n), of the decimal number as written: 0.29 of 100 is 29."""
+        return int(Fraction(str(self.fraction)) * n)
+
+
+class Importance(_FractionSampler):
+    """The floor(fraction * n) neurons of largest batch mean of ``|activation|``.
+
+    Ties go to the lowest index. The paper takes a fraction of 1 for fully connected
+    networks and 0.005 for its convolutional ones.
+
+    Parameters
+    ----------
+    fraction : float
+        In (0, 1]. A layer with fewer than ``1 / fraction`` neurons contributes none.
+
+    References
+    ----------
+    Ballester, Casacuberta, Escalera, "Decorrelating neurons using persistence",
+    PMLR 228 (2024), section 5.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> sampler = topoloss.sampler("importance", fraction=0.5)
+    >>> sampler.select(torch.tensor([[1.0, -9.0, 0.0, 2.0], [1.0, 0.0, 0.0, 2.0]]))
+    tensor([1, 3])
+    """
+
+    def select(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, " k"]:
+        importance = x.to(torch.promote_types(x.dtype, torch.float32)).abs().mean(0)
+        ranked = torch.sort(importance, descending=True, stable=True).indices
+        return ranked[: self.count(x.shape[1])].sort().values
+
+
+class Random(_FractionSampler):
+    """floor(fraction * n) neurons drawn without replacement, afresh for each forward pass.
+
+    The draws are a sequence of their own, fixed by the seed; the global random state is
+    neither read nor changed.
+
+    Parameters
+    ----------
+    fraction : float
+        In (0, 1].
+    seed : int
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> sampler = topoloss.sampler("random", fraction=0.5, seed=0)
+    >>> sampler.select(torch.zeros(2, 6)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, *, fraction: float = 1.0, seed: int = 0) -> None:
+        super().__init__(fraction=fraction)
+        self.seed = seed
+        self._state = torch.Generator().manual_seed(seed).get_state()
+
+    def select(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, " k"]:
+        generator = torch.Generator()
+        generator.set_state(self._state)
+        drawn = torch.randperm(x.shape[1], generator=generator)[: self.count(x.shape[1])]
+        self._state = generator.get_state()
+        return drawn.sort().values.to(x.device)
+
+
+class All(topoloss.Sampler):
+    """Every neuron.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> topoloss.sampler("all").select(torch.zeros(2, 3))
+    tensor([0, 1, 2])
+    """
+
+    def select(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, " k"]:
+        return torch.arange(x.shape[1], device=x.device)
+
+
+@topoloss.hookimpl
+def topoloss_samplers():
+    return {"importance": Importance, "random": Random, "all": All}

@@ -1,0 +1,53 @@
+"""The loss ``total-persistence``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+import topoloss
+
+
+class TotalPersistence(topoloss.Loss):
+    r"""Sum of lifetimes to a power, :math:`\sum (death - birth)^p`, over all dimensions.
+
+    Parameters
+    ----------
+    power : float
+        The exponent p, at least 1.
+
+    Notes
+    -----
+    Essential classes are left out. With ``power=1`` in dimension 0 it is minus T1.
+
+    References
+    ----------
+    Cohen-Steiner, Edelsbrunner, Harer, Mileyko, "Lipschitz functions have
+    L_p-stable persistence", Found. Comput. Math. 10 (2010), section 2.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> reg = topoloss.pipeline("euclidean", "mst", topoloss.loss("total-persistence", power=2))
+    >>> reg(torch.tensor([[0.0, 1.0, 5.0]]))
+    tensor(17.)
+    """
+
+    def __init__(self, *, power: float = 1.0) -> None:
+        super().__init__()
+        if not power >= 1:
+            raise topoloss.OptionError(f"power={power!r} was given; expected a number >= 1.")
+        self.power = power
+
+    def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:
+        terms = [(d.weights * d.lifetimes**self.power).sum() for d in diagrams]
+        return sum(terms[1:], start=terms[0])
+
+    def extra_repr(self) -> str:
+        return f"power={self.power}"
+
+
+@topoloss.hookimpl
+def topoloss_losses():
+    return {"total-persistence": TotalPersistence}

@@ -1,0 +1,72 @@
+"""Differentiable topology for PyTorch: filtration -> persistence -> loss, as plugins."""
+
+from topoloss.attachment import Attachment, attach
+from topoloss.diagrams import CriticalEdges, Diagram, Persistence
+from topoloss.errors import (
+    AttachmentError,
+    InputError,
+    MissingExtraError,
+    NonFiniteError,
+    OptionError,
+    PluginError,
+    PluginWarning,
+    TooLargeError,
+    TopolossError,
+    UnknownNameError,
+)
+from topoloss.filtrations import Filtration, Order
+from topoloss.hookspecs import hookimpl
+from topoloss.losses import Loss
+from topoloss.registry import (
+    PluginInfo,
+    available,
+    filtration,
+    installed_plugins,
+    loss,
+    persistence,
+    pipeline,
+    register,
+    regulariser,
+    sampler,
+    unregister,
+)
+from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.samplers import Sampler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attachment",
+    "AttachmentError",
+    "CriticalEdges",
+    "Diagram",
+    "Filtration",
+    "InputError",
+    "Loss",
+    "MissingExtraError",
+    "NonFiniteError",
+    "OptionError",
+    "Order",
+    "Persistence",
+    "Pipeline",
+    "PluginError",
+    "PluginInfo",
+    "PluginWarning",
+    "Regulariser",
+    "Sampler",
+    "TooLargeError",
+    "TopolossError",
+    "UnknownNameError",
+    "attach",
+    "available",
+    "filtration",
+    "hookimpl",
+    "installed_plugins",
+    "loss",
+    "persistence",
+    "pipeline",
+    "register",
+    "regulariser",
+    "sampler",
+    "unregister",
+]

@@ -1,0 +1,169 @@
+"""The persistence stage: critical edges, and the diagram that they become under autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from topoloss.filtrations import Filtration, Order
+
+__all__ = ["CriticalEdges", "Diagram", "Persistence"]
+
+
+class CriticalEdges(NamedTuple):
+    """The edges that create and destroy the classes of one homology dimension.
+
+    Attributes
+    ----------
+    death_edges : Tensor of int64, shape (points, 2)
+    birth_edges : Tensor of int64, shape (points, 2), or None
+        None in dimension 0, where vertices are born at 0.
+    essential_births : Tensor of int64, shape (essential, 2), or None
+        Birth edges of the classes that never die. None in dimension 0, which always
+        has exactly one, born at 0.
+    """
+
+    death_edges: Tensor
+    birth_edges: Tensor | None = None
+    essential_births: Tensor | None = None
+
+
+class Persistence(nn.Module):
+    """An engine that picks critical edges: integers only, never values.
+
+    Because the values are re-evaluated by the filtration, an engine may be written in
+    any language and run on any device, and is differentiable to every order for free.
+
+    Attributes
+    ----------
+    orders : frozenset of str
+        Orders (see :attr:`Filtration.order`) for which :meth:`from_features` works.
+    vmappable : bool
+        Whether :func:`torch.vmap` can map over the engine. Where it cannot, batches
+        are a Python loop.
+    """
+
+    orders: ClassVar[frozenset[str]] = frozenset()
+    vmappable: ClassVar[bool] = False
+
+    def from_features(self, v: Float[Tensor, "n d"], order: Order) -> Sequence[CriticalEdges]:
+        """Return the critical edges of the filtration that `order` induces on features."""
+        raise NotImplementedError(f"{type(self).__name__} has no engine for features")
+
+    def from_matrix(self, values: Float[Tensor, "n n"]) -> Sequence[CriticalEdges]:
+        """Return the critical edges, dimension 0 first, of a symmetric matrix of edge values."""
+        raise NotImplementedError(f"{type(self).__name__} must implement from_matrix(values)")
+
+    def critical_edges(
+        self, filtration: Filtration, v: Float[Tensor, "n d"]
+    ) -> Sequence[CriticalEdges]:
+        """Choose the operator: on features where the order allows it, else on the matrix."""
+        v = v.detach()
+        if filtration.order is not None and filtration.order in self.orders:
+            return self.from_features(v, filtration.order)
+        return self.from_matrix(filtration.pairwise(v))
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A persistence diagram in one homology dimension, differentiable in its values.
+
+    Points are sorted by death, ascending. In dimension 0 of a clique on n vertices there
+    are always n - 1 points, zeros included, and one essential class. With a batch every
+    tensor has a leading axis.
+
+    Attributes
+    ----------
+    dimension : int
+    births, deaths : Tensor, shape (points,)
+        In the units of the filtration.
+    birth_edges : Tensor of int64, shape (points, 2), or None
+        None in dimension 0, where every vertex is born at 0.
+    death_edges : Tensor of int64, shape (points, 2)
+    weights : Tensor, shape (points,)
+        How much each point counts in a loss: 1, or 0 for points the filtration excludes.
+    essential_births : Tensor, shape (essential,)
+        Births of the classes that never die.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> reg = topoloss.pipeline("euclidean", "mst", "t1")
+    >>> diagram = reg.diagrams(torch.tensor([[0.0, 1.0, 5.0]]))[0]
+    >>> diagram.deaths
+    tensor([1., 4.])
+    >>> diagram.to_numpy(essential=True)
+    array([[ 0.,  1.],
+           [ 0.,  4.],
+           [ 0., inf]], dtype=float32)
+    """
+
+    dimension: int
+    births: Tensor
+    deaths: Tensor
+    birth_edges: Tensor | None
+    death_edges: Tensor
+    weights: Tensor
+    essential_births: Tensor
+
+    @property
+    def lifetimes(self) -> Tensor:
+        """Deaths minus births, shape (points,)."""
+        return self.deaths - self.births
+
+    def to_numpy(self, essential: bool = False) -> npt.NDArray[np.floating]:
+        """Return rows (birth, death), as persim, ripser and GUDHI plot them.
+
+        Parameters
+        ----------
+        essential : bool
+            Append the classes that never die, with death infinity.
+
+        Returns
+        -------
+        ndarray, shape (points, 2), or (batch, points, 2)
+        """
+        rows = torch.stack((self.births, self.deaths), -1)
+        if essential:
+            births = self.essential_births
+            rows = torch.cat((rows, torch.stack((births, births + torch.inf), -1)), -2)
+        array: npt.NDArray[np.floating] = rows.detach().cpu().numpy()
+        return array
+
+
+def evaluate(
+    filtration: Filtration, v: Float[Tensor, "n d"], critical: Sequence[CriticalEdges]
+) -> list[Diagram]:
+    """Value critical edges under autograd, and sort each diagram by its deaths."""
+    return [_diagram(filtration, v, k, edges) for k, edges in enumerate(critical)]
+
+
+def _diagram(filtration: Filtration, v: Tensor, dimension: int, edges: CriticalEdges) -> Diagram:
+    unsorted = _values(filtration, v, edges.death_edges)
+    # Sorting comes after the re-evaluation: the engine's keys are rounded differently.
+    deaths, rank = torch.sort(unsorted, stable=True)
+    death_edges = edges.death_edges.index_select(0, rank)
+    weights = filtration.edge_weights(v, death_edges[:, 0], death_edges[:, 1])
+    if edges.birth_edges is None:
+        birth_edges, births = None, torch.zeros_like(deaths)
+        essential = v.new_zeros(1) if v.shape[0] else v.new_zeros(0)
+    else:
+        birth_edges = edges.birth_edges.index_select(0, rank)
+        births = _values(filtration, v, birth_edges)
+        essential = (
+            v.new_zeros(0)
+            if edges.essential_births is None
+            else _values(filtration, v, edges.essential_births)
+        )
+    return Diagram(dimension, births, deaths, birth_edges, death_edges, weights, essential)
+
+
+def _values(filtration: Filtration, v: Tensor, edges: Tensor) -> Tensor:
+    return filtration.edge_values(v, edges[:, 0], edges[:, 1])

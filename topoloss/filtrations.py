@@ -1,0 +1,103 @@
+"""The filtration stage: activations to vertices, and a value for each edge."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+__all__ = ["ORDERS", "Filtration", "Order"]
+
+Order = Literal["abs_dot_descending", "dot_descending", "sq_dist_ascending"]
+ORDERS: tuple[str, ...] = get_args(Order)
+
+_PAIRS_PER_BLOCK = 1 << 22
+
+
+class Filtration(nn.Module):
+    """A filtration of the clique on n vertices by edge values.
+
+    Subclasses implement :meth:`vertices` and :meth:`edge_values`, for one problem, in
+    differentiable torch operations that do not branch on the values of tensors. Engines
+    choose edges without gradients; the chosen edges, and only these, are valued by
+    :meth:`edge_values` under autograd.
+
+    Attributes
+    ----------
+    order : {"abs_dot_descending", "dot_descending", "sq_dist_ascending"} or None
+        A promise that edge values ascend as ``|v_i . v_j|`` or ``v_i . v_j`` descends,
+        or as ``|v_i - v_j|^2`` ascends. With it engines work on the vertices and the
+        matrix of all edge values is never formed from :meth:`edge_values`. A wrong
+        promise gives a wrong tree.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> class Manhattan(topoloss.Filtration):
+    ...     def vertices(self, x):
+    ...         return x.T
+    ...     def edge_values(self, v, i, j):
+    ...         return (v[i] - v[j]).abs().sum(-1)
+    >>> reg = topoloss.pipeline(Manhattan(), "mst", "t1")
+    >>> reg(torch.tensor([[0.0, 1.0, 5.0], [0.0, 1.0, 1.0]]))
+    tensor(-6.)
+    """
+
+    order: ClassVar[Order | None] = None
+
+    def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
+        """Map activations to one feature vector per neuron, differentiably.
+
+        Parameters
+        ----------
+        x : Tensor, shape (samples, n)
+            Activations, finite, in the dtype in which the model produced them.
+
+        Returns
+        -------
+        Tensor, shape (n, d)
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement vertices(x)")
+
+    def edge_values(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        """Value the edges between vertices `i` and `j`, differentiably.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n, d)
+            What :meth:`vertices` returned.
+        i, j : Tensor of int64, shape (e,)
+            End points; the value must not depend on which comes first.
+
+        Returns
+        -------
+        Tensor, shape (e,)
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement edge_values(v, i, j)")
+
+    def edge_weights(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        """Say how much each edge counts in the loss: 1 by default, 0 excludes it."""
+        return torch.ones_like(v[:, 0]).index_select(0, i)
+
+    @torch.no_grad()
+    def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+        """Fill the symmetric matrix of all edge values, without gradients.
+
+        Blocks of rows go through :meth:`edge_values`; override it where a matrix product
+        is faster. The diagonal is whatever the edge value of a vertex with itself is,
+        and engines never look at it.
+        """
+        n = v.shape[0]
+        index = torch.arange(n, device=v.device)
+        rows = max(1, _PAIRS_PER_BLOCK // max(n, 1))
+        blocks = [
+            self.edge_values(v, i.repeat_interleave(n), index.repeat(len(i))).reshape(len(i), n)
+            for i in index.split(rows)
+        ]
+        return torch.cat(blocks)

@@ -1,0 +1,48 @@
+"""The loss stage: persistence diagrams to one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from topoloss.diagrams import Diagram
+
+__all__ = ["Loss"]
+
+
+class Loss(nn.Module):
+    """Turn the persistence diagrams of one problem into one number.
+
+    Subclasses implement ``forward``. It sees one problem; batches are mapped over it
+    by the core with :func:`torch.vmap`, so it must not branch on the values of tensors.
+
+    Notes
+    -----
+    ``diagram.weights`` says how much each point counts (1, or 0 for points that the
+    filtration excludes). A loss that ignores it ignores the exclusion.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> class LongestLife(topoloss.Loss):
+    ...     def forward(self, diagrams):
+    ...         return diagrams[0].lifetimes.amax()
+    >>> reg = topoloss.pipeline("euclidean", "mst", LongestLife())
+    >>> reg(torch.tensor([[0.0, 1.0, 5.0]]))
+    tensor(4.)
+    """
+
+    def forward(self, diagrams: Sequence[Diagram]) -> Tensor:
+        """Value the diagrams, one for each homology dimension, lowest first.
+
+        Parameters
+        ----------
+        diagrams : sequence of Diagram
+            Diagrams of a single problem: ``deaths`` has shape (points,).
+
+        Returns
+        -------
+        Tensor, shape ()
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(diagrams)")
