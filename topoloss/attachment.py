@@ -217,8 +217,7 @@ class Attachment:
         if self._observer is None:
             return self.regulariser.diagrams(self.model)  # type: ignore[arg-type]
         found = {
-            name: self.regulariser.diagrams(x)
-            for name, x in self._problems(self._layers()).items()
+            name: self.regulariser.diagrams(x) for name, x in self._problems(self._layers()).items()
         }
         return found if self._per == "layer" else found[_NETWORK]
 
@@ -314,7 +313,9 @@ class Attachment:
         device = next(iter(layers.values())).device
         return {_NETWORK: torch.cat([x.to(device) for x in layers.values()], 1)}
 
-    def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _keep_inputs(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self._inputs = (args, kwargs)
 
     def _run_in_eval_mode(self) -> None:

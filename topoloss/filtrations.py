@@ -98,6 +98,6 @@ class Filtration(nn.Module):
         rows = max(1, _PAIRS_PER_BLOCK // max(n, 1))
         blocks = [
             self.edge_values(v, i.repeat_interleave(n), index.repeat(len(i))).reshape(len(i), n)
-            for i in index.split(rows)
+            for i in torch.split(index, rows)
         ]
         return torch.cat(blocks)

@@ -27,14 +27,14 @@ Layers: TypeAlias = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 # Elementwise functions, by name without underscores, that count as a layer's activation.
 _ACTIVATIONS = frozenset(
     """abs atan celu clamp clamp_min clip cos elu erf exp expit gelu hardshrink hardsigmoid
-    hardswish hardtanh leaky_relu log_sigmoid logsigmoid maximum mish pow prelu relu relu6 rrelu
-    selu sigmoid silu sin softplus softshrink softsign sqrt square tanh tanhshrink
+    hardswish hardtanh leaky_relu log_sigmoid logsigmoid maximum mish pow prelu relu relu6
+    rrelu selu sigmoid silu sin softplus softshrink softsign sqrt square tanh tanhshrink
     threshold""".split()
 )
 # Used next to an activation these leave open which tensor the neurons are (x * sigmoid(x)).
 _ARITHMETIC = frozenset(
-    """add div iadd idiv imul isub itruediv mul multiply neg radd rdiv rmul rsub rtruediv sub
-    subtract true_divide truediv where""".split()
+    """add div iadd idiv imul isub itruediv mul multiply neg radd rdiv rmul rsub rtruediv
+    sub subtract true_divide truediv where""".split()
 )
 _RANDOM = frozenset({"rrelu"})
 _CHANNELS_SECOND = (
@@ -186,8 +186,9 @@ class Observer:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was recorded belongs to this process and this model: a copy learns afresh.
-        fresh = {"_plan": None, "_active": False, "_records": [], "_calls": {}, "_seen": []}
-        return self.__dict__ | fresh | {"_complete": False, "_watch": None, "_watching": []}
+        fresh = Observer.__new__(Observer)
+        fresh._reset()
+        return self.__dict__ | fresh.__dict__ | {"_plan": None, "_active": False, "_watching": []}
 
     def remove(self) -> None:
         """Take every hook off the model again, and forget what was recorded."""
@@ -291,11 +292,11 @@ class Observer:
         self._watching.append(stop)
         self._watch = _Watch()
         if self.after_activation:
-            self._watch.__enter__()
+            self._watch.__enter__()  # type: ignore[no-untyped-call]
 
     def _stop_watching(self) -> None:
         if self.after_activation and self._watch is not None:
-            self._watch.__exit__(None, None, None)
+            self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._watch = None
         _remove_all(self._watching)
 
@@ -502,9 +503,11 @@ def _refuse_replica(module: nn.Module) -> None:
 def _refuse_compiled(model: nn.Module) -> None:
     for module in model.modules():
         # compile() sets one, torch.compile() wraps in the other; neither looks at new hooks.
-        if getattr(module, "_compiled_call_impl", None) is not None or hasattr(
-            module, "_torchdynamo_orig_callable"
-        ) or type(module).__name__ == "OptimizedModule":
+        if (
+            getattr(module, "_compiled_call_impl", None) is not None
+            or hasattr(module, "_torchdynamo_orig_callable")
+            or type(module).__name__ == "OptimizedModule"
+        ):
             raise AttachmentError(
                 "the model is compiled already, and a compiled model does not run hooks that are "
                 "added later; attach first, run it once, then compile."

@@ -353,7 +353,7 @@ def regulariser(name: str, **options: Any) -> Regulariser:
     Examples
     --------
     >>> import torch, topoloss
-    >>> reg = topoloss.regulariser("t2", alpha=0.5)
+    >>> reg = topoloss.regulariser("t2", alpha=1.0)
     >>> x = torch.tensor([[1.0, 1.0, 0.0], [2.0, -2.0, 1.0], [3.0, 1.0, 0.0]])
     >>> reg(x)
     tensor(-0.2500)
@@ -383,7 +383,10 @@ def pipeline(
     >>> reg = topoloss.pipeline("cosine", "mst", topoloss.loss("t2", beta=0.0))
     """
     stages = {"filtration": filtration, "persistence": persistence, "loss": loss}
-    made = {k: _construct(k, s, {}) if isinstance(s, str) else s for k, s in stages.items()}
+    made: dict[str, Any] = {
+        kind: _construct(kind, given, {}) if isinstance(given, str) else given
+        for kind, given in stages.items()
+    }
     _check_options("pipeline", Pipeline, made | options)
     return Pipeline(**made, **options)
 
@@ -443,6 +446,4 @@ def _check_options(what: str, factory: Factory, options: Mapping[str, Any]) -> N
         ]
         unknown = [option for option in options if option not in known]
         hint = nearest(unknown[0], known) if unknown else ""
-        raise OptionError(
-            f"{what}: {error}; its options are {known or 'none'}.{hint}"
-        ) from error
+        raise OptionError(f"{what}: {error}; its options are {known or 'none'}.{hint}") from error

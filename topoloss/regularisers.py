@@ -216,7 +216,8 @@ class Pipeline(Regulariser):
 
     @property
     def vmappable(self) -> bool:
-        return self.persistence.vmappable
+        vmappable: bool = self.persistence.vmappable
+        return vmappable
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
         value: Tensor = self.loss(self._diagrams(x))

@@ -14,7 +14,9 @@ import topoloss
 class _FractionSampler(topoloss.Sampler):
     def __init__(self, *, fraction: float = 1.0) -> None:
         if not 0 < fraction <= 1:
-            raise topoloss.OptionError(f"fraction={fraction!r} was given; expected 0 < fraction <= 1.")
+            raise topoloss.OptionError(
+                f"fraction={fraction!r} was given; expected 0 < fraction <= 1."
+            )
         self.fraction = fraction
 
     def count(self, n: int) -> int:

@@ -1,1 +1,1 @@
-"""Engines: ``from_features(v, order)`` and ``from_matrix(values)``, each one problem to n - 1 edges."""
+"""Engines: ``from_features(v, order)``, ``from_matrix(values)``, one problem to n - 1 edges."""

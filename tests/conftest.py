@@ -1,0 +1,34 @@
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from typecheck import CHECKED
+
+# Before the first import of what it checks.
+install_import_hook(CHECKED, "typecheck.typecheck")
+
+import pytest
+import torch
+
+import topoloss
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_found():
+    """A test that forgets to unregister its plugin fails here, and not in another test."""
+    before = [info.name for info in topoloss.installed_plugins()]
+    yield
+    assert [info.name for info in topoloss.installed_plugins()] == before
+
+
+def pytest_configure(config):
+    # The workers of pytest-xdist share the cores.
+    torch.set_num_threads(1)
