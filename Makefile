@@ -38,7 +38,7 @@ types: $(INSTALLED)
 check: lint types test
 
 bench: $(BENCH_INSTALLED)
-	$(BIN)/python -m benchmarks.spanning_tree
+	$(BIN)/python -m benchmarks.t1_step
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,122 @@
+import urllib.error
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+
+import topoloss
+from topoloss.compare.data import Dataset, load, split
+
+
+def numbered(**options):
+    return Dataset(torch.arange(10.0)[:, None], torch.arange(10) % 2, **options)
+
+
+def members(parts):
+    return [sorted(int(v) for v in part.x[:, 0]) for part in parts]
+
+
+def test_split_uses_every_sample_once():
+    parts = split(numbered(train=5, validation=2), seed=4)
+    assert [len(part.y) for part in parts] == [5, 2, 3]
+    assert sorted(n for part in members(parts) for n in part) == list(range(10))
+
+
+def test_split_keeps_inputs_with_their_labels():
+    for part in split(numbered(train=5, validation=2), seed=4):
+        assert torch.equal(part.x[:, 0].long() % 2, part.y)
+
+
+def test_split_depends_on_the_seed_alone():
+    data = numbered(train=5, validation=2)
+    first = members(split(data, seed=4))
+    torch.rand(3)
+    assert members(split(data, seed=4)) == first
+    assert members(split(data, seed=5)) != first
+
+
+def test_fixed_test_part_is_the_last_samples():
+    data = numbered(train=5, validation=2, fixed_test=True)
+    assert members(split(data, seed=0))[2] == members(split(data, seed=1))[2] == [7, 8, 9]
+
+
+def test_split_without_a_test_part_is_refused():
+    with pytest.raises(topoloss.InputError, match="no test part of the 10 samples"):
+        split(numbered(train=8, validation=2), seed=0)
+
+
+def test_digits_are_scaled_and_sized_as_documented():
+    digits = load("digits")
+    assert digits.x.shape == (1797, 64)
+    assert (digits.x.min(), digits.x.max()) == (0, 1)
+    assert [len(part.y) for part in split(digits, seed=0)] == [600, 397, 800]
+
+
+def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
+    (tmp_path / "own_pair.py").write_text(
+        "import numpy as np\ndef load():\n    return np.zeros((50, 3)), np.arange(50) % 4\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    data = load("own_pair:load")
+    assert (data.train, data.validation, data.classes) == (30, 10, 4)
+    assert data.x.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("3", "returned int; expected"),
+        ("(np.zeros((5, 2)), np.zeros(4, int))", r"shapes \(5, 2\) and \(4,\)"),
+        ("(np.zeros((5, 2)), np.zeros(5))", "integer class labels"),
+    ],
+)
+def test_own_data_of_the_wrong_form_is_refused(tmp_path, monkeypatch, returned, message):
+    name = f"own_{abs(hash(returned))}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import numpy as np\ndef load():\n    return {returned}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(topoloss.InputError, match=message):
+        load(f"{name}:load")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [("no_such_module:f", "no module 'no_such_module'"), ("math:nothing", "no function 'nothing'")],
+)
+def test_references_that_lead_nowhere(reference, message):
+    with pytest.raises(topoloss.InputError, match=message):
+        load(reference)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(topoloss.UnknownNameError, match=r"'digits', 'mnist'.*Did you mean 'mnist'"):
+        load("mnis")
+
+
+def test_openml_without_a_network_says_so(monkeypatch):
+    def fail(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fail)
+    with pytest.raises(topoloss.InputError, match=r"needs a network.*'digits' needs none"):
+        load("mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "shape"), [("mnist", 784, (784,)), ("cifar10", 3072, (3, 32, 32))]
+)
+def test_openml_data_in_its_format(monkeypatch, name, pixels, shape):
+    """OpenML gives bytes in rows and labels as strings."""
+
+    def fetch(*args, **kwargs):
+        return np.full((4, pixels), 255.0), np.array(["3", "0", "9", "1"], dtype=object)
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    data = load(name)
+    assert data.x.shape == (4, *shape)
+    assert data.x.max() == 1
+    assert data.y.tolist() == [3, 0, 9, 1]
+    assert data.fixed_test

@@ -1,0 +1,111 @@
+import sys
+
+import pytest
+
+import topoloss
+from topoloss.__main__ import main
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command as a user would; returns exit status, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["topoloss", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_plugins_lists_every_installed_plugin(run):
+    status, out, _ = run("plugins")
+    assert status == 0
+    for info in topoloss.installed_plugins():
+        assert info.name in out
+        for names in info.offers.values():
+            assert ", ".join(names) in out
+
+
+def test_train_prints_accuracy_and_writes_the_plot(run, tmp_path):
+    plot = tmp_path / "deaths.png"
+    status, out, _ = run("train", "--regulariser", "t2", "--max-epochs", 2, "--plot", plot)
+    assert status == 0
+    assert "test accuracy" in out
+    assert "median death" in out
+    assert plot.read_bytes().startswith(PNG)
+    assert files_in(tmp_path) == ["deaths.png"]
+
+
+def test_compare_writes_a_report_and_resumes(run, tmp_path):
+    command = ("compare", "none", "l2=1e-4", "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
+    status, _, _ = run(*command)
+    assert status == 0
+    assert files_in(tmp_path) == ["figure.png", "runs.csv", "study.db", "table.md"]
+    first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
+    run(*command)
+    # Seconds are measured, so an equal file shows that nothing was trained again.
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") == first
+    run(*command, "--fresh")
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") != first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--regulariser", "t3"), "no regulariser is named 't3'"),
+        (("train", "--model", "net9"), "no network is named 'net9'"),
+        (("train", "--data", "nothing"), "no data set is named 'nothing'"),
+        (("train", "--plot", "no/such/folder/p.png"), "there is no folder no/such/folder"),
+        (("compare", "t1"), "'t1' has no weight"),
+        (("compare", "none", "--model", "nowhere:f"), "no module 'nowhere'"),
+    ],
+)
+def test_a_command_that_fails_says_why_and_writes_nothing(
+    run, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert files_in(tmp_path) == []
+
+
+def test_out_that_is_a_file_is_refused(run, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine", encoding="utf-8")
+    status, _, err = run("compare", "none", "--out", taken)
+    assert status == 1
+    assert "is a file; name a folder" in err
+    assert taken.read_text(encoding="utf-8") == "mine"
+
+
+def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("topoloss.compare.sweep.train", interrupt)
+    status, out, _ = run("compare", "none", "--out", tmp_path / "runs")
+    assert status == 130
+    assert "repeat the command to go on" in out
+
+
+def test_a_missing_extra_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "topoloss.cli")
+    status, _, err = run("plugins")
+    assert status == 1
+    assert "typer is not installed; run: pip install 'topoloss-framework[cli]'" in err

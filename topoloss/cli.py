@@ -1,0 +1,181 @@
+"""The command line: ``topoloss plugins``, ``topoloss train`` and ``topoloss compare``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from topoloss import registry
+from topoloss.compare import data, networks, report
+from topoloss.compare.sweep import Arm, Problem, Run, parse_arms, sweep
+from topoloss.compare.training import Epoch, Protocol, train
+from topoloss.errors import InputError, OptionError, PluginWarning
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Differentiable topology for PyTorch: train with topological regularisers, by name.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Model = Annotated[
+    str, typer.Option(help="net0, net1, net2 of the paper, or package.module:function")
+]
+DataName = Annotated[
+    str, typer.Option("--data", help="digits, mnist, cifar10, or package.module:function")
+]
+EvalPass = Annotated[
+    bool, typer.Option("--eval-pass", help="Value a separate pass in evaluation mode.")
+]
+MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after this many epochs.")]
+
+
+@app.command()
+def plugins() -> None:
+    """List the installed plugins: what each offers, from where, and what failed and why."""
+    with warnings.catch_warnings():
+        # The table below says the same, and more.
+        warnings.simplefilter("ignore", PluginWarning)
+        infos = registry.installed_plugins()
+    table = Table("plugin", "distribution", "status", "offers")
+    for info in infos:
+        offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in info.offers.items())
+        table.add_row(info.name, info.source, info.status, offers or info.problem)
+    console.print(table)
+    if not infos:
+        console.print("No plugin is installed. In a bare checkout run: pip install -e .")
+    if any(info.status == "failed" for info in infos):
+        raise typer.Exit(1)
+
+
+@app.command(name="train")
+def train_command(
+    regulariser: Annotated[str, typer.Option(help="See `topoloss plugins`.")] = "t1",
+    weight: Annotated[float, typer.Option(min=0, help="Of the regulariser in the loss.")] = 1e-3,
+    model: Model = "net0",
+    data_name: DataName = "digits",
+    seed: Annotated[int, typer.Option(min=0, help="Split, initialisation and batches.")] = 0,
+    max_epochs: MaxEpochs = 1200,
+    eval_pass: EvalPass = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the density of deaths.")] = None,
+) -> None:
+    """Train one network with one regulariser, and show its accuracy and deaths."""
+    if plot is not None and not plot.parent.is_dir():
+        raise InputError(f"--plot {plot}: there is no folder {plot.parent}; make it first.")
+    made = registry.regulariser(regulariser)
+    dataset = data.load(data_name)
+    protocol = Protocol(max_epochs=max_epochs, eval_pass=eval_pass)
+    torch.manual_seed(seed)
+    network = networks.build(model, dataset)
+    split = data.split(dataset, seed)
+    with _progress() as progress:
+        task = progress.add_task(f"{regulariser}={weight:g}", total=max_epochs, detail="")
+
+        def advance(epoch: Epoch) -> None:
+            progress.update(task, advance=1, detail=_epoch_detail(epoch))
+
+        outcome = train(network, split, made, weight, protocol, seed=seed, on_epoch=advance)
+    table = Table(title=f"{model} on {data_name}, {regulariser}, weight {weight:g}, seed {seed}")
+    for column in ("", "before training", "after training"):
+        table.add_column(column)
+    for label, quantile in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
+        before, after = (
+            float(torch.tensor(deaths).quantile(quantile))
+            for deaths in (outcome.deaths_before, outcome.deaths_after)
+        )
+        table.add_row(f"{label} death", f"{before:.3f}", f"{after:.3f}")
+    console.print(table)
+    console.print(
+        f"test accuracy {100 * outcome.test_accuracy:.2f} %, validation "
+        f"{100 * outcome.validation_accuracy:.2f} %, {outcome.epochs} epochs, "
+        f"{outcome.seconds:.1f} s" + (", diverged" if outcome.diverged else "")
+    )
+    if plot is not None:
+        run = Run(Arm(regulariser, weight), seed, outcome)
+        console.print(f"wrote {report.plot({regulariser: [run]}, plot)}")
+
+
+@app.command()
+def compare(
+    arms: Annotated[
+        list[str], typer.Argument(metavar="NAME[=WEIGHT[,WEIGHT...]]...", help="Regularisers.")
+    ],
+    splits: Annotated[int, typer.Option(min=1, help="Number of random splits.")] = 3,
+    model: Model = "net0",
+    data_name: DataName = "digits",
+    max_epochs: MaxEpochs = 1200,
+    eval_pass: EvalPass = False,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path(
+        "runs/compare"
+    ),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the finished runs in the folder.")
+    ] = False,
+) -> None:
+    """Compare regularisers on several splits; the weight is chosen by validation.
+
+    Finished runs are kept in the folder: an interrupted comparison goes on where it stopped
+    when the same command is given again.
+    """
+    parsed = parse_arms(arms)
+    problem = Problem(model, data_name, Protocol(max_epochs=max_epochs, eval_pass=eval_pass))
+    networks.build(model, data.load(data_name))
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out {out} is a file; name a folder.")
+    if fresh:
+        (out / "study.db").unlink(missing_ok=True)
+    total = len(parsed) * splits
+    try:
+        with _progress() as progress:
+            task = progress.add_task("compare", total=total, detail="")
+
+            def start(arm: Arm, seed: int) -> None:
+                progress.update(task, description=f"{arm}, split {seed}")
+
+            runs = sweep(
+                parsed,
+                range(splits),
+                problem,
+                out,
+                on_start=start,
+                on_epoch=lambda epoch: progress.update(task, detail=_epoch_detail(epoch)),
+                on_finish=lambda run: progress.advance(task),
+            )
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the finished runs are in {out}: repeat the command to go on")
+        raise typer.Exit(130) from None
+    console.print(_rich_table(report.summarise(runs), f"{model} on {data_name}, {splits} splits"))
+    for path in report.write(runs, out):
+        console.print(f"wrote {path}")
+
+
+def _rich_table(rows: list[report.Row], title: str) -> Table:
+    table = Table(*report.HEADER, title=title)
+    for row in rows:
+        table.add_row(*row.cells())
+    return table
+
+
+def _epoch_detail(epoch: Epoch) -> str:
+    return f"epoch {epoch.number}, validation {100 * epoch.validation_accuracy:.1f} %"
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    return Progress(*columns, console=console, transient=True)

@@ -1,0 +1,1 @@
+"""Train networks with regularisers chosen by name, and compare them on real data."""

@@ -1,0 +1,167 @@
+"""Labelled data, and its split into training, validation and test parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from topoloss.compare import objects
+from topoloss.errors import InputError, UnknownNameError, nearest
+from topoloss.extras import needs_extra
+
+__all__ = ["DATASETS", "Dataset", "Part", "Split", "load", "split"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled samples, and how they are split.
+
+    Attributes
+    ----------
+    x : Tensor, shape (samples, ...)
+        Inputs, scaled to [0, 1] for images.
+    y : Tensor of int64, shape (samples,)
+        Class labels from 0.
+    train, validation : int
+        Sizes of these parts; the rest is for the test.
+    fixed_test : bool
+        The test part is the last samples, in every split, instead of random ones.
+    """
+
+    x: Float[Tensor, "samples *shape"]
+    y: Int[Tensor, " samples"]
+    train: int
+    validation: int
+    fixed_test: bool = False
+
+    @property
+    def classes(self) -> int:
+        return int(self.y.max()) + 1
+
+
+class Part(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Split(NamedTuple):
+    train: Part
+    validation: Part
+    test: Part
+
+
+def load(name: str) -> Dataset:
+    """Load data by name, or from the user's ``package.module:function``.
+
+    Parameters
+    ----------
+    name : str
+        ``"digits"`` (scikit-learn's, bundled), ``"mnist"`` or ``"cifar10"`` (from OpenML,
+        which needs a network), or a reference to a function without arguments that
+        returns a `Dataset` or a pair (x, y), which is split 60/20/20.
+
+    Examples
+    --------
+    >>> from topoloss.compare.data import load
+    >>> digits = load("digits")
+    >>> tuple(digits.x.shape), digits.classes
+    ((1797, 64), 10)
+    """
+    if ":" in name:
+        return _own(name)
+    if name not in DATASETS:
+        raise UnknownNameError(
+            f"no data set is named {name!r}; there are {sorted(DATASETS)}, and "
+            f"package.module:function.{nearest(name, DATASETS)}"
+        )
+    with needs_extra("compare"):
+        return DATASETS[name]()
+
+
+def split(data: Dataset, seed: int) -> Split:
+    """Split at random, reproducibly, without touching the global random state."""
+    n = len(data.x)
+    used = data.train + data.validation
+    if not 0 < used < n:
+        raise InputError(
+            f"train={data.train} and validation={data.validation} leave no test part of the "
+            f"{n} samples."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randperm(used if data.fixed_test else n, generator=generator)
+    order = torch.cat((mixed, torch.arange(len(mixed), n)))
+    parts = torch.split(order, [data.train, data.validation, n - used])
+    return Split(*(Part(data.x[i], data.y[i]) for i in parts))
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return Dataset(_inputs(pixels / 16), _labels(labels), train=600, validation=397)
+
+
+def _mnist() -> Dataset:
+    pixels, labels = _from_openml("mnist_784")
+    return Dataset(_inputs(pixels / 255), labels, 48_000, 12_000, fixed_test=True)
+
+
+def _cifar10() -> Dataset:
+    pixels, labels = _from_openml("CIFAR_10")
+    images = _inputs(pixels / 255).reshape(-1, 3, 32, 32)
+    return Dataset(images, labels, 40_000, 10_000, fixed_test=True)
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+}
+
+
+def _from_openml(name: str) -> tuple[Any, Tensor]:
+    from sklearn.datasets import fetch_openml
+
+    try:
+        pixels, labels = fetch_openml(
+            name, version=1, return_X_y=True, as_frame=False, parser="liac-arff", n_retries=1
+        )
+    except OSError as error:
+        raise InputError(
+            f"{name} could not be fetched from OpenML ({error}); it needs a network the first "
+            "time. The data set 'digits' needs none."
+        ) from error
+    return pixels, _labels(labels.astype(np.int64))
+
+
+def _own(reference: str) -> Dataset:
+    made = objects.call(reference, "data")
+    if isinstance(made, Dataset):
+        return made
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise InputError(
+            f"data {reference!r} returned {type(made).__name__}; expected a "
+            "topoloss.compare.data.Dataset or a pair (x, y)."
+        )
+    x, y = (torch.as_tensor(part) for part in made)
+    if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
+        raise InputError(
+            f"data {reference!r} returned shapes {tuple(x.shape)} and {tuple(y.shape)} of "
+            f"{y.dtype}; expected as many integer class labels, (samples,), as inputs."
+        )
+    fifth = len(x) // 5
+    return Dataset(x.float(), y.long(), train=len(x) - 2 * fifth, validation=fifth)
+
+
+def _inputs(pixels: Any) -> Tensor:
+    return torch.tensor(pixels, dtype=torch.float32)
+
+
+def _labels(labels: Any) -> Tensor:
+    return torch.tensor(labels, dtype=torch.int64)

@@ -1,0 +1,63 @@
+"""The paper's fully connected networks by name, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+from topoloss.compare import objects
+from topoloss.compare.data import Dataset
+from topoloss.errors import InputError, UnknownNameError, nearest
+
+__all__ = ["NETWORKS", "build"]
+
+# name -> (hidden widths, dropout after each hidden layer); section 5 of the paper
+NETWORKS: dict[str, tuple[tuple[int, ...], float]] = {
+    "net0": ((450, 350, 200), 0.0),
+    "net1": ((450, 350, 200), 0.5),
+    "net2": ((300, 250, 200, 150, 100), 0.0),
+}
+
+
+def build(name: str, data: Dataset) -> nn.Module:
+    """Build a network for a data set, initialised from the global random state.
+
+    Parameters
+    ----------
+    name : str
+        ``"net0"``, ``"net1"`` or ``"net2"``, or a reference ``package.module:function`` to a
+        function without arguments that returns a Module from inputs to class logits.
+    data : Dataset
+
+    Examples
+    --------
+    >>> from topoloss.compare.data import load
+    >>> from topoloss.compare.networks import build
+    >>> [layer.out_features for layer in build("net2", load("digits"))[1::2]]
+    [300, 250, 200, 150, 100, 10]
+    """
+    if ":" in name:
+        model = objects.call(name, "model")
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model {name!r} returned {model!r}; expected a torch.nn.Module.")
+        return model
+    if name not in NETWORKS:
+        raise UnknownNameError(
+            f"no network is named {name!r}; there are {sorted(NETWORKS)}, and "
+            f"package.module:function.{nearest(name, NETWORKS)}"
+        )
+    hidden, dropout = NETWORKS[name]
+    return _fully_connected((prod(data.x.shape[1:]), *hidden, data.classes), dropout)
+
+
+def _fully_connected(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    *hidden, last = pairwise(widths)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in hidden:
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(*last))
