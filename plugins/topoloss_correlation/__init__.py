@@ -5,5 +5,5 @@ from topoloss_correlation.angular import Correlation, Cosine
 
 
 @topoloss.hookimpl
-def topoloss_filtrations():
+def topoloss_filtrations() -> dict[str, type[topoloss.Filtration]]:
     return {"correlation": Correlation, "cosine": Cosine}

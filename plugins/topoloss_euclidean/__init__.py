@@ -44,5 +44,5 @@ class Euclidean(topoloss.Filtration):
 
 
 @topoloss.hookimpl
-def topoloss_filtrations():
+def topoloss_filtrations() -> dict[str, type[topoloss.Filtration]]:
     return {"euclidean": Euclidean}

@@ -5,5 +5,5 @@ from topoloss_mst.persistence import MinimumSpanningTree
 
 
 @topoloss.hookimpl
-def topoloss_persistence():
+def topoloss_persistence() -> dict[str, type[topoloss.Persistence]]:
     return {"mst": MinimumSpanningTree}

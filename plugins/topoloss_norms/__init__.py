@@ -76,5 +76,5 @@ class NoPenalty(topoloss.Regulariser):
 
 
 @topoloss.hookimpl
-def topoloss_regularisers():
+def topoloss_regularisers() -> dict[str, type[topoloss.Regulariser]]:
     return {"l1": L1, "l2": L2, "none": NoPenalty}

@@ -102,5 +102,5 @@ class All(topoloss.Sampler):
 
 
 @topoloss.hookimpl
-def topoloss_samplers():
+def topoloss_samplers() -> dict[str, type[topoloss.Sampler]]:
     return {"importance": Importance, "random": Random, "all": All}

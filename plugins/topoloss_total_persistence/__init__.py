@@ -49,5 +49,5 @@ class TotalPersistence(topoloss.Loss):
 
 
 @topoloss.hookimpl
-def topoloss_losses():
+def topoloss_losses() -> dict[str, type[topoloss.Loss]]:
     return {"total-persistence": TotalPersistence}
