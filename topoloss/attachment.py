@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,7 +21,7 @@ from topoloss.errors import (
     check_choice,
     nearest,
 )
-from topoloss.observation import Layers, Observed, Observer
+from topoloss.observation import Layers, Observed, Observer, select_layers
 from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 
@@ -39,6 +40,7 @@ def attach(
     batch_dim: int = 0,
     per: Literal["network", "layer"] = "network",
     eval_pass: bool = False,
+    watch: Literal["first", "always"] = "first",
     **unknown: Any,
 ) -> Attachment:
     """Observe the neurons of a model, and value them by a regulariser.
@@ -72,6 +74,10 @@ def attach(
         Value a second forward pass on the same inputs in evaluation mode (dropout off,
         running statistics, gradients on), as the paper's authors did, instead of the
         model's own latest one.
+    watch : {"first", "always"}
+        Learn what follows each layer from the first forward pass (in training and in
+        evaluation mode each), or from every pass anew, which costs some microseconds for
+        every torch function: for models whose path changes from call to call.
 
     Returns
     -------
@@ -86,9 +92,12 @@ def attach(
     Notes
     -----
     A regulariser that observes the model itself (l1, l2) needs none of the options about
-    neurons. The model's first forward pass is watched for activations written as
-    functions; a later pass applies them to the layer's output once more, so what is
-    observed has the value that the model used.
+    neurons. The model's first forward pass is watched for the activations that follow its
+    layers. One that is a module is observed itself; one that is a function is applied to the
+    layer's output once more when the penalty is valued. Where it is not clear which tensor
+    holds a layer's neurons (``h * torch.sigmoid(h)``), that is an error. What torch's
+    function modes do not see, as inside scripted functions and :func:`torch.vmap`, is not
+    taken for an activation.
 
     Examples
     --------
@@ -101,7 +110,11 @@ def attach(
     {'0': 8, '2': 3}
     """
     if unknown:
-        known = list(attach.__kwdefaults__ or {})
+        known = [
+            name
+            for name, parameter in inspect.signature(attach).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        ]
         raise OptionError(
             f"attach has no option {next(iter(unknown))!r}; its options are {known}."
             f"{nearest(next(iter(unknown)), known)} Options of the regulariser go through an "
@@ -111,21 +124,25 @@ def attach(
         raise InputError(f"model is {model!r}; expected a torch.nn.Module.")
     check_choice("units", units, ("unit", "channel"))
     check_choice("per", per, ("network", "layer"))
+    check_choice("watch", watch, ("first", "always"))
+    if not isinstance(batch_dim, int):
+        raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
     made = _regulariser(regulariser)
-    if made.observes == "activations":
-        chosen = _sampler(sampler, fraction)
-        observer = Observer(model, layers, after_activation)
-        return Attachment(
-            model,
-            made,
-            observer,
-            chosen,
-            units=units,
-            batch_dim=batch_dim,
-            per=per,
-            eval_pass=eval_pass,
-        )
-    return Attachment(model, made)
+    chosen = _sampler(sampler, fraction)
+    if made.observes == "model":
+        if layers is not None:
+            select_layers(model, layers)
+        return Attachment(model, made)
+    return Attachment(
+        model,
+        made,
+        Observer(model, layers, after_activation, watch),
+        chosen,
+        units=units,
+        batch_dim=batch_dim,
+        per=per,
+        eval_pass=eval_pass,
+    )
 
 
 class Attachment:
@@ -177,10 +194,11 @@ class Attachment:
 
     def _forget(self) -> None:
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._sample: tuple[int, dict[str, Tensor]] = (-1, {})
+        # The forward pass of the model that the choice is for, and the choice.
+        self._sample: tuple[object, dict[str, Tensor]] = (None, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_inputs": None, "_sample": (-1, {})}
+        return self.__dict__ | {"_inputs": None, "_sample": (None, {})}
 
     def __call__(self) -> Tensor:
         """Value the latest forward pass.
@@ -268,8 +286,9 @@ class Attachment:
         if self._eval_pass:
             self._run_in_eval_mode()
         units = {o.name: self._to_units(o) for o in self._observer.latest()}
-        if self._sample[0] != self._observer.passes:
-            self._sample = (self._observer.passes, self._choose(units))
+        latest = self._inputs if self._eval_pass else self._observer.latest_pass
+        if self._sample[0] is not latest:
+            self._sample = (latest, self._choose(units))
         chosen = self._sample[1]
         return {
             name: x if len(chosen[name]) == x.shape[1] else x.index_select(1, chosen[name])
@@ -279,28 +298,38 @@ class Attachment:
     def _to_units(self, observed: Observed) -> Tensor:
         x, axes = observed.tensor, observed.tensor.ndim
         if self._units == "channel" and axes > 1:
+            if observed.channel_axis is None:
+                raise AttachmentError(
+                    f"layer {observed.name!r} put out shape {tuple(x.shape)}, and which axis holds "
+                    "its channels is not known; choose other layers with layers=, or units='unit'."
+                )
             return x.movedim(observed.channel_axis, -1).flatten(0, -2)
         if not -axes <= self._batch_dim < axes:
             raise AttachmentError(
                 f"layer {observed.name!r} put out shape {tuple(x.shape)}, which has no axis "
                 f"batch_dim={self._batch_dim}."
             )
-        return x.movedim(self._batch_dim, 0).reshape(x.shape[self._batch_dim], -1)
+        x = x.movedim(self._batch_dim, 0)
+        return x.flatten(1) if axes > 1 else x[:, None]
 
     @torch.no_grad()
     def _choose(self, units: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self._sampler is not None
         chosen = {}
         for name, x in units.items():
-            last = name == next(reversed(units))
-            chosen[name] = (
-                torch.arange(x.shape[1], device=x.device) if last else self._sampler.select(x)
-            )
+            if name == next(reversed(units)):
+                chosen[name] = torch.arange(x.shape[1], device=x.device)
+            else:
+                index = self._sampler.select(x.detach())
+                _check_index(index, x.shape[1], self._sampler)
+                chosen[name] = index
         return chosen
 
     def _problems(self, layers: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the regulariser sees: all layers side by side, or each by itself."""
         layers = {name: x for name, x in layers.items() if x.shape[1]}
+        if not layers:
+            raise AttachmentError("no layer put out any neurons; choose others with layers=.")
         if self._per == "layer":
             return layers
         if len({x.shape[0] for x in layers.values()}) > 1:
@@ -316,7 +345,9 @@ class Attachment:
     def _keep_inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._inputs = (args, kwargs)
+        assert self._observer is not None
+        if not self._observer.recording:  # it is recording in the pass that repeats this one
+            self._inputs = (args, kwargs)
 
     def _run_in_eval_mode(self) -> None:
         assert self._observer is not None
@@ -326,12 +357,8 @@ class Attachment:
                 "before penalty()."
             )
         args, kwargs = self._inputs
-        self._observer.recording = True
-        try:
-            with _evaluating(self.model):
-                self.model(*args, **kwargs)
-        finally:
-            self._observer.recording = False
+        with self._observer.only_this(), _evaluating(self.model):
+            self.model(*args, **kwargs)
 
 
 _NETWORK = "network"
@@ -377,6 +404,18 @@ def _sampler(given: str | Sampler, fraction: float | None) -> Sampler:
             f"fraction={fraction} was given beside a sampler instance; give it to the sampler."
         )
     return given
+
+
+def _check_index(index: object, n: int, sampler: Sampler) -> None:
+    """Raise unless `index` holds ascending, distinct indices below `n`."""
+    given = f"{type(sampler).__name__}.select returned {index!r} for {n} neurons"
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
+        raise OptionError(
+            f"{given}; expected a 1-d tensor of int64 (of a mask: mask.nonzero()[:, 0])."
+        )
+    within = len(index) == 0 or (int(index[0]) >= 0 and int(index[-1]) < n)
+    if not within or bool((index[1:] <= index[:-1]).any()):
+        raise OptionError(f"{given}; expected distinct indices from 0 to {n - 1}, ascending.")
 
 
 def _where(layers: dict[str, Tensor]) -> str:

@@ -53,6 +53,9 @@ class Persistence(nn.Module):
     orders: ClassVar[frozenset[str]] = frozenset()
     vmappable: ClassVar[bool] = False
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def from_features(self, v: Float[Tensor, "n d"], order: Order) -> Sequence[CriticalEdges]:
         """Return the critical edges of the filtration that `order` induces on features."""
         raise NotImplementedError(f"{type(self).__name__} has no engine for features")

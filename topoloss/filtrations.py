@@ -47,6 +47,9 @@ class Filtration(nn.Module):
 
     order: ClassVar[Order | None] = None
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Map activations to one feature vector per neuron, differentiably.
 

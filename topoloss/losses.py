@@ -33,6 +33,9 @@ class Loss(nn.Module):
     tensor(4.)
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, diagrams: Sequence[Diagram]) -> Tensor:
         """Value the diagrams, one for each homology dimension, lowest first.
 

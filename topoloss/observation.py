@@ -9,39 +9,39 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from topoloss.errors import AttachmentError, OptionError, nearest
+from topoloss.tracing import Activation, Fate, UnclearActivationError, Watch, version_of
 
-__all__ = ["Layers", "Observed", "Observer"]
+__all__ = ["Layers", "Observed", "Observer", "select_layers"]
 
 Layers: TypeAlias = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
-# Elementwise functions, by name without underscores, that count as a layer's activation.
-_ACTIVATIONS = frozenset(
-    """abs atan celu clamp clamp_min clip cos elu erf exp expit gelu hardshrink hardsigmoid
-    hardswish hardtanh leaky_relu log_sigmoid logsigmoid maximum mish pow prelu relu relu6
-    rrelu selu sigmoid silu sin softplus softshrink softsign sqrt square tanh tanhshrink
-    threshold""".split()
-)
-# Used next to an activation these leave open which tensor the neurons are (x * sigmoid(x)).
-_ARITHMETIC = frozenset(
-    """add div iadd idiv imul isub itruediv mul multiply neg radd rdiv rmul rsub rtruediv
-    sub subtract true_divide truediv where""".split()
-)
-_RANDOM = frozenset({"rrelu"})
 _CHANNELS_SECOND = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
+    nn.PReLU,
 )
+_CHANNELS_LAST = (
+    nn.Bilinear,
+    nn.Embedding,
+    nn.Linear,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.TransformerEncoderLayer,
+)
+
+# The observer whose evaluation pass is under way: to all others it did not happen.
+_REPLAYING: list[Observer] = []
 
 
 class Observed(NamedTuple):
@@ -52,29 +52,18 @@ class Observed(NamedTuple):
     name : str
         The module's name; ``name:2`` for the second call in one forward pass.
     tensor : Tensor
-    channel_axis : int
+    channel_axis : int or None
+        None where it is not known.
     """
 
     name: str
     tensor: Tensor
-    channel_axis: int
-
-
-class _Call(NamedTuple):
-    """A call of a torch function on a layer's output."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any
-    in_place: bool
-
-    @property
-    def name(self) -> str:
-        return str(getattr(self.function, "__name__", self.function)).strip("_")
+    channel_axis: int | None
 
 
 class _Key(NamedTuple):
+    """One call of a module in a forward pass."""
+
     layer: str
     call: int
 
@@ -83,66 +72,53 @@ class _Key(NamedTuple):
         return name if self.call == 0 else f"{name}:{self.call + 1}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Step:
-    """How to come from a layer's output to what is observed."""
+    """What to do with the output of a module.
 
-    activation: _Call | None = None
+    Attributes
+    ----------
+    observes : _Key
+        The layer whose neurons these are: the module itself, or the one before it.
+    activation : Activation or None
+        A function to apply to the output, when the value is asked for.
+    clone : bool
+        Whether the output is changed in place later.
+    """
+
+    observes: _Key
+    activation: Activation | None = None
     clone: bool = False
 
-    def apply(self, output: Tensor) -> Tensor:
-        if self.clone:
-            output = output.clone()
-        if self.activation is None:
-            return output
-        function, args, kwargs, _, _ = self.activation
-        if args:
-            return _tensor(function(output, *args[1:], **kwargs))
-        return _tensor(function(**{**kwargs, "input": output}))
+
+@dataclass(eq=False)
+class _Record:
+    step: _Step
+    output: Tensor
+    version: int | None
+    with_grad: bool
+
+    def value(self) -> Tensor:
+        activation = self.step.activation
+        return self.output if activation is None else activation(self.output)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seen:
-    """One call of a module in the first forward pass."""
+    """One call of a module in a pass that is watched."""
 
     key: _Key
     output: Tensor
+    version: int | None
+    with_grad: bool
+    fate: Fate | None
     copy: Tensor | None
-    version: int | None
-    with_grad: bool
-    consumers: list[_Call] = field(default_factory=list)
+
+    def changed_since(self) -> bool:
+        return version_of(self.output) != self.version
 
 
-@dataclass(frozen=True)
-class _Record:
-    key: _Key
-    tensor: Tensor
-    version: int | None
-    with_grad: bool
-
-
-class _Watch(TorchFunctionMode):
-    """Notes which torch functions are called on the outputs that are watched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watched: dict[int, _Seen] = {}
-
-    def watch(self, seen: _Seen) -> None:
-        self._watched.setdefault(id(seen.output), seen)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        inputs = [self._watched.get(id(a)) for a in (*args, *kwargs.values())]
-        # What comes after a change in place no longer follows directly.
-        direct = [s for s in inputs if s and _version(s.output) == s.version]
-        result = func(*args, **kwargs)
-        for seen in direct:
-            in_place = _version(seen.output) != seen.version
-            seen.consumers.append(_Call(func, args, kwargs, result, in_place))
-        return result
+_Plan: TypeAlias = dict[_Key, _Step | None]
 
 
 class Observer:
@@ -156,45 +132,78 @@ class Observer:
         parameters of its own.
     after_activation : bool
         Take a layer's output after the elementwise activation that directly follows.
+    watch : {"first", "always"}
+        Learn the plan from the first pass (in training and in evaluation mode each), or
+        watch every pass.
     """
 
-    def __init__(self, model: nn.Module, layers: Layers | None, after_activation: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers | None,
+        after_activation: bool = True,
+        watch: Literal["first", "always"] = "first",
+    ) -> None:
         _refuse_compiled(model)
         self.model = model
         self.after_activation = after_activation
+        self.watch_always = watch == "always"
         self.recording = True
-        self.passes = 0
+        # What was named exactly must be called itself; patterns may match what is covered.
+        self._named = set() if layers is None else set(_patterns(layers))
         self._explicit = layers is not None
-        self._layers = _select(model, layers)
-        self._plan: dict[_Key, _Step | None] | None = None
-        self._observed_names: set[str] = set()
+        self._layers = select_layers(model, layers)
+        # By the model's training flag: functions of it may differ.
+        self._plans: dict[bool, _Plan] = {}
+        self._hooked: dict[str, nn.Module] = {}
         self._active = False
+        self._watch: Watch | None = None
         self._reset()
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._end),
         ]
         self._layer_handles: list[RemovableHandle] = []
-        self._watching: list[RemovableHandle] = []
+        self._watch_handles: list[RemovableHandle] = []
 
     def _reset(self) -> None:
         self._records: list[_Record] = []
         self._calls: dict[str, int] = {}
-        self._complete = False
         self._seen: list[_Seen] = []
-        self._watch: _Watch | None = None
+        self._unplanned: list[_Key] = []
+        self._complete = False
 
     def __getstate__(self) -> dict[str, Any]:
         # What was recorded belongs to this process and this model: a copy learns afresh.
         fresh = Observer.__new__(Observer)
         fresh._reset()
-        return self.__dict__ | fresh.__dict__ | {"_plan": None, "_active": False, "_watching": []}
+        unlearnt = {"_plans": {}, "_active": False, "_watch": None, "_watch_handles": []}
+        return self.__dict__ | fresh.__dict__ | unlearnt
 
     def remove(self) -> None:
         """Take every hook off the model again, and forget what was recorded."""
-        for handle in (*self._handles, *self._layer_handles, *self._watching):
-            handle.remove()
+        self._stop_watching()
+        _remove_all(self._handles)
+        _remove_all(self._layer_handles)
+        self._plans = {}
+        self._hooked = {}
         self._reset()
+
+    @property
+    def latest_pass(self) -> object:
+        """Something that is the same object for as long as no other pass is recorded."""
+        return self._records
+
+    @contextmanager
+    def only_this(self) -> Iterator[None]:
+        """Record what runs inside, and keep it from the other observers of the model."""
+        self.recording = True
+        _REPLAYING.append(self)
+        try:
+            yield
+        finally:
+            _REPLAYING.remove(self)
+            self.recording = False
 
     def latest(self) -> list[Observed]:
         """Return the outputs of the latest forward pass, in the order of the calls.
@@ -202,80 +211,109 @@ class Observer:
         Raises
         ------
         AttachmentError
-            If there was none, if it ran without gradients and they are on now, or if an
-            output was changed in place since.
+            If there was none, if it ran without gradients and they are on now, if an output
+            was changed in place since, or if the pass was not like the one that was watched.
         """
         if not self._complete:
             raise AttachmentError(
                 "the attached model has not been run since it was attached, or its last forward "
                 "pass failed; call model(inputs) before penalty()."
             )
-        if torch.is_grad_enabled():
-            without = [str(r.key) for r in self._records if not r.with_grad]
-            if without:
-                raise AttachmentError(
-                    f"the layers {without} ran without gradients in the latest forward pass, but "
-                    "gradients are on now, so the penalty would have none. Run the model with "
-                    "gradients (with checkpointing: use_reentrant=False), call penalty() under "
-                    "torch.no_grad() too, or choose other layers with layers=."
-                )
-        for record in self._records:
-            if record.version is not None and record.version != _version(record.tensor):
-                raise _changed_in_place(record.key)
+        if self._unplanned:
+            raise AttachmentError(
+                f"the calls {[str(key) for key in self._unplanned]} were not made in the first "
+                "forward pass, so which activation follows them is not known. For a model whose "
+                "path changes from call to call use attach(..., watch='always'), or take modules' "
+                "outputs as they are: attach(..., layers=[...], after_activation=False)."
+            )
+        without = [str(r.step.observes) for r in self._records if not r.with_grad]
+        if torch.is_grad_enabled() and without:
+            raise AttachmentError(
+                f"the layers {without} ran without gradients in the latest forward pass, but "
+                "gradients are on now, so the penalty would have none. Run the model with "
+                "gradients (with checkpointing: use_reentrant=False), call penalty() under "
+                "torch.no_grad() too, or choose other layers with layers=."
+            )
         modules = dict(self.model.named_modules())
-        return [
-            Observed(str(r.key), r.tensor, _channel_axis(modules[r.key.layer]))
-            for r in self._records
-        ]
+        for name, module in self._hooked.items():
+            if modules.get(name) is not module:
+                raise AttachmentError(
+                    f"module {name!r} was replaced after the model was first run; attach again."
+                )
+        return [self._observed(record, modules) for record in self._records]
+
+    def _observed(self, record: _Record, modules: Mapping[str, nn.Module]) -> Observed:
+        key = record.step.observes
+        if record.version is not None and record.version != version_of(record.output):
+            raise AttachmentError(
+                f"the output of layer {str(key)!r} was changed in place after it was recorded (for "
+                "example by 'out += x'), so its values are lost. Write 'out = out + x', or choose "
+                "other layers with layers=."
+            )
+        value = record.value()
+        return Observed(str(key), value, _channel_axis(modules[key.layer], value))
+
+    # A pass, from the root's pre-hook to its hook.
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         _refuse_replica(module)
-        if not self.recording:
+        if not torch.compiler.is_compiling():
+            if torch._C._current_graph_task_id() != -1:
+                return  # activation checkpointing repeats a pass inside the backward pass
+            self._stop_watching()  # of a pass that was interrupted
+        self._active = False
+        if not self.recording or (_REPLAYING and _REPLAYING[-1] is not self):
             return
         self._reset()
         self._active = True
-        if self._plan is None:
+        if self.watch_always or self.model.training not in self._plans:
             self._start_watching()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._active:
             return
-        if self._plan is None:
-            self._on_watched("", module, args, output)
-            self._stop_watching()
-            self._finish_plan()
-        elif "" in self._observed_names:
-            self._on_layer("", module, args, output)
         self._active = False
+        if self._watch is not None:
+            self._see("", output)
+            try:
+                self._learn(self._watch)
+            except BaseException:
+                self._reset()
+                raise
+            finally:
+                self._stop_watching()
+        elif "" in self._hooked:
+            self._follow_plan("", output)
         self._complete = True
-        self.passes += 1
 
     def _on_layer(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         _refuse_replica(module)
-        if not self._active:
-            return
+        if self._active and self._watch is None:
+            self._follow_plan(name, output)
+
+    def _follow_plan(self, name: str, output: Any) -> None:
         key = self._next_key(name)
-        assert self._plan is not None
-        if key in self._plan:
-            step = self._plan[key]
+        plan = self._plans[self.model.training]
+        if key in plan:
+            step = plan[key]
         elif self.after_activation:
-            raise AttachmentError(
-                f"layer {str(key)!r} was not called in the first forward pass, so which "
-                "activation follows it is not known. For a model whose path changes from call "
-                "to call name the modules to observe: "
-                "attach(..., layers=[...], after_activation=False)."
-            )
+            self._unplanned.append(key)
+            return
         else:
-            step = _Step()
+            step = _Step(key)
         if step is not None:
-            tensor = step.apply(_output_tensor(key, output))
-            with_grad = torch.is_grad_enabled()
-            self._records.append(_Record(key, tensor, _version(tensor), with_grad))
+            tensor = _output_tensor(step.observes, output)
+            self._record(step, tensor.clone() if step.clone else tensor, torch.is_grad_enabled())
+
+    def _record(self, step: _Step, output: Tensor, with_grad: bool) -> None:
+        self._records.append(_Record(step, output, version_of(output), with_grad))
 
     def _next_key(self, name: str) -> _Key:
         call = self._calls.get(name, 0)
         self._calls[name] = call + 1
         return _Key(name, call)
+
+    # A pass that is watched.
 
     def _start_watching(self) -> None:
         if torch.compiler.is_compiling():
@@ -283,115 +321,140 @@ class Observer:
                 "the first forward pass after attach must not be compiled, because it shows which "
                 "activation follows which layer; run the model once before torch.compile."
             )
-        _remove_all(self._layer_handles)
         for name, module in _own_modules(self.model):
             if name:
                 hook = functools.partial(self._on_watched, name)
-                self._watching.append(module.register_forward_hook(hook))
+                self._watch_handles.append(module.register_forward_hook(hook))
         stop = self.model.register_forward_hook(self._on_failure, always_call=True)
-        self._watching.append(stop)
-        self._watch = _Watch()
-        if self.after_activation:
-            self._watch.__enter__()  # type: ignore[no-untyped-call]
+        self._watch_handles.append(stop)
+        self._watch = Watch()
+        self._watch.__enter__()  # type: ignore[no-untyped-call]
 
     def _stop_watching(self) -> None:
-        if self.after_activation and self._watch is not None:
-            self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._watch = None
-        _remove_all(self._watching)
+        if self._watch is not None:
+            self._watch.leave()
+            self._watch = None
+        _remove_all(self._watch_handles)
 
     def _on_failure(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._active and output is None:
             self._active = False
             self._stop_watching()
+            self._reset()
 
     def _on_watched(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         _refuse_replica(module)
+        if self._active:
+            self._see(name, output)
+
+    def _see(self, name: str, output: Any) -> None:
         key = self._next_key(name)
         tensor = _first_tensor(output)
-        if tensor is None:
+        if tensor is None or self._watch is None:
+            if name in self._layers:
+                _output_tensor(key, output)
             return
-        # An output changed in place later is needed as it is now.
-        copy = tensor.clone() if name in self._layers else None
-        seen = _Seen(key, tensor, copy, _version(tensor), torch.is_grad_enabled())
-        self._seen.append(seen)
-        if self._watch is not None and name in self._layers:
-            self._watch.watch(seen)
+        fate = copy = None
+        if name in self._layers or self._is_around_a_layer(name):
+            fate = self._watch.watch(tensor)
+            with torch._C.DisableTorchFunction():  # a call of ours is none of the model's
+                copy = tensor.clone()  # in case it is changed in place later
+        with_grad = torch.is_grad_enabled()
+        self._seen.append(_Seen(key, tensor, version_of(tensor), with_grad, fate, copy))
 
-    def _finish_plan(self) -> None:
-        self._observed_names = self._with_covers()
-        plan: dict[_Key, _Step | None] = {}
+    def _is_around_a_layer(self, name: str) -> bool:
+        return any(name in _ancestors(layer) for layer in self._layers)
+
+    def _learn(self, watch: Watch) -> None:
+        """Turn what was seen into a plan, and into the records that it would have made."""
+        names = self._with_covers(watch)
+        plan: _Plan = {}
         taken: set[int] = set()
         for seen in self._seen:
-            if seen.key.layer not in self._observed_names:
+            if seen.key.layer not in names or seen.fate is None:
+                plan.setdefault(seen.key, None)
                 continue
-            step = self._step(seen)
-            observed = step.activation.result if step.activation else seen.output
+            activation = self._activation(seen, seen.fate)
+            observed = seen.output if activation is None else seen.fate.result
+            plan.setdefault(seen.key, None)
             # A module that only hands on the output of another adds no neurons.
-            plan[seen.key] = None if id(observed) in taken else step
-            taken.add(id(observed))
-            if plan[seen.key] is not None:
-                self._records.append(self._first_record(seen, step))
-        self._plan = plan
-        self._seen = []
-        modules = dict(self.model.named_modules())
-        for name in self._observed_names - {""}:
-            hook = functools.partial(self._on_layer, name)
-            self._layer_handles.append(modules[name].register_forward_hook(hook))
+            if id(observed) not in taken:
+                taken.add(id(observed))
+                key, step = self._step(seen, activation)
+                plan[key] = step
+                self._first_record(seen, activation)
+        # Inference tensors do not tell whether they were changed.
+        if not torch.is_inference_mode_enabled():
+            self._plans[self.model.training] = plan
+            self._hook({key.layer for key in plan if plan[key] is not None} | names)
 
-    def _first_record(self, seen: _Seen, step: _Step) -> _Record:
-        """What the plan would have recorded, had it been known during the pass."""
-        output = _output_tensor(seen.key, seen.output)
-        if step.clone:
-            if seen.copy is None:
-                raise _changed_in_place(seen.key)
-            output = seen.copy
-        tensor = step.apply(output)
-        return _Record(seen.key, tensor, _version(tensor), seen.with_grad)
-
-    def _with_covers(self) -> set[str]:
-        """The layers, and for each that was never called the nearest module around it that was."""
+    def _with_covers(self, watch: Watch) -> set[str]:
+        """The layers, and for each whose parameters are used though it is never called itself
+        the nearest module around it that is."""
         called = {seen.key.layer for seen in self._seen}
         missing = [name for name in self._layers if name not in called]
-        if missing and self._explicit:
+        modules = dict(self.model.named_modules())
+        used = [name for name in missing if watch.used(modules[name].parameters(recurse=False))]
+        asked = [n for n in missing if self._explicit and (n not in used or n in self._named)]
+        if asked or len(missing) == len(self._layers):
             raise AttachmentError(
-                f"the layers {missing} were not called in the forward pass; choose others with "
-                "layers=, for example the module around them."
+                f"the layers {asked or missing} were not called in the forward pass; choose others "
+                "with layers=, for example the module around them."
             )
-        covers = {next(a for a in _ancestors(name) if a in called or not a) for name in missing}
-        return set(self._layers) | covers
+        covers = {next(a for a in _ancestors(name) if a in called or not a) for name in used}
+        return (set(self._layers) & called) | covers
 
-    def _step(self, seen: _Seen) -> _Step:
-        changed = _version(seen.output) != seen.version
-        call = _activation(seen) if self.after_activation else None
-        return _Step(call, clone=changed if call is None else call.in_place)
+    def _activation(self, seen: _Seen, fate: Fate) -> Activation | None:
+        if not self.after_activation:
+            return None
+        try:
+            return fate.find_activation()
+        except UnclearActivationError as unclear:
+            used = ", ".join(dict.fromkeys(unclear.args[0]))
+            raise AttachmentError(
+                f"the output of layer {str(seen.key)!r} goes into {used}: which tensor holds its "
+                "neurons is not clear. Make the activation a module and name what to observe: "
+                "attach(..., layers=[...], after_activation=False) takes modules' outputs as they "
+                "are."
+            ) from None
+
+    def _step(self, seen: _Seen, activation: Activation | None) -> tuple[_Key, _Step]:
+        if activation is not None:
+            module = self._activation_module(seen)
+            if module is not None:
+                return module.key, _Step(seen.key, clone=module.changed_since())
+        assert seen.fate is not None
+        return seen.key, _Step(seen.key, activation, clone=seen.fate.has_changed())
+
+    def _activation_module(self, seen: _Seen) -> _Seen | None:
+        """The module that put out the activation's result, if one did nothing else."""
+        assert seen.fate is not None
+        around = set(_ancestors(seen.key.layer))
+        later = self._seen[self._seen.index(seen) + 1 :]
+        found = (s for s in later if s.output is seen.fate.result and s.key.layer not in around)
+        return next(found, None)
+
+    def _first_record(self, seen: _Seen, activation: Activation | None) -> None:
+        assert seen.fate is not None
+        kept = not seen.fate.has_changed() and not seen.output.is_inference()
+        output = seen.output if kept else seen.copy
+        assert output is not None
+        _output_tensor(seen.key, output)
+        self._record(_Step(seen.key, activation), output, seen.with_grad)
+
+    def _hook(self, names: Iterable[str]) -> None:
+        modules = dict(self.model.named_modules())
+        for name in names:
+            if self._hooked.get(name) is modules[name]:
+                continue
+            self._hooked[name] = modules[name]
+            if name:
+                hook = functools.partial(self._on_layer, name)
+                self._layer_handles.append(modules[name].register_forward_hook(hook))
 
 
-def _activation(seen: _Seen) -> _Call | None:
-    """Return the elementwise activation that directly follows, if any."""
-    activations = [
-        c
-        for c in seen.consumers
-        if c.name in _ACTIVATIONS and (c.args[0] if c.args else c.kwargs["input"]) is seen.output
-    ]
-    if not activations:
-        return None
-    rivals = [c for c in seen.consumers if c.name in _ACTIVATIONS | _ARITHMETIC]
-    call = activations[0]
-    # Parameters are found again in a later pass; another tensor would be that of the first one.
-    others = [a for a in (*call.args[1:], *call.kwargs.values()) if isinstance(a, Tensor)]
-    variable = any(a is not seen.output and not isinstance(a, nn.Parameter) for a in others)
-    if len(rivals) > 1 or variable or call.name in _RANDOM:
-        used = ", ".join(dict.fromkeys(c.name for c in rivals))
-        raise AttachmentError(
-            f"the output of layer {str(seen.key)!r} goes into {used}: which tensor holds its "
-            "neurons is not clear. Make the activation a module and name what to observe: "
-            "attach(..., layers=[...], after_activation=False) takes modules' outputs as they are."
-        )
-    return call
-
-
-def _select(model: nn.Module, layers: Layers | None) -> list[str]:
+def select_layers(model: nn.Module, layers: Layers | None) -> list[str]:
+    """Return the names of the modules that `layers` means, in the order of the model."""
     modules = dict(_own_modules(model))
     if layers is None:
         names = [name for name, module in modules.items() if _trainable(module)]
@@ -401,20 +464,28 @@ def _select(model: nn.Module, layers: Layers | None) -> list[str]:
                 f"with layers=, among {list(modules)[1:]}."
             )
         return names
-    patterns = [layers] if isinstance(layers, (str, type)) else list(layers)
     chosen: set[str] = set()
-    for pattern in patterns:
+    for pattern in _patterns(layers):
         found = _matches(pattern, modules)
         if not found:
-            hint = nearest(pattern, modules) if isinstance(pattern, str) else ""
+            hint = nearest(pattern, modules) if isinstance(pattern, str) and pattern else ""
             raise AttachmentError(
                 f"layers={pattern!r} matches no module of {type(model).__name__}; "
                 f"there are {list(modules)[1:]}.{hint}"
             )
         chosen.update(found)
-    if not chosen:
-        raise OptionError("layers is empty; name at least one module, or leave it out.")
     return [name for name in modules if name in chosen]
+
+
+def _patterns(layers: Layers) -> Sequence[str | type[nn.Module]]:
+    if isinstance(layers, (str, type)):
+        return [layers]
+    if not isinstance(layers, (list, tuple, set, frozenset)) or not layers:
+        raise OptionError(
+            f"layers={layers!r} was given; expected a name, a glob, a module type, or a list of "
+            "at least one of these."
+        )
+    return list(layers)
 
 
 def _matches(pattern: object, modules: Mapping[str, nn.Module]) -> list[str]:
@@ -446,8 +517,14 @@ def _ancestors(name: str) -> Iterator[str]:
         yield name
 
 
-def _channel_axis(module: nn.Module) -> int:
-    return 1 if isinstance(module, _CHANNELS_SECOND) else -1
+def _channel_axis(module: nn.Module, value: Tensor) -> int | None:
+    if value.ndim <= 2 or isinstance(module, _CHANNELS_LAST):
+        return -1
+    if isinstance(module, _CHANNELS_SECOND):
+        return 1
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return -1
+    return None
 
 
 def _first_tensor(output: object) -> Tensor | None:
@@ -472,26 +549,6 @@ def _output_tensor(key: _Key, output: object) -> Tensor:
     return tensor
 
 
-def _tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often the tensor was changed in place; not known of inference tensors."""
-    if torch.compiler.is_compiling() or tensor.is_inference():
-        return None
-    return int(tensor._version)
-
-
-def _changed_in_place(key: _Key) -> AttachmentError:
-    return AttachmentError(
-        f"the output of layer {str(key)!r} was changed in place after it was recorded (for "
-        "example by 'out += x'), so its values are lost. Write 'out = out + x', or choose other "
-        "layers with layers=."
-    )
-
-
 def _refuse_replica(module: nn.Module) -> None:
     if getattr(module, "_is_replica", False):
         raise AttachmentError(
@@ -501,16 +558,18 @@ def _refuse_replica(module: nn.Module) -> None:
 
 
 def _refuse_compiled(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise AttachmentError(
+            "the model is scripted or traced, and does not call its layers one by one; attach to "
+            "the model that it was made from."
+        )
     for module in model.modules():
-        # compile() sets one, torch.compile() wraps in the other; neither looks at new hooks.
-        if (
-            getattr(module, "_compiled_call_impl", None) is not None
-            or hasattr(module, "_torchdynamo_orig_callable")
-            or type(module).__name__ == "OptimizedModule"
-        ):
+        # compile() sets the one, torch.compile() wraps in the other.
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or type(module).__name__ == "OptimizedModule":
             raise AttachmentError(
-                "the model is compiled already, and a compiled model does not run hooks that are "
-                "added later; attach first, run it once, then compile."
+                "the model is compiled already; attach first, run it once, then compile, so that "
+                "the hooks are compiled with it."
             )
 
 

@@ -139,6 +139,7 @@ class _Registry:
         found = sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)
         if not found:
             self._warn(f"no plugin is installed in the entry-point group {GROUP!r}. {_INSTALL}")
+        warned = []
         for entry in found:
             source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
             name = entry.name if entry.name not in self._known() else f"{entry.name} ({source})"
@@ -148,20 +149,27 @@ class _Registry:
             # A third party's import can raise anything; it must not take the others down.
             try:
                 self._accept(entry.load(), name, source, unique=False)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 problem = f"{type(error).__name__}: {error}"
                 self._known()[name] = PluginInfo(name, source, "failed", {}, problem)
-                self._warn(
+                warned.append(
                     f"plugin {name!r} of distribution {source} did not load: {problem} "
                     f"Everything else works; {DISABLE_VARIABLE}={entry.name} silences this."
                 )
+        # Where warnings are errors the first ends the loop, and every plugin is in by then.
+        for message in warned:
+            self._warn(message)
 
     def _accept(self, plugin: object, name: str, source: str, *, unique: bool) -> None:
         """Register with pluggy, then ask each hook once; undo everything on failure."""
+        if inspect.isclass(plugin):
+            raise PluginError(f"plugin {name!r} is the class {plugin!r}; pass an instance of it.")
         if self._manager.is_registered(plugin):
-            raise PluginError(f"this plugin is already registered as {_plugin_name(plugin)!r}.")
-        self._manager.register(plugin, name)
+            raise PluginError(
+                f"this plugin is already registered as {self._manager.get_name(plugin)!r}."
+            )
         try:
+            self._manager.register(plugin, name)
             self._manager.check_pending()
             offers = self._ask(plugin, name)
             if unique:

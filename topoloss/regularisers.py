@@ -34,7 +34,8 @@ class Regulariser(nn.Module):
     check_finite : bool, optional
         Whether ``"raise"`` looks at once. By default it does for eager code on the CPU;
         elsewhere looking would synchronise the device, so a flag is kept there and raised
-        by the next call.
+        by the next call. Inside :func:`torch.vmap` and :func:`torch.func.grad` neither is
+        possible.
 
     Attributes
     ----------
@@ -101,6 +102,12 @@ class Regulariser(nn.Module):
         if isinstance(observed, (list, tuple)):
             if not observed:
                 raise InputError("an empty sequence of problems was given; pass at least one.")
+            for k, x in enumerate(observed):
+                if not isinstance(x, Tensor) or x.ndim != 2:
+                    raise InputError(
+                        f"problem {k} of the sequence is {_describe(x)}; expected a tensor "
+                        "(samples, neurons)."
+                    )
             return torch.stack([self(x) for x in observed])
         x = check_activations(observed)
         x, finite = self._guard(x)
@@ -122,18 +129,22 @@ class Regulariser(nn.Module):
         return torch.stack([self.compute(problem) for problem in x])
 
     def _guard(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        # Under vmap and grad a value cannot be branched on, and what is kept would outlive it.
+        transformed = bool(torch._C._are_functorch_transforms_active())
         if self.on_nonfinite == "skip":
             finite = torch.isfinite(x.detach()).flatten(-2).all(-1)
-            self.skipped = self.skipped.to(x.device) + (~finite).sum()
+            if not transformed:
+                self.skipped = self.skipped.to(x.device) + (~finite).sum()
             # The input is masked, not the result: zero times NaN is NaN in the backward pass.
             return torch.where(finite[..., None, None], x, torch.zeros_like(x)), finite
-        at_once = self.check_finite
-        if at_once is None:
-            at_once = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if at_once:
-            check_finite(x)
-        else:
-            self._raise_later(x)
+        if not transformed:
+            at_once = self.check_finite
+            if at_once is None:
+                at_once = x.device.type == "cpu" and not torch.compiler.is_compiling()
+            if at_once:
+                check_finite(x)
+            else:
+                self._raise_later(x)
         return x, None
 
     def _raise_later(self, x: Tensor) -> None:
@@ -291,4 +302,6 @@ def _stack(diagrams: Sequence[Diagram]) -> Diagram:
 def _describe(given: object) -> str:
     if isinstance(given, Tensor):
         return f"a tensor of shape {tuple(given.shape)}"
+    if isinstance(given, nn.Module):
+        return f"a module of type {type(given).__name__}"
     return f"{given!r} of type {type(given).__name__}"

@@ -63,12 +63,13 @@ class Correlation(_Angular):
     -----
     **Constant.** A neuron x is constant where its standard deviation is at most eps times
     its root mean square, eps being that of the dtype of the activations as given, or
-    where every activation is smaller than the smallest normal number. It gets
-    ``r = 0`` with everything and a zero gradient.
+    where every activation is smaller than the smallest normal number of the dtype that is
+    computed in. It gets ``r = 0`` with everything and a zero gradient.
 
     **Precision.** Half-precision activations are promoted to float32 first. Each neuron
-    is scaled by its largest magnitude before it is squared, so neither tiny nor huge
-    activations under- or overflow, and centred twice, so that no rounded mean is left.
+    is scaled by a power of two before it is squared, so neither tiny nor huge activations
+    under- or overflow, and centred twice, so that no rounded mean is left. The gradient of
+    a neuron is as large as its spread is small, and can overflow in float16.
 
     **Gradient.** Where ``r`` is 0 the gradient is 0 (that of ``torch.abs``). Where
     ``|r|`` is 1, up to rounding, the value is clamped at 0 and the gradient, which vanishes
@@ -141,14 +142,16 @@ class Cosine(_Angular):
 
 
 def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " n"]]:
-    """Rows of largest magnitude 1, in at least float32, and which of them are negligible.
+    """Rows of largest magnitude about 1, in at least float32, and which of them are negligible.
 
-    The scale is a constant to autograd: what follows does not depend on it.
+    The scale is a power of two, so that nothing is rounded, and a constant to autograd: what
+    follows does not depend on it.
     """
     rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     largest = rows.detach().abs().amax(-1)
     negligible = largest < torch.finfo(rows.dtype).tiny
-    return rows / torch.where(negligible, 1, largest)[:, None], negligible
+    _, exponent = torch.frexp(torch.where(negligible, 1, largest))
+    return rows * torch.ldexp(torch.ones_like(largest), 1 - exponent)[:, None], negligible
 
 
 def _unit_rows(rows: Tensor, zero: Bool[Tensor, " n"]) -> Tensor:

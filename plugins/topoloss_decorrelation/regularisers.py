@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,8 @@ def t1(
     *,
     filtration: str | topoloss.Filtration = "correlation",
     persistence: str | topoloss.Persistence = "mst",
-    **options: Any,
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    check_finite: bool | None = None,
 ) -> topoloss.Pipeline:
     """Correlation dissimilarity, minimum spanning tree, T1.
 
@@ -23,10 +24,12 @@ def t1(
     ----------
     filtration, persistence
         Names or instances to put in place of the paper's.
-    **options
-        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+    on_nonfinite, check_finite
+        See :class:`topoloss.Regulariser`.
     """
-    return topoloss.pipeline(filtration, persistence, "t1", **options)
+    return topoloss.pipeline(
+        filtration, persistence, "t1", on_nonfinite=on_nonfinite, check_finite=check_finite
+    )
 
 
 def t2(
@@ -35,7 +38,8 @@ def t2(
     beta: float = 0.5,
     filtration: str | topoloss.Filtration = "correlation",
     persistence: str | topoloss.Persistence = "mst",
-    **options: Any,
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    check_finite: bool | None = None,
 ) -> topoloss.Pipeline:
     """Correlation dissimilarity, minimum spanning tree, T2.
 
@@ -45,11 +49,13 @@ def t2(
         Weights of the mean and of the standard deviation of the deaths.
     filtration, persistence
         Names or instances to put in place of the paper's.
-    **options
-        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+    on_nonfinite, check_finite
+        See :class:`topoloss.Regulariser`.
     """
     loss = topoloss.loss("t2", alpha=alpha, beta=beta)
-    return topoloss.pipeline(filtration, persistence, loss, **options)
+    return topoloss.pipeline(
+        filtration, persistence, loss, on_nonfinite=on_nonfinite, check_finite=check_finite
+    )
 
 
 class Naive(topoloss.Regulariser):
@@ -60,8 +66,8 @@ class Naive(topoloss.Regulariser):
     constant : {"independent", "drop"}
         A constant neuron contributes correlations 0, or nothing at all; see the
         ``correlation`` filtration.
-    **options
-        ``on_nonfinite`` and ``check_finite``, see :class:`topoloss.Regulariser`.
+    on_nonfinite, check_finite
+        See :class:`topoloss.Regulariser`.
 
     Notes
     -----
@@ -82,9 +88,13 @@ class Naive(topoloss.Regulariser):
     """
 
     def __init__(
-        self, *, constant: Literal["independent", "drop"] = "independent", **options: Any
+        self,
+        *,
+        constant: Literal["independent", "drop"] = "independent",
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+        check_finite: bool | None = None,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(on_nonfinite=on_nonfinite, check_finite=check_finite)
         self.correlation = topoloss.filtration("correlation", constant=constant)
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:

@@ -26,7 +26,14 @@ def spanning_tree_of_features(v: Tensor, order: str, engine: str) -> Tensor:
 
 @torch.library.custom_op("topoloss::spanning_tree_of_matrix", mutates_args=())
 def spanning_tree_of_matrix(values: Tensor, engine: str) -> Tensor:
-    """Edges (..., n - 1, 2) of the minimum spanning tree of symmetric values (..., n, n)."""
+    """Edges (..., n - 1, 2) of the minimum spanning tree of symmetric values (..., n, n).
+
+    The diagonal counts for nothing, and need not be finite.
+    """
+    diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
+    if not torch.isfinite(diagonal).all():
+        on_diagonal = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
+        values = values.masked_fill(on_diagonal, 0)
     return _over_problems(load_engine(engine).from_matrix, values)
 
 
@@ -58,9 +65,9 @@ def _empty_tree(x: Tensor) -> Tensor:
 def _over_problems(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     _check_finite(x)
     tree = _empty_tree(x)
-    problems = x.reshape(-1, *x.shape[-2:])
-    for problem, out in zip(problems, tree.reshape(-1, *tree.shape[-2:]), strict=True):
-        if problem.shape[0] > 1:
+    if tree.numel():
+        problems = x.reshape(-1, *x.shape[-2:])
+        for problem, out in zip(problems, tree.reshape(-1, *tree.shape[-2:]), strict=True):
             out.copy_(_canonical(run(problem), problem.shape[0]))
     return tree
 

@@ -33,8 +33,9 @@ class MinimumSpanningTree(topoloss.Persistence):
     **Ties.** Edges are ordered by (key, lower index, higher index), so that there is one
     tree. Where keys are exactly representable (small integers) all engines agree on it,
     edge for edge. Elsewhere matrix products round: with unit vectors of d features each
-    key is off by at most d eps, so the tree weighs at most 2 (n - 1) d eps more than the
-    minimum.
+    dot product is off by at most d eps, so the tree weighs at most 2 (n - 1) d eps more than
+    the minimum. Squared distances are compared in float64; there a key is off by at most
+    4 d eps times the largest squared distance to the first vertex.
 
     **Zero-length edges** are edges like others: there are always n - 1 deaths.
 

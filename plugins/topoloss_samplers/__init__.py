@@ -13,15 +13,17 @@ import topoloss
 
 class _FractionSampler(topoloss.Sampler):
     def __init__(self, *, fraction: float = 1.0) -> None:
-        if not 0 < fraction <= 1:
+        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
             raise topoloss.OptionError(
                 f"fraction={fraction!r} was given; expected 0 < fraction <= 1."
             )
-        self.fraction = fraction
+        # The decimal number as written: 0.29 of 100 is 29, though 100 * 0.29 is below it.
+        self._ratio = Fraction(str(fraction)).as_integer_ratio()
 
     def count(self, n: int) -> int:
-        """floor(fraction * n), of the decimal number as written: 0.29 of 100 is 29."""
-        return int(Fraction(str(self.fraction)) * n)
+        """floor(fraction * n)."""
+        numerator, denominator = self._ratio
+        return n * numerator // denominator
 
 
 class Importance(_FractionSampler):

@@ -18,8 +18,8 @@ def ascending_keys(v: Tensor, order: str) -> Tensor:
     if order == "dot_descending":
         return gram(v).neg_()
     if order == "sq_dist_ascending":
-        # Distances do not change under a shift; a common offset would cancel badly below.
-        v = v - v[:1]
+        # The sum below cancels: in float64, and, as distances do not change, near the origin.
+        v = (v - v[:1]).double()
         squares = (v * v).sum(-1)
         return gram(v).mul_(-2).add_(squares).add_(squares[:, None])
     raise ValueError(f"unknown order {order!r}")
@@ -37,4 +37,6 @@ def gram(v: Tensor) -> Tensor:
         stop = min(start + _ROWS, n)
         torch.mm(v[start:stop], v[:stop].T, out=product[start:stop, :stop])
         product[:start, start:stop] = product[start:stop, :start].T
+        square = product[start:stop, start:stop]
+        square.copy_(square.tril() + square.tril(-1).T)
     return product
