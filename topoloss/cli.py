@@ -26,7 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
 
 Model = Annotated[
     str, typer.Option(help="net0, net1, net2 of the paper, or package.module:function")
@@ -43,6 +42,7 @@ MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after th
 @app.command()
 def plugins() -> None:
     """List the installed plugins: what each offers, from where, and what failed and why."""
+    console = Console()
     with warnings.catch_warnings():
         # The table below says the same, and more.
         warnings.simplefilter("ignore", PluginWarning)
@@ -72,13 +72,14 @@ def train_command(
     """Train one network with one regulariser, and show its accuracy and deaths."""
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot {plot}: there is no folder {plot.parent}; make it first.")
+    console = Console()
     made = registry.regulariser(regulariser)
     dataset = data.load(data_name)
     protocol = Protocol(max_epochs=max_epochs, eval_pass=eval_pass)
     torch.manual_seed(seed)
     network = networks.build(model, dataset)
     split = data.split(dataset, seed)
-    with _progress() as progress:
+    with _progress(console) as progress:
         task = progress.add_task(f"{regulariser}={weight:g}", total=max_epochs, detail="")
 
         def advance(epoch: Epoch) -> None:
@@ -127,6 +128,7 @@ def compare(
     Finished runs are kept in the folder: an interrupted comparison goes on where it stopped
     when the same command is given again.
     """
+    console = Console()
     parsed = parse_arms(arms)
     problem = Problem(model, data_name, Protocol(max_epochs=max_epochs, eval_pass=eval_pass))
     networks.build(model, data.load(data_name))
@@ -136,7 +138,7 @@ def compare(
         (out / "study.db").unlink(missing_ok=True)
     total = len(parsed) * splits
     try:
-        with _progress() as progress:
+        with _progress(console) as progress:
             task = progress.add_task("compare", total=total, detail="")
 
             def start(arm: Arm, seed: int) -> None:
@@ -170,7 +172,7 @@ def _epoch_detail(epoch: Epoch) -> str:
     return f"epoch {epoch.number}, validation {100 * epoch.validation_accuracy:.1f} %"
 
 
-def _progress() -> Progress:
+def _progress(console: Console) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
