@@ -112,11 +112,12 @@ class Correlation(_Angular):
             )
         rows, negligible = _scaled_rows(x)
         centred = rows - rows.mean(-1, keepdim=True)
-        centred = centred - centred.mean(-1, keepdim=True)
+        # What is left of the mean is rounding, and a constant to autograd.
+        centred = centred - centred.detach().mean(-1, keepdim=True)
+        squares = _squares(centred)
         eps = torch.finfo(x.dtype).eps
-        with torch.no_grad():
-            constant = negligible | (_squares(centred) <= eps**2 * _squares(rows))
-        return _unit_rows(centred, constant)
+        constant = negligible | (squares.detach() <= eps**2 * _squares(rows.detach()))
+        return _unit_rows(centred, squares, constant)
 
 
 class Cosine(_Angular):
@@ -138,7 +139,8 @@ class Cosine(_Angular):
 
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Normalise each neuron; a zero one stays the zero vector. Shape (n, samples)."""
-        return _unit_rows(*_scaled_rows(x))
+        rows, negligible = _scaled_rows(x)
+        return _unit_rows(rows, _squares(rows), negligible)
 
 
 def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " n"]]:
@@ -154,11 +156,13 @@ def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " 
     return rows * torch.ldexp(torch.ones_like(largest), 1 - exponent)[:, None], negligible
 
 
-def _unit_rows(rows: Tensor, zero: Bool[Tensor, " n"]) -> Tensor:
+def _unit_rows(
+    rows: Float[Tensor, "n d"], squares: Float[Tensor, " n"], zero: Bool[Tensor, " n"]
+) -> Float[Tensor, "n d"]:
     """Rows of norm 1; those marked become zero, with a zero gradient."""
     # The guard stands before the division: masking a NaN afterwards poisons the gradient.
-    rows = torch.where(zero[:, None], 0, rows)
-    return rows / torch.where(zero, 1, _squares(rows)).sqrt()[:, None]
+    inverse_norm = torch.where(zero, 0, 1 / torch.where(zero, 1, squares).sqrt())
+    return rows * inverse_norm[:, None]
 
 
 def _squares(rows: Tensor) -> Tensor:

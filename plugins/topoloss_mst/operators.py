@@ -83,7 +83,8 @@ def _check_finite(x: Tensor) -> None:
 
 def _balanced(v: Tensor) -> Tensor:
     """Scale by a power of two, which is exact, so that no product over- or underflows."""
-    largest = torch.linalg.vector_norm(v, torch.inf)
+    lowest, highest = torch.aminmax(v)
+    largest = torch.maximum(-lowest, highest)
     limit = math.frexp(torch.finfo(v.dtype).max)[1] - 2
     exponent = (-torch.frexp(largest).exponent).clamp(-limit, limit)
     return v * torch.ldexp(torch.ones_like(largest), exponent)

@@ -38,5 +38,5 @@ def gram(v: Tensor) -> Tensor:
         torch.mm(v[start:stop], v[:stop].T, out=product[start:stop, :stop])
         product[:start, start:stop] = product[start:stop, :start].T
         square = product[start:stop, start:stop]
-        square.copy_(square.tril() + square.tril(-1).T)
+        square.copy_(torch.maximum(square, square.T))
     return product
