@@ -23,7 +23,7 @@ $(BENCH_INSTALLED): $(INSTALLED)
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/topoloss compare none t1=1e-3 t2=1 naive=1 --splits 3 --out runs/demo --fresh
+	$(BIN)/topoloss compare none t1=1e-3 t2=1 naive=0.3 --splits 3 --out runs/demo --fresh
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
