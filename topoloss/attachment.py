@@ -408,14 +408,17 @@ def _sampler(given: str | Sampler, fraction: float | None) -> Sampler:
 
 def _check_index(index: object, n: int, sampler: Sampler) -> None:
     """Raise unless `index` holds ascending, distinct indices below `n`."""
-    given = f"{type(sampler).__name__}.select returned {index!r} for {n} neurons"
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
-        raise OptionError(
-            f"{given}; expected a 1-d tensor of int64 (of a mask: mask.nonzero()[:, 0])."
-        )
-    within = len(index) == 0 or (int(index[0]) >= 0 and int(index[-1]) < n)
-    if not within or bool((index[1:] <= index[:-1]).any()):
-        raise OptionError(f"{given}; expected distinct indices from 0 to {n - 1}, ascending.")
+        expected = "a 1-d tensor of int64 (of a mask: mask.nonzero()[:, 0])"
+    elif len(index) and not (int(index[0]) >= 0 and int(index[-1]) < n):
+        expected = f"indices from 0 to {n - 1}"
+    elif bool((index[1:] <= index[:-1]).any()):
+        expected = "distinct indices in ascending order"
+    else:
+        return
+    raise OptionError(
+        f"{type(sampler).__name__}.select returned {index!r} for {n} neurons; expected {expected}."
+    )
 
 
 def _where(layers: dict[str, Tensor]) -> str:
