@@ -29,6 +29,16 @@ def _registry_as_found():
     assert [info.name for info in topoloss.installed_plugins()] == before
 
 
+@pytest.fixture(autouse=True)
+def _function_modes_as_found():
+    """The first forward pass is watched by a function mode, which must not outlive it."""
+    yield
+    left = len(torch.overrides._get_current_function_mode_stack())
+    for _ in range(left):
+        torch.overrides._pop_mode()
+    assert left == 0
+
+
 def pytest_configure(config):
     # The workers of pytest-xdist share the cores.
     torch.set_num_threads(1)

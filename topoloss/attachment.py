@@ -21,7 +21,8 @@ from topoloss.errors import (
     check_choice,
     nearest,
 )
-from topoloss.observation import Layers, Observed, Observer, select_layers
+from topoloss.layers import Layers, select_layers
+from topoloss.observation import Observed, Observer
 from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 

@@ -8,37 +8,28 @@ outputs are changed in place afterwards. Later passes follow that plan with plai
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from topoloss.errors import AttachmentError, OptionError, nearest
+from topoloss.errors import AttachmentError
+from topoloss.layers import (
+    Layers,
+    ancestors,
+    channel_axis,
+    own_modules,
+    patterns,
+    refuse_compiled,
+    select_layers,
+)
 from topoloss.tracing import Activation, Fate, UnclearActivationError, Watch, version_of
 
-__all__ = ["Layers", "Observed", "Observer", "select_layers"]
-
-Layers: TypeAlias = str | type[nn.Module] | Sequence[str | type[nn.Module]]
-
-_CHANNELS_SECOND = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.PReLU,
-)
-_CHANNELS_LAST = (
-    nn.Bilinear,
-    nn.Embedding,
-    nn.Linear,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.TransformerEncoderLayer,
-)
+__all__ = ["Observed", "Observer"]
 
 # The observer whose evaluation pass is under way: to all others it did not happen.
 _REPLAYING: list[Observer] = []
@@ -144,14 +135,13 @@ class Observer:
         after_activation: bool = True,
         watch: Literal["first", "always"] = "first",
     ) -> None:
-        _refuse_compiled(model)
+        refuse_compiled(model)
         self.model = model
         self.after_activation = after_activation
         self.watch_always = watch == "always"
         self.recording = True
         # What was named exactly must be called itself; patterns may match what is covered.
-        self._named = set() if layers is None else set(_patterns(layers))
-        self._explicit = layers is not None
+        self._named = None if layers is None else set(patterns(layers))
         self._layers = select_layers(model, layers)
         # By the model's training flag: functions of it may differ.
         self._plans: dict[bool, _Plan] = {}
@@ -251,7 +241,7 @@ class Observer:
                 "other layers with layers=."
             )
         value = record.value()
-        return Observed(str(key), value, _channel_axis(modules[key.layer], value))
+        return Observed(str(key), value, channel_axis(modules[key.layer], value))
 
     # A pass, from the root's pre-hook to its hook.
 
@@ -274,8 +264,8 @@ class Observer:
             return
         self._active = False
         if self._watch is not None:
-            self._see("", output)
             try:
+                self._see("", output)
                 self._learn(self._watch)
             except BaseException:
                 self._reset()
@@ -294,16 +284,17 @@ class Observer:
     def _follow_plan(self, name: str, output: Any) -> None:
         key = self._next_key(name)
         plan = self._plans[self.model.training]
-        if key in plan:
-            step = plan[key]
-        elif self.after_activation:
+        step = plan[key] if key in plan else _Step(key)
+        if step is None:
+            return
+        if self.after_activation and (key not in plan or not self._was_called(step.observes)):
             self._unplanned.append(key)
             return
-        else:
-            step = _Step(key)
-        if step is not None:
-            tensor = _output_tensor(step.observes, output)
-            self._record(step, tensor.clone() if step.clone else tensor, torch.is_grad_enabled())
+        tensor = _output_tensor(step.observes, output)
+        self._record(step, tensor.clone() if step.clone else tensor, torch.is_grad_enabled())
+
+    def _was_called(self, key: _Key) -> bool:
+        return self._calls.get(key.layer, 0) > key.call
 
     def _record(self, step: _Step, output: Tensor, with_grad: bool) -> None:
         self._records.append(_Record(step, output, version_of(output), with_grad))
@@ -321,7 +312,7 @@ class Observer:
                 "the first forward pass after attach must not be compiled, because it shows which "
                 "activation follows which layer; run the model once before torch.compile."
             )
-        for name, module in _own_modules(self.model):
+        for name, module in own_modules(self.model):
             if name:
                 hook = functools.partial(self._on_watched, name)
                 self._watch_handles.append(module.register_forward_hook(hook))
@@ -363,7 +354,7 @@ class Observer:
         self._seen.append(_Seen(key, tensor, version_of(tensor), with_grad, fate, copy))
 
     def _is_around_a_layer(self, name: str) -> bool:
-        return any(name in _ancestors(layer) for layer in self._layers)
+        return any(name in ancestors(layer) for layer in self._layers)
 
     def _learn(self, watch: Watch) -> None:
         """Turn what was seen into a plan, and into the records that it would have made."""
@@ -371,12 +362,11 @@ class Observer:
         plan: _Plan = {}
         taken: set[int] = set()
         for seen in self._seen:
-            if seen.key.layer not in names or seen.fate is None:
-                plan.setdefault(seen.key, None)
+            plan.setdefault(seen.key, None)
+            if seen.fate is None or seen.key.layer not in names:
                 continue
             activation = self._activation(seen, seen.fate)
             observed = seen.output if activation is None else seen.fate.result
-            plan.setdefault(seen.key, None)
             # A module that only hands on the output of another adds no neurons.
             if id(observed) not in taken:
                 taken.add(id(observed))
@@ -386,7 +376,8 @@ class Observer:
         # Inference tensors do not tell whether they were changed.
         if not torch.is_inference_mode_enabled():
             self._plans[self.model.training] = plan
-            self._hook({key.layer for key in plan if plan[key] is not None} | names)
+            # Layers that were not called are hooked too: they may be in a later pass.
+            self._hook({key.layer for key in plan if plan[key]} | names | set(self._layers))
 
     def _with_covers(self, watch: Watch) -> set[str]:
         """The layers, and for each whose parameters are used though it is never called itself
@@ -395,13 +386,14 @@ class Observer:
         missing = [name for name in self._layers if name not in called]
         modules = dict(self.model.named_modules())
         used = [name for name in missing if watch.used(modules[name].parameters(recurse=False))]
-        asked = [n for n in missing if self._explicit and (n not in used or n in self._named)]
+        named = self._named
+        asked = [n for n in missing if named is not None and (n not in used or n in named)]
         if asked or len(missing) == len(self._layers):
             raise AttachmentError(
                 f"the layers {asked or missing} were not called in the forward pass; choose others "
                 "with layers=, for example the module around them."
             )
-        covers = {next(a for a in _ancestors(name) if a in called or not a) for name in used}
+        covers = {next(a for a in ancestors(name) if a in called or not a) for name in used}
         return (set(self._layers) & called) | covers
 
     def _activation(self, seen: _Seen, fate: Fate) -> Activation | None:
@@ -429,7 +421,7 @@ class Observer:
     def _activation_module(self, seen: _Seen) -> _Seen | None:
         """The module that put out the activation's result, if one did nothing else."""
         assert seen.fate is not None
-        around = set(_ancestors(seen.key.layer))
+        around = set(ancestors(seen.key.layer))
         later = self._seen[self._seen.index(seen) + 1 :]
         found = (s for s in later if s.output is seen.fate.result and s.key.layer not in around)
         return next(found, None)
@@ -451,80 +443,6 @@ class Observer:
             if name:
                 hook = functools.partial(self._on_layer, name)
                 self._layer_handles.append(modules[name].register_forward_hook(hook))
-
-
-def select_layers(model: nn.Module, layers: Layers | None) -> list[str]:
-    """Return the names of the modules that `layers` means, in the order of the model."""
-    modules = dict(_own_modules(model))
-    if layers is None:
-        names = [name for name, module in modules.items() if _trainable(module)]
-        if not names:
-            raise AttachmentError(
-                f"{type(model).__name__} has no trainable parameters; name the modules to observe "
-                f"with layers=, among {list(modules)[1:]}."
-            )
-        return names
-    chosen: set[str] = set()
-    for pattern in _patterns(layers):
-        found = _matches(pattern, modules)
-        if not found:
-            hint = nearest(pattern, modules) if isinstance(pattern, str) and pattern else ""
-            raise AttachmentError(
-                f"layers={pattern!r} matches no module of {type(model).__name__}; "
-                f"there are {list(modules)[1:]}.{hint}"
-            )
-        chosen.update(found)
-    return [name for name in modules if name in chosen]
-
-
-def _patterns(layers: Layers) -> Sequence[str | type[nn.Module]]:
-    if isinstance(layers, (str, type)):
-        return [layers]
-    if not isinstance(layers, (list, tuple, set, frozenset)) or not layers:
-        raise OptionError(
-            f"layers={layers!r} was given; expected a name, a glob, a module type, or a list of "
-            "at least one of these."
-        )
-    return list(layers)
-
-
-def _matches(pattern: object, modules: Mapping[str, nn.Module]) -> list[str]:
-    if isinstance(pattern, str):
-        return [name for name in modules if name and fnmatchcase(name, pattern)]
-    if isinstance(pattern, type) and issubclass(pattern, nn.Module):
-        return [name for name, module in modules.items() if isinstance(module, pattern)]
-    raise OptionError(f"layers holds {pattern!r}; expected a name, a glob or a module type.")
-
-
-def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by name, but for the machinery of parametrised weights."""
-    for name, module in model.named_modules():
-        if "parametrizations" not in name.split("."):
-            yield name, module
-
-
-def _trainable(module: nn.Module) -> bool:
-    parameters = list(module.parameters(recurse=False))
-    parametrised = getattr(module, "parametrizations", None)
-    if isinstance(parametrised, nn.Module):
-        parameters += parametrised.parameters()
-    return any(p.requires_grad for p in parameters)
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def _channel_axis(module: nn.Module, value: Tensor) -> int | None:
-    if value.ndim <= 2 or isinstance(module, _CHANNELS_LAST):
-        return -1
-    if isinstance(module, _CHANNELS_SECOND):
-        return 1
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        return -1
-    return None
 
 
 def _first_tensor(output: object) -> Tensor | None:
@@ -555,22 +473,6 @@ def _refuse_replica(module: nn.Module) -> None:
             "a DataParallel replica of the attached model was run: each replica sees part of the "
             "batch, on its own thread. Use DistributedDataParallel, or one device."
         )
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise AttachmentError(
-            "the model is scripted or traced, and does not call its layers one by one; attach to "
-            "the model that it was made from."
-        )
-    for module in model.modules():
-        # compile() sets the one, torch.compile() wraps in the other.
-        compiled = getattr(module, "_compiled_call_impl", None) is not None
-        if compiled or type(module).__name__ == "OptimizedModule":
-            raise AttachmentError(
-                "the model is compiled already; attach first, run it once, then compile, so that "
-                "the hooks are compiled with it."
-            )
 
 
 def _remove_all(handles: list[RemovableHandle]) -> None:

