@@ -137,7 +137,7 @@ def attach(
     return Attachment(
         model,
         made,
-        Observer(model, layers, after_activation, watch),
+        Observer(model, layers, after_activation, watch, repeats=eval_pass),
         chosen,
         units=units,
         batch_dim=batch_dim,
@@ -188,18 +188,11 @@ class Attachment:
         self._per = per
         self._eval_pass = eval_pass
         self._removed = False
-        self._forget()
-        if observer is not None and eval_pass:
-            observer.recording = False
-            self._handle = model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
-
-    def _forget(self) -> None:
-        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        # The forward pass of the model that the choice is for, and the choice.
+        # The forward pass of the model that the choice of neurons is for, and the choice.
         self._sample: tuple[object, dict[str, Tensor]] = (None, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_inputs": None, "_sample": (None, {})}
+        return self.__dict__ | {"_sample": (None, {})}
 
     def __call__(self) -> Tensor:
         """Value the latest forward pass.
@@ -257,10 +250,8 @@ class Attachment:
         """Take every hook off the model. Doing so twice is harmless."""
         if self._observer is not None:
             self._observer.remove()
-            if self._eval_pass:
-                self._handle.remove()
         self._removed = True
-        self._forget()
+        self._sample = (None, {})
 
     def __enter__(self) -> Attachment:
         return self
@@ -285,11 +276,11 @@ class Attachment:
         self._check_not_removed()
         assert self._observer is not None
         if self._eval_pass:
-            self._run_in_eval_mode()
+            with _evaluating(self.model):
+                self._observer.repeat()
         units = {o.name: self._to_units(o) for o in self._observer.latest()}
-        latest = self._inputs if self._eval_pass else self._observer.latest_pass
-        if self._sample[0] is not latest:
-            self._sample = (latest, self._choose(units))
+        if self._sample[0] is not self._observer.latest_pass:
+            self._sample = (self._observer.latest_pass, self._choose(units))
         chosen = self._sample[1]
         return {
             name: x if len(chosen[name]) == x.shape[1] else x.index_select(1, chosen[name])
@@ -343,24 +334,6 @@ class Attachment:
         device = next(iter(layers.values())).device
         return {_NETWORK: torch.cat([x.to(device) for x in layers.values()], 1)}
 
-    def _keep_inputs(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        assert self._observer is not None
-        if not self._observer.recording:  # it is recording in the pass that repeats this one
-            self._inputs = (args, kwargs)
-
-    def _run_in_eval_mode(self) -> None:
-        assert self._observer is not None
-        if self._inputs is None:
-            raise AttachmentError(
-                "the attached model has not been run since it was attached; call model(inputs) "
-                "before penalty()."
-            )
-        args, kwargs = self._inputs
-        with self._observer.only_this(), _evaluating(self.model):
-            self.model(*args, **kwargs)
-
 
 _NETWORK = "network"
 
@@ -411,6 +384,8 @@ def _check_index(index: object, n: int, sampler: Sampler) -> None:
     """Raise unless `index` holds ascending, distinct indices below `n`."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
         expected = "a 1-d tensor of int64 (of a mask: mask.nonzero()[:, 0])"
+    elif index.device.type != "cpu":
+        return  # to look at values would wait for the device
     elif len(index) and not (int(index[0]) >= 0 and int(index[-1]) < n):
         expected = f"indices from 0 to {n - 1}"
     elif bool((index[1:] <= index[:-1]).any()):

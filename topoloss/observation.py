@@ -8,8 +8,7 @@ outputs are changed in place afterwards. Later passes follow that plan with plai
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -31,8 +30,8 @@ from topoloss.tracing import Activation, Fate, UnclearActivationError, Watch, ve
 
 __all__ = ["Observed", "Observer"]
 
-# The observer whose evaluation pass is under way: to all others it did not happen.
-_REPLAYING: list[Observer] = []
+# The observer that repeats a pass: to all others it does not happen.
+_REPEATING: list[Observer] = []
 
 
 class Observed(NamedTuple):
@@ -126,6 +125,8 @@ class Observer:
     watch : {"first", "always"}
         Learn the plan from the first pass (in training and in evaluation mode each), or
         watch every pass.
+    repeats : bool
+        Keep the inputs of each pass, and record only what :meth:`repeat` makes of them.
     """
 
     def __init__(
@@ -134,12 +135,13 @@ class Observer:
         layers: Layers | None,
         after_activation: bool = True,
         watch: Literal["first", "always"] = "first",
+        repeats: bool = False,
     ) -> None:
         refuse_compiled(model)
         self.model = model
         self.after_activation = after_activation
         self.watch_always = watch == "always"
-        self.recording = True
+        self.repeats = repeats
         # What was named exactly must be called itself; patterns may match what is covered.
         self._named = None if layers is None else set(patterns(layers))
         self._layers = select_layers(model, layers)
@@ -148,9 +150,10 @@ class Observer:
         self._hooked: dict[str, nn.Module] = {}
         self._active = False
         self._watch: Watch | None = None
+        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._reset()
         self._handles: list[RemovableHandle] = [
-            model.register_forward_pre_hook(self._begin),
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end),
         ]
         self._layer_handles: list[RemovableHandle] = []
@@ -168,7 +171,7 @@ class Observer:
         fresh = Observer.__new__(Observer)
         fresh._reset()
         unlearnt = {"_plans": {}, "_active": False, "_watch": None, "_watch_handles": []}
-        return self.__dict__ | fresh.__dict__ | unlearnt
+        return self.__dict__ | fresh.__dict__ | unlearnt | {"_inputs": None}
 
     def remove(self) -> None:
         """Take every hook off the model again, and forget what was recorded."""
@@ -177,23 +180,24 @@ class Observer:
         _remove_all(self._layer_handles)
         self._plans = {}
         self._hooked = {}
+        self._inputs = None
         self._reset()
 
     @property
     def latest_pass(self) -> object:
-        """Something that is the same object for as long as no other pass is recorded."""
-        return self._records
+        """Something that is the same object until the model makes another pass of its own."""
+        return self._inputs if self.repeats else self._records
 
-    @contextmanager
-    def only_this(self) -> Iterator[None]:
-        """Record what runs inside, and keep it from the other observers of the model."""
-        self.recording = True
-        _REPLAYING.append(self)
+    def repeat(self) -> None:
+        """Run the model once more on its latest inputs, unseen by its other observers."""
+        if self._inputs is None:
+            raise _not_run()
+        args, kwargs = self._inputs
+        _REPEATING.append(self)
         try:
-            yield
+            self.model(*args, **kwargs)
         finally:
-            _REPLAYING.remove(self)
-            self.recording = False
+            _REPEATING.remove(self)
 
     def latest(self) -> list[Observed]:
         """Return the outputs of the latest forward pass, in the order of the calls.
@@ -205,10 +209,7 @@ class Observer:
             was changed in place since, or if the pass was not like the one that was watched.
         """
         if not self._complete:
-            raise AttachmentError(
-                "the attached model has not been run since it was attached, or its last forward "
-                "pass failed; call model(inputs) before penalty()."
-            )
+            raise _not_run()
         if self._unplanned:
             raise AttachmentError(
                 f"the calls {[str(key) for key in self._unplanned]} were not made in the first "
@@ -245,14 +246,18 @@ class Observer:
 
     # A pass, from the root's pre-hook to its hook.
 
-    def _begin(self, module: nn.Module, args: Any) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _refuse_replica(module)
         if not torch.compiler.is_compiling():
             if torch._C._current_graph_task_id() != -1:
                 return  # activation checkpointing repeats a pass inside the backward pass
             self._stop_watching()  # of a pass that was interrupted
         self._active = False
-        if not self.recording or (_REPLAYING and _REPLAYING[-1] is not self):
+        repeating = bool(_REPEATING)
+        if repeating and _REPEATING[-1] is not self:
+            return
+        if self.repeats and not repeating:
+            self._inputs = (args, kwargs)
             return
         self._reset()
         self._active = True
@@ -465,6 +470,13 @@ def _output_tensor(key: _Key, output: object) -> Tensor:
             "axis. Choose other layers with layers=."
         )
     return tensor
+
+
+def _not_run() -> AttachmentError:
+    return AttachmentError(
+        "the attached model has not been run since it was attached, or its last forward pass "
+        "failed; call model(inputs) before penalty()."
+    )
 
 
 def _refuse_replica(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ class _FractionSampler(topoloss.Sampler):
             raise topoloss.OptionError(
                 f"fraction={fraction!r} was given; expected 0 < fraction <= 1."
             )
+        self.fraction = fraction
         # The decimal number as written: 0.29 of 100 is 29, though 100 * 0.29 is below it.
         self._ratio = Fraction(str(fraction)).as_integer_ratio()
 
@@ -51,6 +52,8 @@ class Importance(_FractionSampler):
     """
 
     def select(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, " k"]:
+        if self.fraction == 1:
+            return torch.arange(x.shape[1], device=x.device)
         importance = x.to(torch.promote_types(x.dtype, torch.float32)).abs().mean(0)
         ranked = torch.sort(importance, descending=True, stable=True).indices
         return ranked[: self.count(x.shape[1])].sort().values
