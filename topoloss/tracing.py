@@ -135,9 +135,12 @@ class Watch(TorchFunctionMode):
         self._used: set[int] = set()
 
     def watch(self, tensor: Tensor) -> Fate:
-        """Watch a tensor; one that is watched already keeps its fate."""
+        """Watch a tensor; one that is watched already keeps its fate.
+
+        A tensor made of another has one of its own from now on.
+        """
         fate = self._fates.get(id(tensor))
-        if fate is None:
+        if fate is None or fate.tensor is not tensor:
             fate = Fate(tensor, version_of(tensor), torch.is_grad_enabled())
             self._follow(tensor, fate)
         return fate

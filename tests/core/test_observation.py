@@ -689,6 +689,26 @@ def test_a_module_that_hands_on_an_output_adds_no_neurons():
     assert_observes(model, by_hand, batch(4))
 
 
+def test_a_module_that_rescales_an_output_is_a_layer_of_its_own():
+    class Doubles(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 8)
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return 2.0 * self.inner(x * self.scale)
+
+    def by_hand(model, x):
+        inner = model.a.inner(x * model.a.scale)
+        h = F.relu(2.0 * inner)
+        return {"a.inner": inner, "a": h, "b": model.b(h)}
+
+    model = Between(F.relu)
+    model.a = Doubles()
+    assert_observes(model, by_hand, batch(4))
+
+
 def test_an_unused_layer_whose_model_returns_its_last_layer_adds_no_neurons():
     model = Between(nn.ReLU())
     model.unused = nn.Linear(2, 2)
