@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import topoloss
 
@@ -311,6 +313,35 @@ def test_backward_saves_nothing_of_the_size_of_the_matrix(filtration, loss):
     assert 0 < max(sizes) <= n * samples
 
 
-def test_naive_decorrelation_does_save_the_matrix():
-    # So the test above would see one.
-    assert max(saved_sizes(topoloss.regulariser("naive"), randn(4, 300))) >= 300**2
+class MadeSizes(TorchDispatchMode):
+    """The numbers of elements of every tensor that an operation makes inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.sizes += [t.numel() for t in pytree.tree_leaves(made) if isinstance(t, torch.Tensor)]
+        return made
+
+
+def sizes_made_by_backward(function, x):
+    value = function(x.requires_grad_())
+    with MadeSizes() as made:
+        value.backward()
+    return made.sizes
+
+
+@pytest.mark.parametrize("filtration", ["correlation", "cosine", "euclidean"])
+@pytest.mark.parametrize("loss", ["t1", "t2", "total-persistence"])
+def test_backward_makes_nothing_of_the_size_of_the_matrix(filtration, loss):
+    n, samples = 300, 4
+    reg = topoloss.pipeline(filtration, "mst", loss)
+    assert 0 < max(sizes_made_by_backward(reg, randn(samples, n))) <= n * samples
+
+
+@pytest.mark.parametrize("sizes", [saved_sizes, sizes_made_by_backward])
+def test_naive_decorrelation_does_need_the_matrix(sizes):
+    # So the tests above would see one.
+    assert max(sizes(topoloss.regulariser("naive"), randn(4, 300))) >= 300**2
