@@ -69,6 +69,8 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
         (("train", "--model", "net9"), "no network is named 'net9'"),
         (("train", "--data", "nothing"), "no data set is named 'nothing'"),
         (("train", "--plot", "no/such/folder/p.png"), "there is no folder no/such/folder"),
+        (("train", "--plot", "p.jpg"), "a name that ends in .png"),
+        (("train", "--regulariser", "l1"), "l1 has no default weight"),
         (("compare", "t1"), "'t1' has no weight"),
         (("compare", "none", "--model", "nowhere:f"), "no module 'nowhere'"),
     ],
@@ -101,6 +103,21 @@ def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
     status, out, _ = run("compare", "none", "--out", tmp_path / "runs")
     assert status == 130
     assert "repeat the command to go on" in out
+
+
+def test_version_is_printed(run):
+    assert run("--version") == (0, f"topoloss {topoloss.__version__}\n", "")
+
+
+def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("topoloss.cli.train", interrupt)
+    status, out, _ = run("train", "--plot", tmp_path / "p.png")
+    assert status == 130
+    assert "interrupted; nothing was written" in out
+    assert files_in(tmp_path) == []
 
 
 def test_a_missing_extra_is_named(run, monkeypatch):

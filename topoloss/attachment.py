@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -66,9 +67,11 @@ def attach(
     sampler : str or Sampler
         Which neurons of each layer take part. The last layer is always taken whole.
     fraction : float, optional
-        The sampler's fraction of each layer, when it is given by name.
+        The sampler's fraction of each layer, when the sampler is given by name; its own
+        default, every neuron, if left out.
     batch_dim : int
-        The axis of all observed tensors that counts samples.
+        The axis of all observed tensors that counts samples: 1 for sequence models with
+        ``batch_first=False``, which is told by a warning if it is forgotten.
     per : {"network", "layer"}
         One diagram over all neurons, or one for each layer, whose values are summed.
     eval_pass : bool
@@ -130,6 +133,7 @@ def attach(
         raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
     made = _regulariser(regulariser)
     chosen = _sampler(sampler, fraction)
+    _warn_of_sequence_first(model, batch_dim)
     if made.observes == "model":
         if layers is not None:
             select_layers(model, layers)
@@ -378,6 +382,19 @@ def _sampler(given: str | Sampler, fraction: float | None) -> Sampler:
             f"fraction={fraction} was given beside a sampler instance; give it to the sampler."
         )
     return given
+
+
+def _warn_of_sequence_first(model: nn.Module, batch_dim: int) -> None:
+    found = [
+        n or "(model)" for n, m in model.named_modules() if getattr(m, "batch_first", 1) is False
+    ]
+    if found and batch_dim == 0:
+        warnings.warn(
+            f"{found[0]!r} has batch_first=False, so its axis 0 counts positions, and batch_dim=0 "
+            "takes them for samples; pass batch_dim=1, or build it with batch_first=True.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_index(index: object, n: int, sampler: Sampler) -> None:

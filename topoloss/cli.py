@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import topoloss
 from topoloss import registry
 from topoloss.compare import data, networks, report
 from topoloss.compare.sweep import Arm, Problem, Run, parse_arms, sweep
 from topoloss.compare.training import Epoch, Protocol, train
-from topoloss.errors import InputError, OptionError, PluginWarning
+from topoloss.errors import OptionError, PluginWarning
 
 __all__ = ["app"]
 
@@ -39,9 +40,25 @@ EvalPass = Annotated[
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after this many epochs.")]
 
 
+# Of the paper's network 0 on digits.
+_USEFUL_WEIGHTS = {"none": 0.0, "t1": 1e-3, "t2": 1.0, "naive": 0.3}
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"topoloss {topoloss.__version__}")
+        raise typer.Exit
+
+
 @app.command()
 def plugins() -> None:
-    """List the installed plugins: what each offers, from where, and what failed and why."""
+    """List the installed plugins: what each offers, from where, and what failed and why.
+
+    The exit status is 1 if one failed.
+    """
     console = Console()
     with warnings.catch_warnings():
         # The table below says the same, and more.
@@ -61,7 +78,10 @@ def plugins() -> None:
 @app.command(name="train")
 def train_command(
     regulariser: Annotated[str, typer.Option(help="See `topoloss plugins`.")] = "t1",
-    weight: Annotated[float, typer.Option(min=0, help="Of the regulariser in the loss.")] = 1e-3,
+    weight: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the regulariser in the loss. [default: useful for net0]"),
+    ] = None,
     model: Model = "net0",
     data_name: DataName = "digits",
     seed: Annotated[int, typer.Option(min=0, help="Split, initialisation and batches.")] = 0,
@@ -70,23 +90,31 @@ def train_command(
     plot: Annotated[Path | None, typer.Option(help="PNG of the density of deaths.")] = None,
 ) -> None:
     """Train one network with one regulariser, and show its accuracy and deaths."""
-    if plot is not None and not plot.parent.is_dir():
-        raise InputError(f"--plot {plot}: there is no folder {plot.parent}; make it first.")
+    if plot is not None:
+        report.check_plot_path(plot)
     console = Console()
     made = registry.regulariser(regulariser)
+    if weight is None:
+        if regulariser not in _USEFUL_WEIGHTS:
+            raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
+        weight = _USEFUL_WEIGHTS[regulariser]
     dataset = data.load(data_name)
     protocol = Protocol(max_epochs=max_epochs, eval_pass=eval_pass)
     torch.manual_seed(seed)
     network = networks.build(model, dataset)
     split = data.split(dataset, seed)
     with _progress(console) as progress:
-        task = progress.add_task(f"{regulariser}={weight:g}", total=max_epochs, detail="")
+        task = progress.add_task(str(Arm(regulariser, weight)), total=max_epochs, detail="")
 
         def advance(epoch: Epoch) -> None:
             progress.update(task, advance=1, detail=_epoch_detail(epoch))
 
-        outcome = train(network, split, made, weight, protocol, seed=seed, on_epoch=advance)
-    table = Table(title=f"{model} on {data_name}, {regulariser}, weight {weight:g}, seed {seed}")
+        try:
+            outcome = train(network, split, made, weight, protocol, seed=seed, on_epoch=advance)
+        except KeyboardInterrupt:
+            console.print("interrupted; nothing was written")
+            raise typer.Exit(130) from None
+    table = Table(title=f"{model} on {data_name}, {Arm(regulariser, weight)}, seed {seed}")
     for column in ("", "before training", "after training"):
         table.add_column(column)
     for label, quantile in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
@@ -137,12 +165,21 @@ def compare(
     if fresh:
         (out / "study.db").unlink(missing_ok=True)
     total = len(parsed) * splits
+    title = f"{model} on {data_name}, {splits} split{'s' if splits > 1 else ''}"
     try:
         with _progress(console) as progress:
             task = progress.add_task("compare", total=total, detail="")
 
             def start(arm: Arm, seed: int) -> None:
                 progress.update(task, description=f"{arm}, split {seed}")
+
+            def finish(run: Run) -> None:
+                progress.advance(task)
+                progress.console.print(
+                    f"{run.arm}, split {run.seed}: test accuracy "
+                    f"{100 * run.outcome.test_accuracy:.2f} %, {run.outcome.epochs} epochs",
+                    highlight=False,
+                )
 
             runs = sweep(
                 parsed,
@@ -151,12 +188,12 @@ def compare(
                 out,
                 on_start=start,
                 on_epoch=lambda epoch: progress.update(task, detail=_epoch_detail(epoch)),
-                on_finish=lambda run: progress.advance(task),
+                on_finish=finish,
             )
     except KeyboardInterrupt:
         console.print(f"interrupted; the finished runs are in {out}: repeat the command to go on")
         raise typer.Exit(130) from None
-    console.print(_rich_table(report.summarise(runs), f"{model} on {data_name}, {splits} splits"))
+    console.print(_rich_table(report.summarise(runs), title))
     for path in report.write(runs, out):
         console.print(f"wrote {path}")
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from topoloss.filtrations import Filtration, Order
+from topoloss.errors import check_choice
+from topoloss.filtrations import ORDERS, Filtration, Order, checked_edge_values
 
 __all__ = ["CriticalEdges", "Diagram", "Persistence"]
 
@@ -69,6 +70,8 @@ class Persistence(nn.Module):
     ) -> Sequence[CriticalEdges]:
         """Choose the operator: on features where the order allows it, else on the matrix."""
         v = v.detach()
+        if filtration.order is not None:
+            check_choice(f"{type(filtration).__name__}.order", filtration.order, ORDERS)
         if filtration.order is not None and filtration.order in self.orders:
             return self.from_features(v, filtration.order)
         return self.from_matrix(filtration.pairwise(v))
@@ -169,4 +172,4 @@ def _diagram(filtration: Filtration, v: Tensor, dimension: int, edges: CriticalE
 
 
 def _values(filtration: Filtration, v: Tensor, edges: Tensor) -> Tensor:
-    return filtration.edge_values(v, edges[:, 0], edges[:, 1])
+    return checked_edge_values(filtration, v, edges[:, 0], edges[:, 1])

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["ORDERS", "Filtration", "Order"]
+from topoloss.errors import InputError
+
+__all__ = ["ORDERS", "Filtration", "Order", "checked_edge_values"]
 
 Order = Literal["abs_dot_descending", "dot_descending", "sq_dist_ascending"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -100,7 +102,20 @@ class Filtration(nn.Module):
         index = torch.arange(n, device=v.device)
         rows = max(1, _PAIRS_PER_BLOCK // max(n, 1))
         blocks = [
-            self.edge_values(v, i.repeat_interleave(n), index.repeat(len(i))).reshape(len(i), n)
+            checked_edge_values(self, v, i.repeat_interleave(n), index.repeat(len(i))).reshape(
+                len(i), n
+            )
             for i in torch.split(index, rows)
         ]
         return torch.cat(blocks)
+
+
+def checked_edge_values(filtration: Filtration, v: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Value edges, and raise an `InputError` unless there is one value for each."""
+    values = filtration.edge_values(v, i, j)
+    if values.shape != i.shape:
+        raise InputError(
+            f"{type(filtration).__name__}.edge_values returned shape {tuple(values.shape)} for "
+            f"{len(i)} edges; expected ({len(i)},), one value for each edge."
+        )
+    return values

@@ -153,7 +153,7 @@ class _Registry:
                 problem = f"{type(error).__name__}: {error}"
                 self._known()[name] = PluginInfo(name, source, "failed", {}, problem)
                 warned.append(
-                    f"plugin {name!r} of distribution {source} did not load: {problem} "
+                    f"plugin {name!r} of distribution {source} did not load: {problem}. "
                     f"Everything else works; {DISABLE_VARIABLE}={entry.name} silences this."
                 )
         # Where warnings are errors the first ends the loop, and every plugin is in by then.
@@ -163,7 +163,10 @@ class _Registry:
     def _accept(self, plugin: object, name: str, source: str, *, unique: bool) -> None:
         """Register with pluggy, then ask each hook once; undo everything on failure."""
         if inspect.isclass(plugin):
-            raise PluginError(f"plugin {name!r} is the class {plugin!r}; pass an instance of it.")
+            raise PluginError(
+                f"plugin {name!r} is the class {plugin.__name__}; register an instance "
+                "of it, or point the entry point at a module or an instance."
+            )
         if self._manager.is_registered(plugin):
             raise PluginError(
                 f"this plugin is already registered as {self._manager.get_name(plugin)!r}."
@@ -192,7 +195,7 @@ class _Registry:
         for kind, (hook, _) in KINDS.items():
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is plugin:
-                    offers[kind] = _checked_offer(implementation.function(), hook, name)
+                    offers[kind] = _checked_offer(implementation.function(), kind, name)
         if not offers:
             known = ", ".join(hook for hook, _ in KINDS.values())
             raise PluginError(
@@ -238,9 +241,12 @@ def _plugin_name(plugin: object) -> str:
     return name if isinstance(name, str) else type(plugin).__name__
 
 
-def _checked_offer(offer: object, hook: str, plugin: str) -> Mapping[str, Factory]:
+def _checked_offer(offer: object, kind: str, plugin: str) -> Mapping[str, Factory]:
+    hook, base = KINDS[kind]
+    # An instance is refused, though a module can be called: all users would share it.
     if not isinstance(offer, Mapping) or not all(
-        isinstance(name, str) and callable(factory) for name, factory in offer.items()
+        isinstance(name, str) and callable(factory) and not isinstance(factory, base)
+        for name, factory in offer.items()
     ):
         raise PluginError(
             f"plugin {plugin!r}: {hook} returned {offer!r}; expected a dictionary from name to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -166,6 +167,10 @@ def check_activations(x: object) -> Tensor:
     if x.ndim not in (2, 3):
         hint = " Flatten each sample: x.flatten(1)." if x.ndim > 3 else ""
         raise InputError(f"a tensor of shape {tuple(x.shape)} was given; {expected}.{hint}")
+    if x.layout != torch.strided:
+        raise InputError(
+            f"a {x.layout} tensor was given; {expected}: convert it with x.to_dense()."
+        )
     if not x.is_floating_point():
         remedy = "take x.real or x.abs()" if x.is_complex() else "convert it with x.float()"
         raise InputError(f"a tensor of dtype {x.dtype} was given; {expected}: {remedy}.")
@@ -304,4 +309,6 @@ def _describe(given: object) -> str:
         return f"a tensor of shape {tuple(given.shape)}"
     if isinstance(given, nn.Module):
         return f"a module of type {type(given).__name__}"
-    return f"{given!r} of type {type(given).__name__}"
+    if hasattr(given, "shape"):
+        return f"something of type {type(given).__name__} and shape {given.shape}"
+    return f"{reprlib.repr(given)} of type {type(given).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -72,6 +73,9 @@ class T2(topoloss.Loss):
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5) -> None:
         super().__init__()
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not isinstance(value, (int, float)) or not isfinite(value):
+                raise topoloss.OptionError(f"{name}={value!r} was given; expected a number.")
         self.alpha = alpha
         self.beta = beta
 

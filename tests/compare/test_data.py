@@ -70,6 +70,9 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
         ("3", "returned int; expected"),
         ("(np.zeros((5, 2)), np.zeros(4, int))", r"shapes \(5, 2\) and \(4,\)"),
         ("(np.zeros((5, 2)), np.zeros(5))", "integer class labels"),
+        ("(np.zeros((5, 2)), np.array(['a'] * 5))", "cannot be made tensors of"),
+        ("(np.full((5, 2), np.nan), np.zeros(5, int))", "5 of 5 inputs hold NaN"),
+        ("(np.zeros((5, 2)), np.full(5, -1))", "a label is -1; labels count from 0"),
     ],
 )
 def test_own_data_of_the_wrong_form_is_refused(tmp_path, monkeypatch, returned, message):
@@ -84,7 +87,11 @@ def test_own_data_of_the_wrong_form_is_refused(tmp_path, monkeypatch, returned, 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
-    [("no_such_module:f", "no module 'no_such_module'"), ("math:nothing", "no function 'nothing'")],
+    [
+        ("no_such_module:f", "no module 'no_such_module'"),
+        ("math:nothing", "no function 'nothing'"),
+        ("shutil:which", "called without arguments: missing a required argument"),
+    ],
 )
 def test_references_that_lead_nowhere(reference, message):
     with pytest.raises(topoloss.InputError, match=message):

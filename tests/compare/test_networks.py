@@ -40,6 +40,23 @@ def test_own_network(tmp_path, monkeypatch):
         build("own_network:wrong", load("digits"))
 
 
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ("(63, 10)", r"does not take inputs of shape \(2, 64\)"),
+        ("(64, 9)", "each of the 10 classes"),
+    ],
+)
+def test_own_network_that_does_not_fit_the_data(tmp_path, monkeypatch, widths, message):
+    name = f"misfit_{abs(hash(widths))}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import torch\nmake = lambda: torch.nn.Linear(*{widths})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(topoloss.InputError, match=message):
+        build(f"{name}:make", load("digits"))
+
+
 def test_unknown_network_lists_the_known_ones():
     with pytest.raises(topoloss.UnknownNameError, match="'net0', 'net1', 'net2'"):
         build("net7", load("digits"))

@@ -37,6 +37,11 @@ def test_rows_by_hand(runs):
     assert t1.weights == (0.01,)
 
 
+def test_one_split_has_no_deviation(outcome):
+    rows = report.summarise([Run(Arm("none", 0.0), 0, outcome(0.9, 0.9))])
+    assert "| 90.00 |" in report.markdown(rows)
+
+
 def test_without_none_there_is_no_gain(runs):
     assert [row.gain for row in report.summarise(runs[2:])] == [None]
 

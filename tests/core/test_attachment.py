@@ -1024,3 +1024,14 @@ def compiled():
 @pytest.mark.parametrize("case", CASES)
 def test_compilation(compiled, case):
     assert compiled[case] == "passed"
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_positions_are_not_taken_for_samples_without_a_word(batch_first):
+    model = nn.Sequential(nn.LSTM(4, 3, batch_first=batch_first))
+    if batch_first:
+        topoloss.attach(model)
+    else:
+        with pytest.warns(UserWarning, match=r"'0' has batch_first=False.*batch_dim=1"):
+            topoloss.attach(model)
+        topoloss.attach(model, batch_dim=1)

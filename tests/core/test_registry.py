@@ -348,6 +348,10 @@ REFUSED = {
     "no hooks": (Unmarked(), "implements no hook"),
     "class": (Plugin, "instance"),
     "returns None": (Plugin(None), "returned None; expected a dictionary"),
+    "offers an instance": (
+        Plugin({"mine": topoloss.loss("t1")}),
+        r"returned \{'mine': T1\(\)\}; expected a dictionary from name to factory",
+    ),
     "returns a list": (Plugin([Median]), "expected a dictionary"),
     "name is no string": (Plugin({1: Median}), "expected a dictionary"),
     "factory is an instance": (Plugin({"median": 3}), "expected a dictionary"),

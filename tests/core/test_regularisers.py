@@ -33,7 +33,8 @@ on_models = pytest.mark.parametrize("name", ON_MODELS)
 
 BAD = {
     "number": (3.0, "3.0 of type float.*expected a floating-point tensor"),
-    "array": (np.ones((4, 3)), "of type ndarray"),
+    "array": (np.ones((4, 3)), r"of type ndarray and shape \(4, 3\)"),
+    "sparse": (torch.eye(4).to_sparse(), "sparse_coo tensor was given.*to_dense"),
     "None": (None, "of type NoneType"),
     "vector": (torch.ones(4), r"shape \(4,\).*\(samples, neurons\)"),
     "scalar": (torch.ones(()), r"shape \(\)"),

@@ -310,3 +310,9 @@ def test_none_is_zero():
     value = topoloss.regulariser("none")(TwoLayers())
     assert value.shape == ()
     assert value.item() == 0
+
+
+@pytest.mark.parametrize("options", [{"alpha": "x"}, {"beta": float("nan")}, {"alpha": None}])
+def test_t2_takes_numbers_only(options):
+    with pytest.raises(topoloss.OptionError, match=f"{next(iter(options))}=.*expected a number"):
+        topoloss.regulariser("t2", **options)

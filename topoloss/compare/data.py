@@ -64,7 +64,12 @@ def load(name: str) -> Dataset:
     name : str
         ``"digits"`` (scikit-learn's, bundled), ``"mnist"`` or ``"cifar10"`` (from OpenML,
         which needs a network), or a reference to a function without arguments that
-        returns a `Dataset` or a pair (x, y), which is split 60/20/20.
+        returns a `Dataset` or a pair (x, y), which is split 60/20/20 and used as it is.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        For data that cannot be had or are not finite inputs with integer labels from 0.
 
     Examples
     --------
@@ -74,14 +79,14 @@ def load(name: str) -> Dataset:
     ((1797, 64), 10)
     """
     if ":" in name:
-        return _own(name)
+        return _checked(_own(name), name)
     if name not in DATASETS:
         raise UnknownNameError(
             f"no data set is named {name!r}; there are {sorted(DATASETS)}, and "
             f"package.module:function.{nearest(name, DATASETS)}"
         )
     with needs_extra("compare"):
-        return DATASETS[name]()
+        return _checked(DATASETS[name](), name)
 
 
 def split(data: Dataset, seed: int) -> Split:
@@ -149,7 +154,10 @@ def _own(reference: str) -> Dataset:
             f"data {reference!r} returned {type(made).__name__}; expected a "
             "topoloss.compare.data.Dataset or a pair (x, y)."
         )
-    x, y = (torch.as_tensor(part) for part in made)
+    try:
+        x, y = (torch.as_tensor(part) for part in made)
+    except TypeError as error:
+        raise InputError(f"data {reference!r} cannot be made tensors of: {error}") from error
     if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
         raise InputError(
             f"data {reference!r} returned shapes {tuple(x.shape)} and {tuple(y.shape)} of "
@@ -157,6 +165,18 @@ def _own(reference: str) -> Dataset:
         )
     fifth = len(x) // 5
     return Dataset(x.float(), y.long(), train=len(x) - 2 * fifth, validation=fifth)
+
+
+def _checked(data: Dataset, name: str) -> Dataset:
+    bad = ~torch.isfinite(data.x).flatten(1).all(1)
+    if bad.any():
+        raise InputError(
+            f"data {name!r}: {int(bad.sum())} of {len(bad)} inputs hold NaN or infinity; remove "
+            "or impute them."
+        )
+    if data.y.min() < 0:
+        raise InputError(f"data {name!r}: a label is {int(data.y.min())}; labels count from 0.")
+    return data
 
 
 def _inputs(pixels: Any) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import nn
 
 from topoloss.compare import objects
@@ -43,6 +44,7 @@ def build(name: str, data: Dataset) -> nn.Module:
         model = objects.call(name, "model")
         if not isinstance(model, nn.Module):
             raise InputError(f"model {name!r} returned {model!r}; expected a torch.nn.Module.")
+        _check_fit(model, name, data)
         return model
     if name not in NETWORKS:
         raise UnknownNameError(
@@ -51,6 +53,23 @@ def build(name: str, data: Dataset) -> nn.Module:
         )
     hidden, dropout = NETWORKS[name]
     return _fully_connected((prod(data.x.shape[1:]), *hidden, data.classes), dropout)
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, name: str, data: Dataset) -> None:
+    """Raise unless the model takes the inputs and has a logit for each class."""
+    model.eval()
+    try:
+        logits = model(data.x[:2])
+    except RuntimeError as error:
+        raise InputError(
+            f"model {name!r} does not take inputs of shape {tuple(data.x[:2].shape)}: {error}"
+        ) from error
+    if logits.ndim != 2 or logits.shape[1] < data.classes:
+        raise InputError(
+            f"model {name!r} put out shape {tuple(logits.shape)} for 2 inputs; expected a logit "
+            f"for each of the {data.classes} classes (labels count from 0)."
+        )
 
 
 def _fully_connected(widths: Sequence[int], dropout: float) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,4 +37,10 @@ def call(reference: str, purpose: str) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
         raise InputError(f"{purpose} {reference!r}: {module_name} has no function {name!r}.")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise InputError(
+            f"{purpose} {reference!r} is called without arguments: {error}."
+        ) from error
     return function()

@@ -7,13 +7,15 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from topoloss.compare.sweep import Run
+from topoloss.errors import InputError
 from topoloss.extras import needs_extra
 
-__all__ = ["HEADER", "Row", "markdown", "plot", "select", "summarise", "write"]
+__all__ = ["HEADER", "Row", "check_plot_path", "markdown", "plot", "select", "summarise", "write"]
 
 HEADER = ("regulariser", "weight", "test accuracy (%)", "gain over none", "epochs", "s per run")
 
@@ -28,7 +30,7 @@ class Row:
     weights : tuple of float
         The weights chosen, over the splits.
     accuracy, deviation : float
-        Mean and sample standard deviation of the test accuracy.
+        Mean and sample standard deviation (NaN for one split) of the test accuracy.
     gain : float or None
         Mean of the paired differences to ``none``, where it is there.
     epochs, seconds : float
@@ -49,10 +51,11 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         weights = ", ".join(f"{w:g}" for w in self.weights if w) or "-"
         note = f" ({self.diverged} diverged)" if self.diverged else ""
+        spread = "" if isnan(self.deviation) else f" ± {self.deviation:.2f}"
         return (
             self.regulariser,
             weights,
-            f"{self.accuracy:.2f} ± {self.deviation:.2f}{note}",
+            f"{self.accuracy:.2f}{spread}{note}",
             "-" if self.gain is None else f"{self.gain:+.2f}",
             f"{self.epochs:.0f}",
             f"{self.seconds:.1f}",
@@ -84,7 +87,7 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
                 regulariser=name,
                 weights=tuple(sorted({run.arm.weight for run in best})),
                 accuracy=statistics.fmean(accuracies),
-                deviation=statistics.stdev(accuracies) if len(best) > 1 else 0.0,
+                deviation=statistics.stdev(accuracies) if len(best) > 1 else nan,
                 gain=statistics.fmean(gains) if gains and name != "none" else None,
                 epochs=statistics.fmean(run.outcome.epochs for run in best),
                 seconds=statistics.fmean(run.outcome.seconds for run in best),
@@ -125,6 +128,14 @@ def plot(chosen: dict[str, list[Run]], path: Path) -> Path:
     Path
     """
     return _whole(path, lambda partial: _draw(chosen, partial))
+
+
+def check_plot_path(path: Path) -> None:
+    """Raise unless a PNG can be written to `path`, so that no training is done in vain."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"the plot {path} is a PNG; give it a name that ends in .png.")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"the plot {path}: there is no folder {path.parent} to write to.")
 
 
 def _draw(chosen: dict[str, list[Run]], path: Path) -> None:

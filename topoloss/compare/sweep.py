@@ -156,9 +156,12 @@ def _studies(folder: Path, problem: Problem) -> Iterator[Callable[[str], Any]]:
     with needs_extra("compare"):
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error}.") from error
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    described = json.dumps(asdict(problem), sort_keys=True)
+    described = json.dumps(asdict(problem))
 
     def study_of(regulariser: str) -> Any:
         study = optuna.create_study(
@@ -167,8 +170,8 @@ def _studies(folder: Path, problem: Problem) -> Iterator[Callable[[str], Any]]:
         stored = study.user_attrs.get("problem", described)
         if stored != described:
             raise InputError(
-                f"{folder} holds runs of another problem: {stored}, and not {described}. Choose "
-                "another folder, or start it afresh."
+                f"{folder} holds runs of another problem: {_differences(stored, described)}. "
+                "Choose another folder with --out, or forget its runs with --fresh."
             )
         study.set_user_attr("problem", described)
         return study
@@ -178,6 +181,15 @@ def _studies(folder: Path, problem: Problem) -> Iterator[Callable[[str], Any]]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _differences(stored: str, described: str) -> str:
+    there, here = ({**p, **p.pop("protocol")} for p in map(json.loads, (stored, described)))
+    return ", ".join(
+        f"{key} is {there.get(key)!r} there and {value!r} here"
+        for key, value in here.items()
+        if there.get(key) != value
+    )
 
 
 def _finished(study: Any) -> dict[tuple[Arm, int], Run]:

@@ -1,0 +1,55 @@
+"""What a custom filtration may get wrong, and is told."""
+
+import pytest
+import torch
+
+import topoloss
+
+
+class Manhattan(topoloss.Filtration):
+    def vertices(self, x):
+        return x.T
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+
+def t1_of(filtration):
+    return topoloss.pipeline(filtration, "mst", "t1")(torch.eye(5))
+
+
+def test_pairwise_is_the_edge_values_of_all_pairs(monkeypatch):
+    v = torch.randn(7, 3)
+    expected = torch.cdist(v, v, p=1)
+    torch.testing.assert_close(Manhattan().pairwise(v), expected)
+    # Several blocks of rows, the last one smaller.
+    monkeypatch.setattr("topoloss.filtrations._PAIRS_PER_BLOCK", 3 * 7)
+    torch.testing.assert_close(Manhattan().pairwise(v), expected)
+
+
+@pytest.mark.parametrize("order", [None, "dot_descending"])
+def test_edge_values_of_the_wrong_shape_are_refused(order):
+    class Forgetful(Manhattan):
+        def edge_values(self, v, i, j):
+            return (v[i] - v[j]).abs()
+
+    Forgetful.order = order
+    with pytest.raises(topoloss.InputError, match=r"Forgetful.edge_values.*one value for each"):
+        t1_of(Forgetful())
+
+
+def test_vertices_of_the_wrong_shape_are_refused():
+    class Transposed(Manhattan):
+        def vertices(self, x):
+            return x[:3]
+
+    with pytest.raises(topoloss.InputError, match=r"Transposed.vertices.*expected \(5, features\)"):
+        t1_of(Transposed())
+
+
+def test_an_unknown_order_is_refused():
+    class Misspelt(Manhattan):
+        order = "sq_dist_ascendin"
+
+    with pytest.raises(topoloss.OptionError, match="Did you mean 'sq_dist_ascending'"):
+        t1_of(Misspelt())
