@@ -67,9 +67,7 @@ def test_a_split_is_the_same_for_all_arms(tmp_path):
 def test_a_folder_of_another_problem_is_refused(tmp_path):
     started(tmp_path, arms=ARMS[:1], seeds=(0,))
     other = Problem("net2", "digits", Protocol(max_epochs=1))
-    with pytest.raises(
-        topoloss.InputError, match=r"runs of another problem: model is .net0. there and .net2. here"
-    ):
+    with pytest.raises(topoloss.InputError, match=r"model is 'net0' there and 'net2' here"):
         started(tmp_path, arms=ARMS[:1], seeds=(0,), problem=other)
 
 
