@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
@@ -98,10 +98,11 @@ def attach(
     A regulariser that observes the model itself (l1, l2) needs none of the options about
     neurons. The model's first forward pass is watched for the activations that follow its
     layers. One that is a module is observed itself; one that is a function is applied to the
-    layer's output once more when the penalty is valued. Where it is not clear which tensor
-    holds a layer's neurons (``h * torch.sigmoid(h)``), that is an error. What torch's
-    function modes do not see, as inside scripted functions and :func:`torch.vmap`, is not
-    taken for an activation.
+    layer's output once more when the penalty is valued, with the arguments that it had in the
+    first pass: a model that changes them, or the function, needs ``watch="always"``. Where it
+    is not clear which tensor holds a layer's neurons (``h * torch.sigmoid(h)``), that is an
+    error. What torch's function modes do not see, as inside scripted functions and
+    :func:`torch.vmap`, is not taken for an activation.
 
     Examples
     --------
@@ -133,11 +134,12 @@ def attach(
         raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
     made = _regulariser(regulariser)
     chosen = _sampler(sampler, fraction)
-    _warn_of_sequence_first(model, batch_dim)
     if made.observes == "model":
         if layers is not None:
             select_layers(model, layers)
         return Attachment(model, made)
+    if batch_dim == 0 and units == "unit":
+        _warn_of_sequence_first(model, select_layers(model, layers))
     return Attachment(
         model,
         made,
@@ -384,11 +386,10 @@ def _sampler(given: str | Sampler, fraction: float | None) -> Sampler:
     return given
 
 
-def _warn_of_sequence_first(model: nn.Module, batch_dim: int) -> None:
-    found = [
-        n or "(model)" for n, m in model.named_modules() if getattr(m, "batch_first", 1) is False
-    ]
-    if found and batch_dim == 0:
+def _warn_of_sequence_first(model: nn.Module, names: Sequence[str]) -> None:
+    modules = dict(model.named_modules())
+    found = [name for name in names if getattr(modules[name], "batch_first", True) is False]
+    if found:
         warnings.warn(
             f"{found[0]!r} has batch_first=False, so its axis 0 counts positions, and batch_dim=0 "
             "takes them for samples; pass batch_dim=1, or build it with batch_first=True.",

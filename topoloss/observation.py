@@ -8,6 +8,7 @@ outputs are changed in place afterwards. Later passes follow that plan with plai
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -30,8 +31,15 @@ from topoloss.tracing import Activation, Fate, UnclearActivationError, Watch, ve
 
 __all__ = ["Observed", "Observer"]
 
-# The observer that repeats a pass: to all others it does not happen.
-_REPEATING: list[Observer] = []
+
+class _Repeating(threading.local):
+    """The observers that repeat a pass on this thread: to all others it does not happen."""
+
+    def __init__(self) -> None:
+        self.observers: list[Observer] = []
+
+
+_REPEATING = _Repeating()
 
 
 class Observed(NamedTuple):
@@ -151,6 +159,7 @@ class Observer:
         self._active = False
         self._watch: Watch | None = None
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._input_versions: list[tuple[Tensor, int | None]] = []
         self._reset()
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -171,7 +180,7 @@ class Observer:
         fresh = Observer.__new__(Observer)
         fresh._reset()
         unlearnt = {"_plans": {}, "_active": False, "_watch": None, "_watch_handles": []}
-        return self.__dict__ | fresh.__dict__ | unlearnt | {"_inputs": None}
+        return self.__dict__ | fresh.__dict__ | unlearnt | {"_inputs": None, "_input_versions": []}
 
     def remove(self) -> None:
         """Take every hook off the model again, and forget what was recorded."""
@@ -181,6 +190,7 @@ class Observer:
         self._plans = {}
         self._hooked = {}
         self._inputs = None
+        self._input_versions = []
         self._reset()
 
     @property
@@ -193,11 +203,20 @@ class Observer:
         if self._inputs is None:
             raise _not_run()
         args, kwargs = self._inputs
-        _REPEATING.append(self)
+        self._check_inputs()
+        _REPEATING.observers.append(self)
         try:
             self.model(*args, **kwargs)
         finally:
-            _REPEATING.remove(self)
+            _REPEATING.observers.remove(self)
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        if any(v is not None and version_of(t) != v for t, v in self._input_versions):
+            raise AttachmentError(
+                "an input of the latest forward pass was changed in place, by the model or after "
+                "it, so the pass cannot be repeated; pass the model a copy, or eval_pass=False."
+            )
 
     def latest(self) -> list[Observed]:
         """Return the outputs of the latest forward pass, in the order of the calls.
@@ -213,7 +232,7 @@ class Observer:
         if self._unplanned:
             raise AttachmentError(
                 f"the calls {[str(key) for key in self._unplanned]} were not made in the first "
-                "forward pass, so which activation follows them is not known. For a model whose "
+                "forward pass, or were followed by another activation there. For a model whose "
                 "path changes from call to call use attach(..., watch='always'), or take modules' "
                 "outputs as they are: attach(..., layers=[...], after_activation=False)."
             )
@@ -253,11 +272,13 @@ class Observer:
                 return  # activation checkpointing repeats a pass inside the backward pass
             self._stop_watching()  # of a pass that was interrupted
         self._active = False
-        repeating = bool(_REPEATING)
-        if repeating and _REPEATING[-1] is not self:
+        repeating = bool(_REPEATING.observers)
+        if repeating and _REPEATING.observers[-1] is not self:
             return
         if self.repeats and not repeating:
             self._inputs = (args, kwargs)
+            tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+            self._input_versions = [(t, version_of(t)) for t in tensors]
             return
         self._reset()
         self._active = True
@@ -277,8 +298,10 @@ class Observer:
                 raise
             finally:
                 self._stop_watching()
-        elif "" in self._hooked:
-            self._follow_plan("", output)
+        else:
+            if "" in self._hooked:
+                self._follow_plan("", output)
+            self._find_unrecorded()
         self._complete = True
 
     def _on_layer(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -297,6 +320,14 @@ class Observer:
             return
         tensor = _output_tensor(step.observes, output)
         self._record(step, tensor.clone() if step.clone else tensor, torch.is_grad_enabled())
+
+    def _find_unrecorded(self) -> None:
+        """Note the layers that were called without the activation module that followed them."""
+        if self.after_activation:
+            recorded = {record.step.observes for record in self._records}
+            for step in self._plans[self.model.training].values():
+                if step and step.observes not in recorded and self._was_called(step.observes):
+                    self._unplanned.append(step.observes)
 
     def _was_called(self, key: _Key) -> bool:
         return self._calls.get(key.layer, 0) > key.call
@@ -330,6 +361,7 @@ class Observer:
         if self._watch is not None:
             self._watch.leave()
             self._watch = None
+        self._seen = []
         _remove_all(self._watch_handles)
 
     def _on_failure(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -405,7 +437,11 @@ class Observer:
         if not self.after_activation:
             return None
         try:
-            return fate.find_activation()
+            activation = fate.find_activation()
+            # A parameter can be replaced; a module knows which one is its own.
+            if activation and activation.has_tensors() and not self._activation_module(seen):
+                raise UnclearActivationError(fate.uses)
+            return activation
         except UnclearActivationError as unclear:
             used = ", ".join(dict.fromkeys(unclear.args[0]))
             raise AttachmentError(

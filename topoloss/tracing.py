@@ -62,6 +62,9 @@ class Activation(NamedTuple):
     kwargs: Mapping[str, Any]
     in_place: bool
 
+    def has_tensors(self) -> bool:
+        return any(True for _ in _tensors_in((*self.args, *self.kwargs.values())))
+
     def __call__(self, x: Tensor) -> Tensor:
         result = self.function(x.clone() if self.in_place else x, *self.args, **self.kwargs)
         assert isinstance(result, Tensor)

@@ -1,4 +1,6 @@
+import optuna
 import pytest
+import torch
 
 import topoloss
 from topoloss.compare.sweep import Arm, Problem, parse_arms, sweep
@@ -54,6 +56,31 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path):
     starts, runs = started(tmp_path)
     assert starts == [(arm, seed) for arm in ARMS for seed in (0, 1)][2:]
     assert len(runs) == 6
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_sweep_interrupted_while_it_stores_a_run_mixes_nothing_up(tmp_path, monkeypatch, when):
+    store = optuna.Study.add_trial
+
+    def interrupted(study, trial):
+        if when == "after":
+            store(study, trial)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "add_trial", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            started(tmp_path)
+    _, runs = started(tmp_path)
+    starts, again = started(tmp_path)
+    assert starts == []
+    assert again == runs
+
+
+def test_a_sweep_leaves_the_random_state_as_found(tmp_path):
+    before = torch.get_rng_state()
+    started(tmp_path, arms=ARMS[:1])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_split_is_the_same_for_all_arms(tmp_path):

@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import weakref
 
 import pytest
@@ -1024,6 +1025,46 @@ def compiled():
 @pytest.mark.parametrize("case", CASES)
 def test_compilation(compiled, case):
     assert compiled[case] == "passed"
+
+
+def test_an_eval_pass_on_inputs_that_were_changed_in_place_is_an_error():
+    class Shifts(Net):
+        def forward(self, x):
+            return super().forward(x.sub_(1.0))
+
+    model = Shifts()
+    penalty = topoloss.attach(model, eval_pass=True)
+    model(batch())
+    with pytest.raises(topoloss.AttachmentError, match=r"an input .* was changed in place"):
+        penalty()
+
+
+def test_an_eval_pass_on_one_thread_is_unseen_by_another():
+    """The model of the other thread is run in the midst of the pass that is repeated."""
+    other = Net()
+    other_penalty = topoloss.attach(other)
+    x = batch()
+
+    class RunsOther(Net):
+        def forward(self, given):
+            if not self.training:
+                thread = threading.Thread(target=other, args=(x,))
+                thread.start()
+                thread.join()
+            return super().forward(given)
+
+    model = RunsOther()
+    penalty = topoloss.attach(model, eval_pass=True)
+    model(batch())
+    penalty()
+    torch.testing.assert_close(other_penalty(), penalty_by_hand(other, x))
+
+
+def test_the_layout_of_what_is_not_observed_does_not_matter(recwarn):
+    model = nn.ModuleDict({"rnn": nn.LSTM(4, 3), "head": nn.Linear(3, 2)})
+    topoloss.attach(model, "t1", layers="head")
+    topoloss.attach(model, "l2")
+    assert not recwarn
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -268,6 +268,38 @@ def test_more_calls_than_in_the_first_pass_are_refused_with_the_remedy():
     penalty()
 
 
+def test_an_activation_module_that_is_left_out_is_told():
+    class Optional(Between):
+        leave_out = False
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.b(torch.tanh(h) if self.leave_out else self.between(h))
+
+    model, x = Optional(nn.ReLU()), batch(4)
+    penalty = topoloss.attach(model, Spy(), per="layer")
+    model(x)
+    model.leave_out = True
+    model(x)
+    with pytest.raises(topoloss.AttachmentError, match=r"\['a'\].*watch='always'"):
+        penalty()
+
+
+def test_a_function_of_a_parameter_is_refused_as_the_parameter_may_be_replaced():
+    class Slope(Between):
+        def __init__(self):
+            super().__init__(None)
+            self.slope = nn.Parameter(torch.tensor([0.25]))
+
+        def forward(self, x):
+            return self.b(F.prelu(self.a(x), self.slope))
+
+    model = Slope()
+    topoloss.attach(model)
+    with pytest.raises(topoloss.AttachmentError, match="goes into prelu"):
+        model(batch(4))
+
+
 class Routed(nn.Module):
     """One activation module for two layers, of which a pass may leave out the first."""
 

@@ -114,7 +114,8 @@ def sweep(
         If the folder holds runs of another problem.
     """
     dataset = data.load(problem.data)
-    networks.build(problem.model, dataset)
+    with torch.random.fork_rng(devices=[]):
+        networks.build(problem.model, dataset)  # before a folder is made
     runs = []
     with _studies(folder, problem) as study_of:
         for arm in arms:
@@ -202,12 +203,20 @@ def _finished(study: Any) -> dict[tuple[Arm, int], Run]:
 
 
 def _store(study: Any, arm: Arm, seed: int, outcome: Outcome) -> None:
-    study.enqueue_trial({"weight": arm.weight, "seed": seed})
-    trial = study.ask()
-    trial.suggest_float("weight", 0, _LARGEST_WEIGHT)
-    trial.suggest_int("seed", 0, _LARGEST_SEED)
-    trial.set_user_attr("outcome", asdict(outcome))
-    study.tell(trial, outcome.validation_accuracy)
+    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.trial import create_trial
+
+    # One transaction: a run is stored whole or not at all, whoever else writes meanwhile.
+    trial = create_trial(
+        params={"weight": arm.weight, "seed": seed},
+        distributions={
+            "weight": FloatDistribution(0, _LARGEST_WEIGHT),
+            "seed": IntDistribution(0, _LARGEST_SEED),
+        },
+        user_attrs={"outcome": asdict(outcome)},
+        value=outcome.validation_accuracy,
+    )
+    study.add_trial(trial)
 
 
 def _weight(text: str, specification: str) -> float:
