@@ -101,8 +101,8 @@ def attach(
     layer's output once more when the penalty is valued, with the arguments that it had in the
     first pass: a model that changes them, or the function, needs ``watch="always"``. Where it
     is not clear which tensor holds a layer's neurons (``h * torch.sigmoid(h)``), that is an
-    error. What torch's function modes do not see, as inside scripted functions and
-    :func:`torch.vmap`, is not taken for an activation.
+    error. So is a function that torch's
+    function modes do not see, such as a scripted one, in a pass with gradients.
 
     Examples
     --------

@@ -292,7 +292,7 @@ class Observer:
         if self._watch is not None:
             try:
                 self._see("", output)
-                self._learn(self._watch)
+                self._learn(self._watch, output)
             except BaseException:
                 self._reset()
                 raise
@@ -393,7 +393,7 @@ class Observer:
     def _is_around_a_layer(self, name: str) -> bool:
         return any(name in ancestors(layer) for layer in self._layers)
 
-    def _learn(self, watch: Watch) -> None:
+    def _learn(self, watch: Watch, output: Any) -> None:
         """Turn what was seen into a plan, and into the records that it would have made."""
         names = self._with_covers(watch)
         plan: _Plan = {}
@@ -402,7 +402,7 @@ class Observer:
             plan.setdefault(seen.key, None)
             if seen.fate is None or seen.key.layer not in names:
                 continue
-            activation = self._activation(seen, seen.fate)
+            activation = self._activation(seen, seen.fate, output)
             observed = seen.output if activation is None else seen.fate.result
             # A module that only hands on the output of another adds no neurons.
             if id(observed) not in taken:
@@ -433,7 +433,7 @@ class Observer:
         covers = {next(a for a in ancestors(name) if a in called or not a) for name in used}
         return (set(self._layers) & called) | covers
 
-    def _activation(self, seen: _Seen, fate: Fate) -> Activation | None:
+    def _activation(self, seen: _Seen, fate: Fate, output: Any) -> Activation | None:
         if not self.after_activation:
             return None
         try:
@@ -441,6 +441,8 @@ class Observer:
             # A parameter can be replaced; a module knows which one is its own.
             if activation and activation.has_tensors() and not self._activation_module(seen):
                 raise UnclearActivationError(fate.uses)
+            if fate.used_unseen(output):
+                raise UnclearActivationError(["something that no torch function mode sees"])
             return activation
         except UnclearActivationError as unclear:
             used = ", ".join(dict.fromkeys(unclear.args[0]))

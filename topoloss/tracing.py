@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Activation", "Fate", "UnclearActivationError", "Watch", "version_of"]
 
@@ -101,6 +102,10 @@ class Fate:
     activation: Activation | None = None
     result: Tensor | None = None
 
+    def used_unseen(self, output: Any) -> bool:
+        """Whether `output` was made of the tensor, by something that no function mode sees."""
+        return not self.uses and not self.unclear and self.tensor.grad_fn in _graph_below(output)
+
     def has_changed(self) -> bool:
         return self.changed or version_of(self.tensor) != self.version
 
@@ -126,8 +131,8 @@ class Fate:
 class Watch(TorchFunctionMode):
     """While it is entered, notes the torch functions called on the tensors it watches.
 
-    Functions that do not pass through ``__torch_function__`` are not seen: inside scripted
-    functions and :func:`torch.vmap`.
+    Functions that do not pass through ``__torch_function__`` are not seen, as inside scripted
+    functions; :meth:`Fate.used_unseen` tells of them.
     """
 
     def __init__(self) -> None:
@@ -191,13 +196,15 @@ class Watch(TorchFunctionMode):
         name = _name(func)
         in_place = _is_in_place(fate, func, kwargs, result)
         handed_on = result is fate.tensor and not in_place
+        if name == "get" and isinstance(result, Tensor) and result.grad_fn is not None:
+            fate.uses.append(name)  # of h.T
         if name in _METADATA or handed_on or not (in_place or list(_tensors_in((result,)))):
             return
         fate.changed |= in_place
         direct = len(mine) == 1 and mine[0] is fate.tensor
         selection = name in _SELECTIONS or (name in ("max", "min") and len(mine) + others > 1)
         if name in _STRUCTURAL and not selection:
-            fate.uses += [name] * direct
+            fate.uses += [name] * any(t is fate.tensor for t in mine)
         elif selection or len(mine) > 1:
             fate.unclear.append(name)
         elif name in _ACTIVATIONS | _POWERS:
@@ -263,6 +270,19 @@ def _is_in_place(fate: Fate, func: Any, kwargs: Mapping[str, Any], result: Any) 
     trailing = raw.endswith("_") and not raw.endswith("__")
     named = augmented or trailing or raw == "__setitem__" or bool(kwargs.get("inplace"))
     return named and (result is fate.tensor or raw == "__setitem__")
+
+
+def _graph_below(output: Any) -> set[Any]:
+    """The nodes of the autograd graph that those of the tensors in `output` are made of."""
+    tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+    nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    below: set[Any] = set()
+    while nodes:
+        for node, _ in nodes.pop().next_functions:
+            if node is not None and node not in below:
+                below.add(node)
+                nodes.append(node)
+    return below
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -156,6 +156,16 @@ def test_the_refusal_names_the_layer_and_the_way_out(expression):
         model(batch(4))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("unseen", ["scripted", "vmap"])
+def test_an_activation_that_no_function_mode_sees_is_refused(unseen):
+    scripted = torch.jit.trace(F.relu, torch.ones(2, 8), check_trace=False)
+    model = Between(scripted if unseen == "scripted" else torch.vmap(F.relu))
+    topoloss.attach(model)
+    with pytest.raises(topoloss.AttachmentError, match="'a' goes into something that no torch"):
+        model(batch(4))
+
+
 def test_a_random_activation_cannot_be_applied_again():
     model = Between(nn.RReLU())
     topoloss.attach(model)
