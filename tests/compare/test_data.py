@@ -71,6 +71,8 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
         ("(np.zeros((5, 2)), np.zeros(4, int))", r"shapes \(5, 2\) and \(4,\)"),
         ("(np.zeros((5, 2)), np.zeros(5))", "integer class labels"),
         ("(np.zeros((5, 2)), np.array(['a'] * 5))", "cannot be made tensors of"),
+        ("(np.zeros(5), np.zeros(5, int))", r"the inputs have shape \(5,\); expected"),
+        ("(np.zeros((0, 2)), np.zeros(0, int))", r"the inputs have shape \(0, 2\); expected"),
         ("(np.full((5, 2), np.nan), np.zeros(5, int))", "5 of 5 inputs hold NaN"),
         ("(np.zeros((5, 2)), np.full(5, -1))", "a label is -1; labels count from 0"),
     ],
@@ -90,6 +92,8 @@ def test_own_data_of_the_wrong_form_is_refused(tmp_path, monkeypatch, returned, 
     [
         ("no_such_module:f", "no module 'no_such_module'"),
         ("math:nothing", "no function 'nothing'"),
+        (".module:f", "not of the form package.module:function"),
+        ("module:", "not of the form package.module:function"),
         ("shutil:which", "called without arguments: missing a required argument"),
     ],
 )

@@ -33,11 +33,14 @@ def test_networks_have_the_papers_number_of_neurons(name):
 def test_own_network(tmp_path, monkeypatch):
     (tmp_path / "own_network.py").write_text(
         "import torch\nmake = lambda: torch.nn.Linear(64, 10)\nwrong = lambda: 1\n"
+        "pair = lambda: torch.nn.LSTM(64, 10, batch_first=True)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert build("own_network:make", load("digits"))(torch.zeros(1, 64)).shape == (1, 10)
     with pytest.raises(topoloss.InputError, match="returned 1; expected"):
         build("own_network:wrong", load("digits"))
+    with pytest.raises(topoloss.InputError, match="put out tuple for 2 inputs"):
+        build("own_network:pair", load("digits"))
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,10 @@ def _own(reference: str) -> Dataset:
 
 
 def _checked(data: Dataset, name: str) -> Dataset:
+    if data.x.ndim < 2 or not len(data.x):
+        raise InputError(
+            f"data {name!r}: the inputs have shape {tuple(data.x.shape)}; expected (samples, ...)."
+        )
     bad = ~torch.isfinite(data.x).flatten(1).all(1)
     if bad.any():
         raise InputError(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from topoloss.compare import objects
 from topoloss.compare.data import Dataset
@@ -65,9 +65,10 @@ def _check_fit(model: nn.Module, name: str, data: Dataset) -> None:
         raise InputError(
             f"model {name!r} does not take inputs of shape {tuple(data.x[:2].shape)}: {error}"
         ) from error
-    if logits.ndim != 2 or logits.shape[1] < data.classes:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.classes:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(
-            f"model {name!r} put out shape {tuple(logits.shape)} for 2 inputs; expected a logit "
+            f"model {name!r} put out {given} for 2 inputs; expected a tensor with a logit "
             f"for each of the {data.classes} classes (labels count from 0)."
         )
 

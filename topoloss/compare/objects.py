@@ -27,6 +27,8 @@ def call(reference: str, purpose: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(f"{purpose} {reference!r} is not of the form package.module:function.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
