@@ -1,3 +1,4 @@
+import sys
 import urllib.error
 
 import numpy as np
@@ -57,8 +58,9 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
     (tmp_path / "own_pair.py").write_text(
         "import numpy as np\ndef load():\n    return np.zeros((50, 3)), np.arange(50) % 4\n"
     )
+    # The current folder is importable, and the path is given back.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     data = load("own_pair:load")
     assert (data.train, data.validation, data.classes) == (30, 10, 4)
     assert data.x.dtype == torch.float32
@@ -77,12 +79,8 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
         ("(np.zeros((5, 2)), np.full(5, -1))", "a label is -1; labels count from 0"),
     ],
 )
-def test_own_data_of_the_wrong_form_is_refused(tmp_path, monkeypatch, returned, message):
-    name = f"own_{abs(hash(returned))}"
-    (tmp_path / f"{name}.py").write_text(
-        f"import numpy as np\ndef load():\n    return {returned}\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+def test_own_data_of_the_wrong_form_is_refused(own_module, returned, message):
+    name = own_module(f"import numpy as np\nload = lambda: {returned}\n")
     with pytest.raises(topoloss.InputError, match=message):
         load(f"{name}:load")
 

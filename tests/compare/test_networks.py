@@ -30,17 +30,16 @@ def test_networks_have_the_papers_number_of_neurons(name):
     assert sum(len(index) for index in penalty.neurons.values()) == 1010
 
 
-def test_own_network(tmp_path, monkeypatch):
-    (tmp_path / "own_network.py").write_text(
+def test_own_network(own_module):
+    name = own_module(
         "import torch\nmake = lambda: torch.nn.Linear(64, 10)\nwrong = lambda: 1\n"
         "pair = lambda: torch.nn.LSTM(64, 10, batch_first=True)\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert build("own_network:make", load("digits"))(torch.zeros(1, 64)).shape == (1, 10)
+    assert build(f"{name}:make", load("digits"))(torch.zeros(1, 64)).shape == (1, 10)
     with pytest.raises(topoloss.InputError, match="returned 1; expected"):
-        build("own_network:wrong", load("digits"))
+        build(f"{name}:wrong", load("digits"))
     with pytest.raises(topoloss.InputError, match="put out tuple for 2 inputs"):
-        build("own_network:pair", load("digits"))
+        build(f"{name}:pair", load("digits"))
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,8 @@ def test_own_network(tmp_path, monkeypatch):
         ("(64, 9)", "each of the 10 classes"),
     ],
 )
-def test_own_network_that_does_not_fit_the_data(tmp_path, monkeypatch, widths, message):
-    name = f"misfit_{abs(hash(widths))}"
-    (tmp_path / f"{name}.py").write_text(
-        f"import torch\nmake = lambda: torch.nn.Linear(*{widths})\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+def test_own_network_that_does_not_fit_the_data(own_module, widths, message):
+    name = own_module(f"import torch\nmake = lambda: torch.nn.Linear(*{widths})\n")
     with pytest.raises(topoloss.InputError, match=message):
         build(f"{name}:make", load("digits"))
 
