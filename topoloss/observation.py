@@ -203,15 +203,12 @@ class Observer:
         if self._inputs is None:
             raise _not_run()
         args, kwargs = self._inputs
-        self._check_inputs()
         _REPEATING.observers.append(self)
         try:
             self.model(*args, **kwargs)
         finally:
             _REPEATING.observers.remove(self)
-        self._check_inputs()
-
-    def _check_inputs(self) -> None:
+        # Also what changed before the pass was repeated shows now.
         if any(v is not None and version_of(t) != v for t, v in self._input_versions):
             raise AttachmentError(
                 "an input of the latest forward pass was changed in place, by the model or after "
