@@ -52,7 +52,7 @@ class Persistence(nn.Module):
     """
 
     orders: ClassVar[frozenset[str]] = frozenset()
-    vmappable: ClassVar[bool] = False
+    vmappable: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -149,6 +149,8 @@ def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " 
     The scale is a power of two, so that nothing is rounded, and a constant to autograd: what
     follows does not depend on it.
     """
+    # A slice's gradient is laid out like x; a transpose's is not, and slows what follows.
+    x = x.narrow(0, 0, x.shape[0])
     rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     largest = rows.detach().abs().amax(-1)
     negligible = largest < torch.finfo(rows.dtype).tiny

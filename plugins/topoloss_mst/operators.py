@@ -1,7 +1,7 @@
 """Spanning trees as PyTorch operators: batches, vmap, fake tensors, one canonical result.
 
-Engines see one problem without gradients and return some order of edges; everything
-that PyTorch needs to know around them lives here.
+Engines see a batch of problems without gradients and return some order of edges;
+everything that PyTorch needs to know around them lives here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from topoloss_mst.selection import load_engine
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_features", mutates_args=())
-def spanning_tree_of_features(v: Tensor, order: str, engine: str) -> Tensor:
-    """Edges (..., n - 1, 2) of the minimum spanning tree on vertices (..., n, d)."""
+def spanning_tree_of_features(
+    v: Tensor, order: str, engine: str, start: Tensor | None = None
+) -> Tensor:
+    """Edges (..., n - 1, 2) of the minimum spanning tree on vertices (..., n, d).
+
+    `start`, another spanning tree on them, may speed up the search.
+    """
     run = load_engine(engine).from_features
-    return _over_problems(lambda problem: run(_balanced(problem), order), v)
+    if start is None:
+        return _trees(lambda problems: run(_balanced(problems), order), v)
+    given = start.reshape(-1, *start.shape[-2:])
+    return _trees(lambda problems: run(_balanced(problems), order, given), v)
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_matrix", mutates_args=())
@@ -34,11 +42,11 @@ def spanning_tree_of_matrix(values: Tensor, engine: str) -> Tensor:
     if not torch.isfinite(diagonal).all():
         on_diagonal = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
         values = values.masked_fill(on_diagonal, 0)
-    return _over_problems(load_engine(engine).from_matrix, values)
+    return _trees(load_engine(engine).from_matrix, values)
 
 
 @spanning_tree_of_features.register_fake
-def _(v: Tensor, order: str, engine: str) -> Tensor:
+def _(v: Tensor, order: str, engine: str, start: Tensor | None = None) -> Tensor:
     return _empty_tree(v)
 
 
@@ -48,7 +56,15 @@ def _(values: Tensor, engine: str) -> Tensor:
 
 
 @spanning_tree_of_features.register_vmap
-def _(info: Any, in_dims: tuple[Any, ...], v: Tensor, order: str, engine: str) -> Any:
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    v: Tensor,
+    order: str,
+    engine: str,
+    start: Tensor | None = None,
+) -> Any:
+    # A tree to start from saves time and changes nothing, so that a batch goes without.
     return spanning_tree_of_features(v.movedim(in_dims[0], 0), order, engine), 0
 
 
@@ -62,14 +78,14 @@ def _empty_tree(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _over_problems(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _trees(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run an engine on all problems at once."""
     _check_finite(x)
     tree = _empty_tree(x)
-    if tree.numel():
-        problems = x.reshape(-1, *x.shape[-2:])
-        for problem, out in zip(problems, tree.reshape(-1, *tree.shape[-2:]), strict=True):
-            out.copy_(_canonical(run(problem), problem.shape[0]))
-    return tree
+    if not tree.numel():
+        return tree
+    problems = x.reshape(-1, *x.shape[-2:])
+    return _canonical(run(problems), problems.shape[1]).reshape(tree.shape)
 
 
 def _check_finite(x: Tensor) -> None:
@@ -82,9 +98,8 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _balanced(v: Tensor) -> Tensor:
-    """Scale by a power of two, which is exact, so that no product over- or underflows."""
-    lowest, highest = torch.aminmax(v)
-    largest = torch.maximum(-lowest, highest)
+    """Scale each problem by a power of two, which is exact, so that no product overflows."""
+    largest = v.abs().amax((-2, -1), keepdim=True)
     limit = math.frexp(torch.finfo(v.dtype).max)[1] - 2
     exponent = (-torch.frexp(largest).exponent).clamp(-limit, limit)
     return v * torch.ldexp(torch.ones_like(largest), exponent)
@@ -92,6 +107,6 @@ def _balanced(v: Tensor) -> Tensor:
 
 def _canonical(edges: Tensor, n: int) -> Tensor:
     """Lower end point first, edges in lexicographic order: engines then agree exactly."""
-    lower, higher = edges.amin(-1), edges.amax(-1)
-    code = (lower * n + higher).sort().values
+    lower, higher = torch.minimum(*edges.unbind(-1)), torch.maximum(*edges.unbind(-1))
+    code = (lower * n + higher).sort(-1).values
     return torch.stack((code // n, code % n), -1)

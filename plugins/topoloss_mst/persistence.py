@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 import topoloss
 from topoloss_mst.operators import spanning_tree_of_features, spanning_tree_of_matrix
-from topoloss_mst.selection import ENGINES, choose_engine
+from topoloss_mst.selection import ENGINES, HOLD_A_MATRIX, choose_engine
 
-Engine = Literal["auto", "numba", "torch", "reference", "triton"]
+Engine = Literal["auto", "numba", "triton", "torch", "reference"]
 
 
 class MinimumSpanningTree(topoloss.Persistence):
@@ -19,31 +21,43 @@ class MinimumSpanningTree(topoloss.Persistence):
 
     Parameters
     ----------
-    engine : {"auto", "numba", "torch", "reference", "triton"}
-        ``"numba"`` is Prim's algorithm on the CPU; ``"torch"`` is Boruvka's in torch
-        operations, on any device; ``"reference"`` is a plain Kruskal in float64, for tests.
-        ``"auto"`` takes numba on the CPU and torch elsewhere. An explicit choice never
-        falls back. ``"triton"`` is reserved for the kernel on GPUs, which is not built yet.
+    engine : {"auto", "numba", "triton", "torch", "reference"}
+        ``"numba"`` runs on the CPU and ``"triton"`` on GPUs; neither holds a matrix of all pairs
+        of features. ``"torch"`` is Boruvka's algorithm in torch operations, on any device, and
+        ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both do. ``"auto"``
+        takes numba on the CPU and torch elsewhere. An explicit choice never falls back.
     max_vertices : int
-        All engines hold a matrix of n x n keys for the time of the search (none is kept
-        for the backward pass). More vertices than this are refused.
+        More vertices than this are refused where a matrix of n x n keys is needed: by the
+        engines that hold one, and for filtrations without an order.
+    warm_start : bool
+        Start the search from the last tree that was found, where the number of vertices is the
+        same. The result does not change. It pays where successive problems hardly differ, and
+        costs time where they do, as batches drawn at random do. Only ``"numba"`` uses it.
+        Batches are then a loop; compiled and transformed functions do without.
 
     Notes
     -----
     **Ties.** Edges are ordered by (key, lower index, higher index), so that there is one
     tree. Where keys are exactly representable (small integers) all engines agree on it,
-    edge for edge. Elsewhere matrix products round: with unit vectors of d features each
-    dot product is off by at most d eps, so the tree weighs at most 2 (n - 1) d eps more than
-    the minimum. Squared distances are compared in float64; there a key is off by at most
-    4 d eps times the largest squared distance to the first vertex.
+    edge for edge. Elsewhere products round: ``"numba"`` compares keys that are
+    summed in float64, whatever the dtype of the features, and its tree weighs at most
+    2 (n - 1) d eps more than the minimum, eps being that of float64, for unit vectors of d
+    features; ``"torch"`` compares dot products in the features' dtype, so that eps is that of
+    the dtype, and squared distances in float64, where a key is off by at most 4 d eps times
+    the largest squared distance to the first vertex.
 
     **Zero-length edges** are edges like others: there are always n - 1 deaths.
 
-    **Complexity.** O(n^2 d) for the keys of features, O(n^2) for the search.
+    **Complexity.** O(n^2 d) time for features. ``"numba"`` needs O(n d) memory and a block:
+    up to 2,048 vertices the keys of all pairs are held at once, beyond that some tiles of
+    them. For a matrix, O(n^2) time and memory.
 
     References
     ----------
-    Prim, "Shortest connection networks and some generalizations" (1957). Boruvka (1926).
+    Boruvka (1926); Prim, "Shortest connection networks and some generalizations" (1957);
+    Gower and Ross, "Minimum spanning trees and single linkage cluster analysis" (1969); for
+    pairs that a spanning tree rules out: Karger, Klein and Tarjan, "A randomized linear-time
+    algorithm to find minimum spanning trees" (1995).
 
     Examples
     --------
@@ -55,39 +69,63 @@ class MinimumSpanningTree(topoloss.Persistence):
             [1, 2]])
     """
 
+    _last_tree: Tensor | None
     orders = frozenset({"abs_dot_descending", "dot_descending", "sq_dist_ascending"})
-    vmappable = True
 
-    def __init__(self, *, engine: Engine = "auto", max_vertices: int = 32_768) -> None:
+    def __init__(
+        self, *, engine: Engine = "auto", max_vertices: int = 32_768, warm_start: bool = False
+    ) -> None:
         super().__init__()
         if engine != "auto" and engine not in ENGINES:
             listed = ", ".join(repr(name) for name in ("auto", *ENGINES))
             raise topoloss.OptionError(f"engine={engine!r} is not one of {listed}.")
         self.engine = engine
         self.max_vertices = max_vertices
+        self.warm_start = warm_start
+        self.vmappable = not warm_start
+        self.register_buffer("_last_tree", None, persistent=False)
+
+    def critical_edges(
+        self, filtration: topoloss.Filtration, v: Float[Tensor, "n d"]
+    ) -> Sequence[topoloss.CriticalEdges]:
+        if filtration.order is None:
+            # Before the matrix is filled.
+            self._check_size(v, "a filtration without an order needs", "give it an order")
+        return super().critical_edges(filtration, v)
 
     def from_features(
         self, v: Float[Tensor, "n d"], order: topoloss.Order
     ) -> list[topoloss.CriticalEdges]:
-        self._check_size(v)
-        tree = spanning_tree_of_features(v, order, choose_engine(self.engine, v))
-        return [topoloss.CriticalEdges(tree)]
+        engine = choose_engine(self.engine, v)
+        if engine in HOLD_A_MATRIX:
+            self._check_size(v, f"engine={engine!r} holds", "use engine='numba' or 'triton'")
+        if not self._warm(engine):
+            return [topoloss.CriticalEdges(spanning_tree_of_features(v, order, engine))]
+        start = self._last_tree
+        if start is not None and (len(start) != len(v) - 1 or start.device != v.device):
+            start = None
+        self._last_tree = spanning_tree_of_features(v, order, engine, start)
+        return [topoloss.CriticalEdges(self._last_tree)]
 
     def from_matrix(self, values: Float[Tensor, "n n"]) -> list[topoloss.CriticalEdges]:
-        self._check_size(values)
         tree = spanning_tree_of_matrix(values, choose_engine(self.engine, values))
         return [topoloss.CriticalEdges(tree)]
 
-    def _check_size(self, keyed: Tensor) -> None:
+    def _warm(self, engine: str) -> bool:
+        # A tree that belongs to a transformation, or to a graph, must not be kept.
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return self.warm_start and engine == "numba" and not transformed
+
+    def _check_size(self, keyed: Tensor, needed_by: str, remedy: str) -> None:
         n = keyed.shape[-2]
         if n > self.max_vertices:
             size = n * n * keyed.element_size() / 2**30
             raise topoloss.TooLargeError(
-                f"{n} vertices need a matrix of {size:.1f} GiB, and max_vertices is "
-                f"{self.max_vertices}. Take a fraction of the neurons (attach(..., "
-                "fraction=0.1)), channels as units (units='channel'), or raise it: "
-                "topoloss.persistence('mst', max_vertices=...)."
+                f"{needed_by} a matrix of {n} x {n} keys, {size:.1f} GiB, for {n} vertices, and "
+                f"max_vertices is {self.max_vertices}. To need none, {remedy}; or take a fraction "
+                "of the neurons (attach(..., fraction=0.1)), channels as units "
+                "(units='channel'), or raise topoloss.persistence('mst', max_vertices=...)."
             )
 
     def extra_repr(self) -> str:
-        return f"engine={self.engine!r}"
+        return f"engine={self.engine!r}" + (", warm_start=True" if self.warm_start else "")

@@ -9,7 +9,9 @@ from torch import Tensor
 
 import topoloss
 
-ENGINES = ("numba", "torch", "reference", "triton")
+ENGINES = ("numba", "triton", "torch", "reference")
+# Of features, that is: keys of all pairs at once.
+HOLD_A_MATRIX = ("torch", "reference")
 
 
 def choose_engine(engine: str, x: Tensor) -> str:

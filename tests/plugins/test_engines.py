@@ -17,7 +17,7 @@ import topoloss
 ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
 FAST = ("numba", "torch")
 ENGINES = (*FAST, "reference")
-# The numba engine works in blocks of 1024 vertices, the Gram matrix in blocks of 256.
+# Prim's algorithm works in blocks of 1024 vertices, the torch engine's keys in blocks of 256.
 SIZES = (1, 2, 3, 63, 64, 65, 127, 129, 255, 257, 1030)
 
 
@@ -264,16 +264,28 @@ def test_pairwise_holds_the_edge_values(filtration):
 # Options
 
 
-def test_more_vertices_than_allowed_are_refused():
-    mst = topoloss.persistence("mst", max_vertices=10)
+@pytest.mark.parametrize("engine", ["torch", "reference"])
+def test_an_engine_that_holds_a_matrix_refuses_more_vertices_than_allowed(engine):
+    mst = topoloss.persistence("mst", engine=engine, max_vertices=10)
     topoloss.pipeline("correlation", mst)(randn(4, 10))
-    for filtration in ("correlation", Table(torch.zeros(11, 11))):
-        with pytest.raises(topoloss.TooLargeError, match=r"11 vertices .* max_vertices is 10"):
-            topoloss.pipeline(filtration, mst)(randn(4, 11))
+    with pytest.raises(topoloss.TooLargeError, match=r"11 x 11 keys.*engine='numba'"):
+        topoloss.pipeline("correlation", mst)(randn(4, 11))
+
+
+def test_a_matrix_of_more_vertices_than_allowed_is_refused_before_it_is_filled():
+    class Unfilled(Table):
+        def pairwise(self, v):
+            raise AssertionError("the matrix was filled")
+
+    mst = topoloss.persistence("mst", max_vertices=10)
+    with pytest.raises(topoloss.TooLargeError, match=r"without an order needs a matrix of 11 x 11"):
+        topoloss.pipeline(Unfilled(torch.zeros(11, 11)), mst)(randn(4, 11))
+    # Features need none.
+    topoloss.pipeline("correlation", mst)(randn(4, 11))
 
 
 def test_an_engine_that_is_not_built_or_not_known_is_an_error():
-    with pytest.raises(topoloss.OptionError, match="'numba', 'torch', 'reference', 'triton'"):
+    with pytest.raises(topoloss.OptionError, match="'numba', 'triton', 'torch', 'reference'"):
         topoloss.persistence("mst", engine="cuda")
     triton = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="triton"))
     with pytest.raises(topoloss.OptionError, match="not built yet"):

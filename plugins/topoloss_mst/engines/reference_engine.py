@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from topoloss_mst.engines.keys import ascending_keys
-
 
 def from_features(v: Tensor, order: str) -> Tensor:
-    return from_matrix(ascending_keys(v.double(), order))
+    return torch.stack([_kruskal(_keys(problem.double(), order)) for problem in v])
 
 
 def from_matrix(values: Tensor) -> Tensor:
-    key = values.double().numpy()
+    return torch.stack([_kruskal(problem.double().numpy()) for problem in values])
+
+
+def _keys(v: Tensor, order: str) -> npt.NDArray[np.float64]:
+    """Ascending keys, pair by pair, so that equal pairs have equal keys."""
+    if order == "sq_dist_ascending":
+        rows = [(v - u).square().sum(-1) for u in v]
+    else:
+        rows = [-(v * u).sum(-1) for u in v]
+    keys = torch.stack(rows)
+    if order == "abs_dot_descending":
+        keys = -keys.abs()
+    array: npt.NDArray[np.float64] = keys.numpy()
+    return array
+
+
+def _kruskal(key: npt.NDArray[np.float64]) -> Tensor:
     n = key.shape[0]
     lower, higher = np.triu_indices(n, k=1)
     by_value_then_indices = np.lexsort((higher, lower, key[lower, higher]))

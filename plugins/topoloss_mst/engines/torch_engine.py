@@ -9,10 +9,14 @@ from topoloss_mst.engines.keys import ascending_keys
 
 
 def from_features(v: Tensor, order: str) -> Tensor:
-    return from_matrix(ascending_keys(v, order))
+    return torch.stack([_tree(ascending_keys(problem, order)) for problem in v])
 
 
 def from_matrix(values: Tensor) -> Tensor:
+    return torch.stack([_tree(problem) for problem in values])
+
+
+def _tree(values: Tensor) -> Tensor:
     n = values.shape[0]
     component = torch.arange(n, device=values.device)
     codes = [component.new_empty(0)]

@@ -1,0 +1,66 @@
+"""Exact trees of few vertices, from the low-precision similarities of all their pairs."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from topoloss_mst.engines.numba_engine.compiled import compiled
+from topoloss_mst.engines.numba_engine.edges import (
+    ABS_DOT,
+    closed_at_zero,
+    exact_keys,
+    live_rows,
+    minimum_forest,
+)
+from topoloss_mst.engines.numba_engine.light import light_in_row
+from topoloss_mst.engines.numba_engine.linkage import linked
+from topoloss_mst.engines.numba_engine.ordered import lowest_integers
+from topoloss_mst.engines.numba_engine.prim import prim
+
+
+@compiled
+def dense_trees(similarities, margins, v, metric, start, first, step, trees):
+    """Fill in the trees of every `step`-th problem from `first` on."""
+    for problem in range(first, len(v), step):
+        trees[problem] = _tree(
+            similarities[problem], margins[problem], v[problem], metric, start[problem]
+        )
+
+
+@compiled
+def _tree(similarities, margin, v, metric, start):
+    n = len(v)
+    signed = metric != ABS_DOT
+    tree = start if len(start) else prim(similarities, signed)
+    keys, vertex, linkage = linked(tree, v, metric)
+    live = live_rows(v, metric)
+    found = _light(
+        similarities, vertex, live[vertex], linkage,
+        lowest_integers(keys, metric, margin, similarities), signed,
+    )  # fmt: skip
+    pairs = np.empty((len(found), 2), np.int64)
+    for e in range(len(found)):
+        pairs[e, 0], pairs[e, 1] = vertex[found[e, 0]], vertex[found[e, 1]]
+    keys = exact_keys(v, pairs, metric)
+    chosen = minimum_forest(n, pairs, keys)
+    if np.all(live):
+        return pairs[chosen]
+    return closed_at_zero(n, pairs[chosen], keys[chosen])
+
+
+@compiled
+def _light(similarities, vertex, live, linkage, lower_bound, signed):
+    n = len(vertex)
+    row = np.empty(n, similarities.dtype)
+    found = np.empty((8 * n, 3), np.int32)
+    count = 0
+    for p in range(n):
+        of_vertex = similarities[vertex[p]]
+        for q in range(p):
+            row[q] = of_vertex[vertex[q]]
+        if count + p > len(found):
+            found = np.concatenate((found, np.empty_like(found)))
+        _, count = light_in_row(row, 0, p, live, -1, linkage, lower_bound, signed, found, count)
+    return found[:count]

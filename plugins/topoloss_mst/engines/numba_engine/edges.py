@@ -1,0 +1,128 @@
+"""Edges in the order (key, lower index, higher index): exact keys, spanning trees."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from topoloss_mst.engines.numba_engine.compiled import compiled, compiled_sum
+
+ABS_DOT, DOT, SQ_DIST = range(3)
+METRICS = {"abs_dot_descending": ABS_DOT, "dot_descending": DOT, "sq_dist_ascending": SQ_DIST}
+
+
+@compiled_sum
+def _exact_key(a, b, metric):
+    """Ascending key of the edge between two vertices, in float64."""
+    total = 0.0
+    if metric == SQ_DIST:
+        for k in range(len(a)):
+            difference = np.float64(a[k]) - np.float64(b[k])
+            total += difference * difference
+        return total
+    for k in range(len(a)):
+        total += np.float64(a[k]) * np.float64(b[k])
+    return -abs(total) if metric == ABS_DOT else -total
+
+
+@compiled
+def exact_keys(v, edges, metric):
+    keys = np.empty(len(edges))
+    for e in range(len(edges)):
+        keys[e] = _exact_key(v[edges[e, 0]], v[edges[e, 1]], metric)
+    return keys
+
+
+@compiled
+def minimum_forest(n, edges, keys):
+    """Boruvka's algorithm: mark the edges that make up the minimum spanning forest."""
+    component = np.arange(n)
+    lightest = np.empty(n, np.int64)
+    chosen = np.zeros(len(edges), np.bool_)
+    leaving = np.arange(len(edges))
+    while len(leaving):
+        lightest[:] = -1
+        for e in leaving:
+            for end in range(2):
+                c = component[edges[e, end]]
+                if lightest[c] < 0 or _before(e, lightest[c], edges, keys, n):
+                    lightest[c] = e
+        for e in lightest:
+            if e >= 0:
+                # Two components may choose one edge; the order is total, so no longer cycle.
+                chosen[e] = True
+                join(component, edges[e, 0], edges[e, 1])
+        for u in range(n):
+            component[u] = component[component[u]]
+        kept = 0
+        for e in leaving:
+            if component[edges[e, 0]] != component[edges[e, 1]]:
+                leaving[kept] = e
+                kept += 1
+        leaving = leaving[:kept]
+    return chosen
+
+
+@compiled
+def closed_at_zero(n, edges, keys):
+    """Turn the minimum forest of the live vertices for |a.b| into the minimum tree of all.
+
+    Whatever edges of keys below 0 do not connect has similarity 0 all over, so there are all
+    edges of key 0: the first in order lead from vertex 0 to the lowest vertex of each component.
+    """
+    component = np.arange(n)
+    tree = np.empty((n - 1, 2), np.int64)
+    count = 0
+    for e in range(len(edges)):
+        if keys[e] < 0:
+            join(component, edges[e, 0], edges[e, 1])
+            tree[count] = edges[e]
+            count += 1
+    for u in range(1, n):
+        if component[u] == u:
+            tree[count] = 0, u
+            count += 1
+    return tree
+
+
+@compiled
+def live_rows(v, metric):
+    """Mark the vertices that may have edges of a key below the highest there is.
+
+    For |a.b| a vertex that is zero has none; otherwise there is no highest key.
+    """
+    live = np.ones(len(v), np.bool_)
+    if metric == ABS_DOT:
+        for u in range(len(v)):
+            live[u] = np.any(v[u] != 0)
+    return live
+
+
+@compiled
+def _before(e, f, edges, keys, n):
+    if keys[e] != keys[f]:
+        return keys[e] < keys[f]
+    return code_of(edges[e, 0], edges[e, 1], n) < code_of(edges[f, 0], edges[f, 1], n)
+
+
+@compiled
+def code_of(i, j, n):
+    return min(i, j) * n + max(i, j)
+
+
+@compiled
+def join(component, i, j):
+    """Join two components; the lowest vertex of each stands for it."""
+    a, b = _root(component, i), _root(component, j)
+    a, b = min(a, b), max(a, b)
+    component[b] = a
+    return a, b
+
+
+@compiled
+def _root(component, u):
+    while component[u] != u:
+        component[u] = component[component[u]]
+        u = component[u]
+    return u

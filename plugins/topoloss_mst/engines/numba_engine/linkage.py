@@ -1,0 +1,85 @@
+"""Single linkage of a spanning tree, in which its bottlenecks are running maxima."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from topoloss_mst.engines.numba_engine.compiled import compiled
+from topoloss_mst.engines.numba_engine.edges import code_of, exact_keys, join
+
+# Columns that are looked at together.
+CHUNK = 32
+
+
+@compiled
+def linked(tree, v, metric):
+    """Keys of a spanning tree, ascending, and its vertices laid in a row by single linkage.
+
+    Returns
+    -------
+    keys : ndarray of float64, shape (n - 1,)
+        Ascending, ties by (lower index, higher index).
+    vertex : ndarray of int64, shape (n,)
+        The vertex at each position of the row.
+    linkage : tuple of ndarrays of int64
+        ``gap[p]``, the rank in `keys` of the edge that joined the two stretches which meet
+        between positions p and p + 1, and the highest gap of each chunk of positions. The
+        heaviest edge on the tree's path between positions p < q is of rank ``max(gap[p:q])``.
+    """
+    n = len(v)
+    keys = exact_keys(v, tree, metric)
+    ranked = _ascending(tree, keys, n)
+    component = np.arange(n)
+    last = np.arange(n)
+    following = np.full(n, -1)
+    rank_after = np.full(n, -1)
+    for rank in range(n - 1):
+        e = ranked[rank]
+        a, b = join(component, tree[e, 0], tree[e, 1])
+        following[last[a]] = b
+        rank_after[last[a]] = rank
+        last[a] = last[b]
+    vertex = np.empty(n, np.int64)
+    gap = np.empty(n, np.int64)
+    u = 0
+    for p in range(n):
+        vertex[p], gap[p] = u, rank_after[u]
+        u = following[u]
+    return keys[ranked], vertex, (gap, _chunk_highest(gap))
+
+
+@compiled
+def _ascending(edges, keys, n):
+    """Indices of the edges in the order (key, lower index, higher index)."""
+    codes = np.empty(len(edges), np.int64)
+    for e in range(len(edges)):
+        codes[e] = code_of(edges[e, 0], edges[e, 1], n)
+    by_code = np.argsort(codes)
+    return by_code[np.argsort(keys[by_code], kind="mergesort")]
+
+
+@compiled
+def _chunk_highest(gap):
+    """Highest gap of each chunk of positions."""
+    highest = np.full((len(gap) + CHUNK - 1) // CHUNK, -1)
+    for p in range(len(gap)):
+        highest[p // CHUNK] = max(highest[p // CHUNK], gap[p])
+    return highest
+
+
+@compiled
+def running_highest(gap):
+    """Row k holds the highest of the 2**k gaps from each position on."""
+    n = len(gap)
+    levels = 1
+    while 1 << levels <= n:
+        levels += 1
+    highest = np.empty((levels, n), np.int64)
+    highest[0] = gap
+    for k in range(1, levels):
+        half = 1 << (k - 1)
+        for p in range(n):
+            highest[k, p] = max(highest[k - 1, p], highest[k - 1, min(p + half, n - 1)])
+    return highest

@@ -1,0 +1,82 @@
+"""Prim's algorithm on a dense matrix of similarities, given by their bits."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from topoloss_mst.engines.numba_engine.compiled import compiled
+from topoloss_mst.engines.numba_engine.ordered import ordered
+
+_BLOCK = 1024
+
+
+@compiled
+def prims(similarities, signed):
+    trees = np.empty((len(similarities), similarities.shape[1] - 1, 2), np.int64)
+    for problem in range(len(similarities)):
+        trees[problem] = prim(similarities[problem], signed)
+    return trees
+
+
+@compiled
+def prim(similarity, signed):
+    """Edges (n - 1, 2) of the maximum spanning tree, ties by (lower index, higher index).
+
+    ``best[j]`` is the similarity of vertex j to the tree, or the highest integer once it is
+    inside, and ``link[j]`` the vertex of the tree that attains it.
+    """
+    n = similarity.shape[0]
+    limits = np.iinfo(similarity.dtype)
+    best = np.full(n, limits.min, similarity.dtype)
+    link = np.full(n, n, np.int32)
+    block_highest = np.empty((n + _BLOCK - 1) // _BLOCK, similarity.dtype)
+    tree = np.empty((n - 1, 2), np.int64)
+    u = np.int32(0)
+    best[u] = limits.max
+    for step in range(n - 1):
+        row = similarity[u]
+        for k in range(len(block_highest)):
+            block = slice(k * _BLOCK, (k + 1) * _BLOCK)
+            _relax(row[block], best[block], link[block], u, signed)
+            block_highest[k] = _highest_outside(best[block], limits.min, limits.max)
+        u = _lowest_edge_at(block_highest.max(), block_highest, best, link)
+        best[u] = limits.max
+        tree[step, 0], tree[step, 1] = link[u], u
+    return tree
+
+
+@compiled
+def _relax(row, best, link, u, signed):
+    highest = np.iinfo(row.dtype).max
+    for j in range(len(row)):
+        s = ordered(row[j], highest, signed)
+        # Both edges end in j, so the lower other end is the lexicographically lower edge.
+        better = (s > best[j]) | ((s == best[j]) & (u < link[j]))
+        best[j] = s if better else best[j]
+        link[j] = u if better else link[j]
+
+
+@compiled
+def _highest_outside(best, lowest, inside):
+    highest = lowest
+    for j in range(len(best)):
+        highest = max(highest, best[j] if best[j] < inside else lowest)
+    return highest
+
+
+@compiled
+def _lowest_edge_at(highest, block_highest, best, link):
+    """Vertex outside whose edge comes lexicographically first among those at `highest`."""
+    n = len(best)
+    lowest = n * n
+    vertex = np.int32(0)
+    for k in range(len(block_highest)):
+        if block_highest[k] == highest:
+            for j in range(k * _BLOCK, min((k + 1) * _BLOCK, n)):
+                if best[j] == highest:
+                    edge = min(j, link[j]) * n + max(j, link[j])
+                    if edge < lowest:
+                        lowest, vertex = edge, np.int32(j)
+    return vertex

@@ -1,0 +1,163 @@
+"""Exact minimum spanning trees of features, whatever the number of vertices."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from topoloss_mst.engines.numba_engine.dense import dense_trees
+from topoloss_mst.engines.numba_engine.edges import (
+    ABS_DOT,
+    closed_at_zero,
+    exact_keys,
+    live_rows,
+    minimum_forest,
+)
+from topoloss_mst.engines.numba_engine.light import (
+    Integers,
+    Stack,
+    light_pairs,
+    most_similar,
+    still_light,
+)
+from topoloss_mst.engines.numba_engine.linkage import linked, running_highest
+from topoloss_mst.engines.numba_engine.ordered import lowest_integers
+from topoloss_mst.engines.numba_engine.similarities import SIDE, Similarities
+
+Edges = npt.NDArray[np.int64]
+Found = npt.NDArray[np.int32]
+
+# Up to so many vertices the similarities of all pairs are held at once.
+DENSE = 2048
+_PAIRS_AT_ONCE = 1 << 24
+# One vertex in so many is in the sample that the cheap tree starts from.
+_SAMPLED = 8
+_CAPACITY = 1 << 18
+_MANY = 1 << 21
+
+
+def minimum_trees(
+    v: Float[Tensor, "problems n d"], metric: int, start: Edges | None = None
+) -> Edges:
+    """Edges of shape (problems, n - 1, 2).
+
+    `start` are spanning trees of that shape, the nearer to the minimum the better.
+    """
+    problems, n, _ = v.shape
+    trees = np.empty((problems, n - 1, 2), np.int64)
+    if start is None:
+        start = np.empty((problems, 0, 2), np.int64)
+    if n <= DENSE:
+        some = max(1, _PAIRS_AT_ONCE // n**2)
+        for first in range(0, problems, some):
+            batch = slice(first, first + some)
+            _fill_dense(v[batch], metric, start[batch], trees[batch])
+    else:
+        for problem in range(problems):
+            trees[problem] = _tree(v[problem], metric, start[problem])
+    return trees
+
+
+def _fill_dense(v: Float[Tensor, "problems n d"], metric: int, start: Edges, trees: Edges) -> None:
+    similarities = Similarities(v, metric)
+    bits, margins, rows = similarities.all(), similarities.margins, v.numpy()
+    threads = min(torch.get_num_threads(), len(v))
+
+    def fill(first: int) -> None:
+        dense_trees(bits, margins, rows, metric, start, first, threads, trees)
+
+    if threads == 1:
+        fill(0)
+    else:
+        # What is compiled is free of the interpreter's lock.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(threads)))
+
+
+def _tree(v: Float[Tensor, "n d"], metric: int, start: Edges) -> Edges:
+    similarities = Similarities(v[None], metric)
+    tree = start if len(start) else _cheap_tree(v, metric, similarities)
+    search = _Search(v, metric, similarities, tree)
+    for stack in similarities.tiles(search.vertex).lower_triangle():
+        search.scan(stack)
+    return search.minimum_tree()
+
+
+def _cheap_tree(v: Float[Tensor, "n d"], metric: int, similarities: Similarities) -> Edges:
+    """Some light spanning tree: the minimum one of a sample, and each other vertex where it
+    is nearest."""
+    n = len(v)
+    # A fixed shuffle, as neighbouring neurons are often alike.
+    shuffled = np.random.default_rng(0).permutation(n)
+    sampled = n // _SAMPLED
+    nearest = np.zeros(n, np.int64)
+    highest = np.full(n, np.iinfo(np.int64).min)
+    for stack in similarities.tiles(shuffled).rows(sampled, columns=sampled):
+        most_similar(stack, metric != ABS_DOT, sampled, highest, nearest)
+    within = minimum_trees(v[None, torch.from_numpy(shuffled[:sampled])], metric)[0]
+    others = np.stack((nearest[sampled:], np.arange(sampled, n)), 1)
+    tree: Edges = shuffled[np.concatenate((within, others))]
+    return tree
+
+
+class _Search:
+    """The pairs that a spanning tree does not rule out, and the minimum spanning tree of them.
+
+    Rows (p, q, similarity) are collected, p and q being positions in the tree's linkage.
+    """
+
+    def __init__(self, v: Tensor, metric: int, similarities: Similarities, tree: Edges) -> None:
+        self._v = v.numpy()
+        self._metric = metric
+        self._margin = similarities.margins[0]
+        self._no_bits = similarities.no_bits
+        keys, self.vertex, self._linkage = linked(tree, self._v, metric)
+        self._live = live_rows(self._v, metric)
+        self._lower_bound = self._lowest(keys)
+        self._heaviest = np.full(len(v), -1)
+        position = np.argsort(self.vertex)
+        below_all = np.full((len(tree), 1), np.iinfo(np.int32).min)
+        self._tree = np.concatenate((position[tree], below_all), 1).astype(np.int32)
+        self._found: list[Found] = []
+        self._buffer = np.empty((_CAPACITY, 3), np.int32)
+
+    def scan(self, stack: Stack) -> None:
+        """Look at all pairs of some tiles."""
+        row = 0
+        while row < SIDE:
+            count, row = light_pairs(
+                stack, row, self._live[self.vertex], self._heaviest, self._linkage,
+                self._lower_bound, self._metric != ABS_DOT, self._buffer,
+            )  # fmt: skip
+            self._found.append(self._buffer[:count].copy())
+        if sum(map(len, self._found)) > max(_MANY, 16 * len(self._v)):
+            self._found = [self._minimum()[0]]
+
+    def minimum_tree(self) -> Edges:
+        found, keys = self._minimum()
+        tree: Edges = self.vertex[found[:, :2]]
+        return tree if self._live.all() else closed_at_zero(len(self._v), tree, keys)
+
+    def _minimum(self) -> tuple[Found, npt.NDArray[np.float64]]:
+        """Of the rows collected those that make up the minimum forest, and their keys."""
+        # The first tree connects what was not looked at yet, and zero vertices.
+        found = np.concatenate((self._tree, *self._found))
+        n = len(self._v)
+        pairs, similarity = self.vertex[found[:, :2]], found[:, 2]
+        # The tree by similarities is nearly the minimum one, and rules out almost all the rest.
+        close = pairs[minimum_forest(n, pairs, -similarity.astype(np.int64))]
+        keys, vertex, (gap, _) = linked(close, self._v, self._metric)
+        light = still_light(pairs, similarity, vertex, running_highest(gap), self._lowest(keys))
+        found, pairs = found[light], pairs[light]
+        keys = exact_keys(self._v, pairs, self._metric)
+        chosen = minimum_forest(n, pairs, keys)
+        return found[chosen], keys[chosen]
+
+    def _lowest(self, keys: npt.NDArray[np.float64]) -> Integers:
+        integers: Integers = lowest_integers(keys, self._metric, self._margin, self._no_bits)
+        return integers

@@ -1,0 +1,231 @@
+"""What is the numba engine's own: products in low precision, few pairs, and no matrix."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from topoloss_mst.engines import numba_engine, reference_engine
+from topoloss_mst.engines.numba_engine import similarities, trees
+from topoloss_mst.engines.numba_engine.edges import METRICS
+from topoloss_mst.operators import spanning_tree_of_features
+
+import topoloss
+
+ORDERS = tuple(METRICS)
+# One tile has 512 rows; a chunk 32 columns.
+SIZES = (41, 64, 65, 129, 511, 512, 513, 1100)
+
+
+@pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
+def precision(request, monkeypatch):
+    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: request.param)
+
+
+@pytest.fixture
+def by_tiles(monkeypatch):
+    monkeypatch.setattr(trees, "DENSE", 40)
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype, generator=generator(seed))
+
+
+def integers(*shape, high=1, seed=0):
+    return torch.randint(-high, high + 1, shape, generator=generator(seed)).float()
+
+
+def tree(v, order, engine=numba_engine, **options):
+    edges = engine.from_features(v[None], order, **options)[0].sort(-1).values
+    return edges[(edges[:, 0] * len(v) + edges[:, 1]).argsort()]
+
+
+def features(kind, n, seed=0):
+    if kind == "real":
+        return randn(n, 7, seed=seed)
+    if kind == "positive":
+        # Similarities are close to one another, and to 1 for unit vectors.
+        return torch.nn.functional.normalize(randn(n, 7, seed=seed).abs() + 2, dim=1)
+    if kind == "scattered":
+        return randn(n, 3, seed=seed) * torch.logspace(-6, 6, n)[:, None]
+    if kind == "clusters":
+        # Far apart, so that squared distances within cancel in the products.
+        return randn(n, 7, seed=seed) + 1e4 * integers(n, 1, seed=seed)
+    v = integers(n, 3, high=2, seed=seed)
+    if kind == "dead":
+        v[torch.rand(n, generator=generator(seed)) < 0.4] = 0
+    if kind == "dead first":
+        v[: n // 2] = 0
+    if kind == "orthogonal":
+        # All products are 0 but those of equal vectors.
+        v = torch.eye(11)[torch.randint(0, 11, (n,), generator=generator(seed))]
+    if kind == "all dead":
+        v[:] = 0
+    return v
+
+
+KINDS = (
+    "real", "positive", "scattered", "clusters", "integers", "dead", "dead first", "orthogonal",
+    "all dead",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", SIZES)
+def test_the_tree_is_that_of_float64_keys_whatever_the_precision(by_tiles, order, kind, n):
+    v = features(kind, n, seed=n)
+    expected = tree(v, order, reference_engine)
+    assert torch.equal(tree(v, order), expected)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [2, 3, 31, 32, 33, 64, 65, 200])
+def test_so_it_is_where_all_similarities_are_held_at_once(order, kind, n):
+    v = features(kind, n, seed=n)
+    assert torch.equal(tree(v, order), tree(v, order, reference_engine))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["real", "dead", "orthogonal"])
+def test_too_many_pairs_to_keep_are_settled_on_the_way(by_tiles, monkeypatch, order, kind):
+    v = features(kind, 1100)
+    expected = tree(v, order)
+    monkeypatch.setattr(trees, "_MANY", 0)
+    monkeypatch.setattr(trees, "_CAPACITY", similarities.SIDE * similarities._AT_ONCE)
+    assert torch.equal(tree(v, order), expected)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("d", [1, 3, 64, 513])
+@pytest.mark.parametrize("kind", ["real", "positive", "scattered"])
+def test_no_similarity_is_further_off_than_its_margin(order, kind, d):
+    v = {
+        "real": randn(40, d),
+        "positive": randn(40, d).abs() + 1,
+        "scattered": randn(40, d) * torch.logspace(-3, 3, 40)[:, None],
+    }[kind]
+    made = similarities.Similarities(v[None], METRICS[order])
+    bits = torch.from_numpy(made.all()[0])
+    found = bits.view(torch.bfloat16 if bits.dtype == torch.int16 else torch.float32).double()
+    w = v.double()
+    exact = w @ w.T
+    size = exact.max()
+    if order == "sq_dist_ascending":
+        size = 2 * (w - w.mean(0)).square().sum(1).max()
+        exact = -(w[:, None] - w[None]).square().sum(-1) / 2
+    off = (found - exact).abs().max()
+    assert 0 < off <= made.margins[0]
+    # Nor is the margin wide: it is relative to the longest vectors.
+    assert made.margins[0] <= (0.012 if bits.dtype == torch.int16 else 2e-7 * (d + 6)) * size
+
+
+@pytest.mark.parametrize("n", [300, 1100])
+def test_float32_products_in_lower_precision_change_no_tree(by_tiles, monkeypatch, n):
+    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: False)
+    v = features("positive", n)
+    expected = tree(v, "dot_descending")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(tree(v, "dot_descending"), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_is_solved_in_parallel_as_one_by_one(order):
+    v = torch.stack([features("dead" if s % 2 else "real", 70, seed=s)[:, :3] for s in range(7)])
+    together = numba_engine.from_features(v, order)
+    alone = [numba_engine.from_features(problem[None], order)[0] for problem in v]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def random_tree(n, seed=0):
+    rng = np.random.default_rng(seed)
+    parents = [int(rng.integers(k)) for k in range(1, n)]
+    relabelled = rng.permutation(n)
+    return torch.tensor([[relabelled[p], relabelled[k + 1]] for k, p in enumerate(parents)])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["real", "integers", "dead", "orthogonal"])
+@pytest.mark.parametrize("n", [2, 40, 600])
+def test_any_tree_to_start_from_leads_to_the_same_tree(by_tiles, order, kind, n):
+    v = features(kind, n)
+    for seed in range(3):
+        start = random_tree(n, seed)
+        assert torch.equal(tree(v, order, start=start[None]), tree(v, order))
+
+
+def test_opcheck_with_a_tree_to_start_from():
+    v = randn(6, 3)
+    arguments = (v, "abs_dot_descending", "numba", random_tree(6))
+    torch.library.opcheck(spanning_tree_of_features, arguments)
+
+
+def test_a_warm_start_changes_no_value_and_no_gradient():
+    cold = topoloss.pipeline("correlation", "mst", "t1")
+    warm = topoloss.pipeline("correlation", topoloss.persistence("mst", warm_start=True), "t1")
+    for step, n in enumerate((30, 30, 30, 20, 30)):
+        a, b = (randn(8, n, seed=step).requires_grad_() for _ in range(2))
+        value, expected = warm(a), cold(b)
+        value.backward()
+        expected.backward()
+        assert torch.equal(value, expected)
+        assert torch.equal(a.grad, b.grad)
+    batch = randn(3, 8, 20)
+    assert torch.equal(warm(batch), cold(batch))
+    # What a transformation computed with must not be left behind.
+    grad = torch.func.grad(lambda x: warm(x).sum())
+    torch.testing.assert_close(grad(batch[0]), torch.func.grad(lambda x: cold(x).sum())(batch[0]))
+    assert torch.equal(warm(batch[0]), cold(batch[0]))
+
+
+def test_a_warm_start_begins_with_the_last_tree(monkeypatch):
+    seen = []
+    fill = numba_engine.minimum_trees
+
+    def spy(v, metric, start):
+        seen.append(start)
+        return fill(v, metric, start)
+
+    monkeypatch.setattr(numba_engine, "minimum_trees", spy)
+    warm = topoloss.pipeline("correlation", topoloss.persistence("mst", warm_start=True), "t1")
+    edges = warm.diagrams(randn(8, 10))[0].death_edges
+    warm(randn(8, 10, seed=1))
+    warm(randn(8, 11, seed=2))
+    assert seen[0] is None
+    assert {tuple(e) for e in seen[1][0].tolist()} == {tuple(e) for e in edges.tolist()}
+    assert seen[2] is None
+    assert not warm.state_dict()
+
+
+MEMORY = """
+import resource, torch, topoloss
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+reg = topoloss.regulariser("t1")
+reg(torch.randn(16, 3000, requires_grad=True)).backward()
+x = torch.randn(16, 20_000, requires_grad=True)
+before = peak()
+reg(x).backward()
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_all_pairs():
+    ran = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    # All pairs are 1.5 GiB in float32.
+    assert int(ran.stdout) < 200 * 2**20
