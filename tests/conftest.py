@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import topoloss
+from topoloss import registry
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,36 @@ def _registry_as_found():
     before = [info.name for info in topoloss.installed_plugins()]
     yield
     assert [info.name for info in topoloss.installed_plugins()] == before
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Start again with a registry that has not looked for entry points yet."""
+
+    def make():
+        monkeypatch.setattr(registry, "_registry", registry._Registry())
+
+    return make
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch, fresh):
+    """Put a distribution of one module and one entry point on the path."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, code, entry="third-party", metadata=""):
+        (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{name}-1.2.dist-info"
+        info.mkdir()
+        header = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n"
+        (info / "METADATA").write_text(header + metadata)
+        (info / "entry_points.txt").write_text(f"[topoloss]\n{entry} = {name}\n")
+        # Recorded so that the module is forgotten with the test.
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+        fresh()
+
+    return write
 
 
 @pytest.fixture(autouse=True)

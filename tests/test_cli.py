@@ -39,6 +39,43 @@ def test_plugins_lists_every_installed_plugin(run):
             assert ", ".join(names) in out
 
 
+OFFERS_T1 = """
+import topoloss
+
+class Mine(topoloss.Loss):
+    pass
+
+@topoloss.hookimpl
+def topoloss_losses():
+    return {"t1": Mine}
+"""
+
+
+def test_plugins_lists_what_failed_with_distribution_and_cause(run, install):
+    install("third_party_a", "import fast_trees", "a", "Requires-Dist: fast-trees; extra == 'f'\n")
+    install("third_party_b", "raise SystemExit(3)", "b")
+    status, out, err = run("plugins")
+    assert status == 1
+    (a,), (b,) = (
+        [line for line in out.splitlines() if f"third_party_{x} 1.2" in line] for x in "ab"
+    )
+    assert "failed" in a
+    assert "pip install 'third_party_a[f]'" in a
+    assert "failed" in b
+    assert "SystemExit: 3" in b
+    assert "correlation, cosine" in out
+    assert err == ""
+
+
+def test_plugins_tells_of_a_name_that_two_offer(run, install):
+    install("third_party_t1", OFFERS_T1)
+    status, out, _ = run("plugins")
+    assert status == 1
+    said = " ".join(out.split())
+    assert "the loss 't1' is offered by 'decorrelation' (topoloss-framework" in said
+    assert "'third-party' (third_party_t1 1.2); disable all but one" in said
+
+
 def test_train_prints_accuracy_and_writes_the_plot(run, tmp_path):
     plot = tmp_path / "deaths.png"
     status, out, _ = run("train", "--regulariser", "t2", "--max-epochs", 2, "--plot", plot)

@@ -57,13 +57,14 @@ def root(
 def plugins() -> None:
     """List the installed plugins: what each offers, from where, and what failed and why.
 
-    The exit status is 1 if one failed.
+    The exit status is 1 if one failed, or if several offer one name.
     """
-    console = Console()
+    console = Console(markup=False)  # "package[extra]" is text
     with warnings.catch_warnings():
         # The table below says the same, and more.
         warnings.simplefilter("ignore", PluginWarning)
         infos = registry.installed_plugins()
+    clashes = registry.clashes()
     table = Table("plugin", "distribution", "status", "offers")
     for info in infos:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in info.offers.items())
@@ -71,7 +72,9 @@ def plugins() -> None:
     console.print(table)
     if not infos:
         console.print("No plugin is installed. In a bare checkout run: pip install -e .")
-    if any(info.status == "failed" for info in infos):
+    for clash in clashes:
+        console.print(clash)
+    if clashes or any(info.status == "failed" for info in infos):
         raise typer.Exit(1)
 
 

@@ -45,7 +45,7 @@ class Persistence(nn.Module):
     Attributes
     ----------
     orders : frozenset of str
-        Orders (see :attr:`Filtration.order`) for which :meth:`from_features` works.
+        Orders (see :class:`Filtration`) for which :meth:`from_features` works.
     vmappable : bool
         Whether :func:`torch.vmap` can map over the engine. Where it cannot, batches
         are a Python loop.

@@ -59,7 +59,10 @@ class AttachmentError(TopolossError, RuntimeError):
 
 
 class PluginWarning(UserWarning):
-    """An installed plugin that could not be loaded; everything else still works."""
+    """An installed plugin that could not be loaded, or a name that several of them offer.
+
+    Everything else still works.
+    """
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 from topoloss.errors import MissingExtraError
 
-__all__ = ["needs_extra"]
+__all__ = ["needs_extra", "remedy"]
 
 
 @contextmanager
@@ -21,3 +23,26 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise MissingExtraError(
             f"{error.name} is not installed; run: pip install 'topoloss-framework[{extra}]'"
         ) from error
+
+
+# "scikit-learn>=1.4; extra == 'compare'"
+_OPTIONAL = re.compile(r"""([\w.-]+).*;.*\bextra\s*==\s*['"]([\w.-]+)['"]""")
+
+
+def remedy(module: str, distribution: metadata.Distribution) -> str:
+    """Say which extra of a distribution brings a missing module, as far as its metadata tell."""
+    matches = map(_OPTIONAL.match, distribution.requires or ())
+    optional = [(_normalised(match[1]), match[2]) for match in matches if match]
+    wanted = _normalised(module.partition(".")[0])
+    for requirement, extra in optional:
+        if requirement == wanted:
+            return f"; run: pip install '{distribution.name}[{extra}]'"
+    if not optional:
+        return ""
+    # What is imported may be named otherwise than what is installed: sklearn, scikit-learn.
+    extras = ", ".join(sorted({extra for _, extra in optional}))
+    return f"; perhaps an extra of {distribution.name} brings it: {extras}"
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

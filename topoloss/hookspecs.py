@@ -2,7 +2,8 @@
 
 Every hook returns a dictionary from name to factory. A factory is anything that
 can be called with keyword options and returns a component, most often the
-component's class. A hook only registers; it is asked once, never in a forward pass.
+component's class. A hook only registers: it is called once, without arguments, when its
+plugin is registered or loaded from its entry point, and never in a forward pass.
 """
 
 from __future__ import annotations
@@ -25,24 +26,59 @@ hookimpl = pluggy.HookimplMarker("topoloss")
 
 @hookspec
 def topoloss_filtrations() -> Mapping[str, Callable[..., Filtration]]:  # type: ignore[empty-body]
-    """Filtrations: activations to vertices, and the value of each edge."""
+    """Offer filtrations: activations to vertices, and the value of each edge.
+
+    Returns
+    -------
+    dict of str to callable
+        Each returns a :class:`topoloss.Filtration`. Asked for by
+        :func:`topoloss.filtration` and the first stage of :func:`topoloss.pipeline`.
+    """
 
 
 @hookspec
 def topoloss_persistence() -> Mapping[str, Callable[..., Persistence]]:  # type: ignore[empty-body]
-    """Persistence engines: vertices or a matrix of edge values to critical edges."""
+    """Offer persistence engines: vertices or a matrix of edge values to critical edges.
+
+    Returns
+    -------
+    dict of str to callable
+        Each returns a :class:`topoloss.Persistence`. Asked for by
+        :func:`topoloss.persistence` and the second stage of :func:`topoloss.pipeline`.
+    """
 
 
 @hookspec
 def topoloss_losses() -> Mapping[str, Callable[..., Loss]]:  # type: ignore[empty-body]
-    """Losses: persistence diagrams to one number."""
+    """Offer losses: persistence diagrams to one number.
+
+    Returns
+    -------
+    dict of str to callable
+        Each returns a :class:`topoloss.Loss`. Asked for by :func:`topoloss.loss` and the
+        third stage of :func:`topoloss.pipeline`.
+    """
 
 
 @hookspec
 def topoloss_regularisers() -> Mapping[str, Callable[..., Regulariser]]:  # type: ignore[empty-body]
-    """Regularisers: activations, or a model, to one number."""
+    """Offer regularisers: activations, or a model, to one number.
+
+    Returns
+    -------
+    dict of str to callable
+        Each returns a :class:`topoloss.Regulariser`. Asked for by
+        :func:`topoloss.regulariser` and :func:`topoloss.attach`.
+    """
 
 
 @hookspec
 def topoloss_samplers() -> Mapping[str, Callable[..., Sampler]]:  # type: ignore[empty-body]
-    """Samplers: which neurons of a layer take part."""
+    """Offer samplers: which neurons of a layer take part.
+
+    Returns
+    -------
+    dict of str to callable
+        Each returns a :class:`topoloss.Sampler`. Asked for by :func:`topoloss.sampler` and
+        ``topoloss.attach(..., sampler=name)``.
+    """

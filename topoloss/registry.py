@@ -7,7 +7,8 @@ import os
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal, TypeAlias
@@ -24,6 +25,7 @@ from topoloss.errors import (
     check_choice,
     nearest,
 )
+from topoloss.extras import remedy
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
 from topoloss.regularisers import Pipeline, Regulariser
@@ -32,12 +34,14 @@ from topoloss.samplers import Sampler
 __all__ = [
     "PluginInfo",
     "available",
+    "clashes",
     "filtration",
     "installed_plugins",
     "loss",
     "persistence",
     "pipeline",
     "register",
+    "registered",
     "regulariser",
     "sampler",
     "unregister",
@@ -73,7 +77,7 @@ class PluginInfo:
     offers : dict of str to tuple of str
         Names by kind.
     problem : str
-        Why it failed, empty otherwise.
+        Why it failed, and the extra to install where one is missing; empty otherwise.
     """
 
     name: str
@@ -88,40 +92,53 @@ _Table: TypeAlias = dict[str, dict[str, dict[str, Factory]]]
 
 
 class _Registry:
+    """Who offers what. Everything happens under one lock: nobody sees half a change."""
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._clear()
+
+    def _clear(self) -> None:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._table: _Table = {kind: defaultdict(dict) for kind in KINDS}
-        self._infos: dict[str, PluginInfo] | None = None
+        self._infos: dict[str, PluginInfo] = {}
+        self._state: Literal["unloaded", "loading", "loaded"] = "unloaded"
 
-    def infos(self) -> dict[str, PluginInfo]:
-        """Load the entry points, once, and return what is known of every plugin."""
-        with self._lock:
-            if self._infos is None:
-                self._infos = {}
-                self._load_entry_points()
-            return self._infos
+    def infos(self) -> list[PluginInfo]:
+        with self._loaded():
+            return [info for _, info in sorted(self._infos.items())]
 
-    def offers(self, kind: str) -> dict[str, dict[str, Factory]]:
-        self.infos()
-        return self._table[kind]
+    def names(self, kind: str) -> list[str]:
+        with self._loaded():
+            return sorted(self._table[kind])
+
+    def find(self, kind: str, name: str) -> Factory:
+        with self._loaded():
+            owners = self._table[kind].get(name) if isinstance(name, str) else None
+            if not owners:
+                raise UnknownNameError(self._unknown(kind, name))
+            if len(owners) > 1:
+                raise PluginError(self._clash(kind, name))
+            return next(iter(owners.values()))
+
+    def clashes(self) -> list[str]:
+        with self._loaded():
+            return self._clashes()
 
     def add(self, plugin: object, name: str | None) -> str:
-        with self._lock:
-            infos = self.infos()
+        with self._loaded():
             name = name or _plugin_name(plugin)
-            if name in infos:
+            if name in self._infos:
                 raise PluginError(
-                    f"a plugin named {name!r} is already there ({infos[name].source}); "
+                    f"a plugin named {name!r} is already there ({self._infos[name].source}); "
                     "pass register(plugin, name=...) another name, or unregister that one first."
                 )
             self._accept(plugin, name, "registered", unique=True)
             return name
 
     def remove(self, name_or_plugin: object) -> None:
-        with self._lock:
-            self.infos()
+        with self._loaded():
             name = (
                 name_or_plugin
                 if isinstance(name_or_plugin, str)
@@ -134,31 +151,55 @@ class _Registry:
                 )
             self._forget(name)
 
-    def _load_entry_points(self) -> None:
+    @contextmanager
+    def _loaded(self) -> Iterator[None]:
+        """Hold the lock, with the entry points loaded: at the first lookup, once."""
+        with self._lock:
+            if self._state == "loading":
+                raise PluginError(
+                    "a plugin used the registry while the installed plugins were being loaded; "
+                    "look names up in its factories, not on import or in its hooks."
+                )
+            if self._state == "unloaded":
+                self._load()
+            yield
+
+    def _load(self) -> None:
+        self._state = "loading"
+        try:
+            problems = self._load_entry_points() + self._clashes()
+        except BaseException:
+            self._clear()  # interrupted: the next lookup starts afresh
+            raise
+        self._state = "loaded"
+        # Where warnings are errors the first ends the loop, and every plugin is in by then.
+        for problem in problems:
+            warnings.warn(problem, PluginWarning, stacklevel=2)
+
+    def _load_entry_points(self) -> list[str]:
+        """Load one after another, and return what there is to warn of."""
         disabled = {n.strip() for n in os.environ.get(DISABLE_VARIABLE, "").split(",")}
         found = sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)
         if not found:
-            self._warn(f"no plugin is installed in the entry-point group {GROUP!r}. {_INSTALL}")
-        warned = []
+            return [f"no plugin is installed in the entry-point group {GROUP!r}. {_INSTALL}"]
+        problems = []
         for entry in found:
             source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-            name = entry.name if entry.name not in self._known() else f"{entry.name} ({source})"
+            name = entry.name if entry.name not in self._infos else f"{entry.name} ({source})"
             if entry.name in disabled:
-                self._known()[name] = PluginInfo(name, source, "disabled", {})
+                self._infos[name] = PluginInfo(name, source, "disabled", {})
                 continue
             # A third party's import can raise anything; it must not take the others down.
             try:
                 self._accept(entry.load(), name, source, unique=False)
             except (Exception, SystemExit) as error:
-                problem = f"{type(error).__name__}: {error}"
-                self._known()[name] = PluginInfo(name, source, "failed", {}, problem)
-                warned.append(
+                problem = _cause(error, entry.dist)
+                self._infos[name] = PluginInfo(name, source, "failed", {}, problem)
+                problems.append(
                     f"plugin {name!r} of distribution {source} did not load: {problem}. "
                     f"Everything else works; {DISABLE_VARIABLE}={entry.name} silences this."
                 )
-        # Where warnings are errors the first ends the loop, and every plugin is in by then.
-        for message in warned:
-            self._warn(message)
+        return problems
 
     def _accept(self, plugin: object, name: str, source: str, *, unique: bool) -> None:
         """Register with pluggy, then ask each hook once; undo everything on failure."""
@@ -188,7 +229,7 @@ class _Registry:
             for offered, factory in factories.items():
                 self._table[kind][offered][name] = factory
         listed = {kind: tuple(factories) for kind, factories in offers.items() if factories}
-        self._known()[name] = PluginInfo(name, source, "loaded", listed)
+        self._infos[name] = PluginInfo(name, source, "loaded", listed)
 
     def _ask(self, plugin: object, name: str) -> dict[str, Mapping[str, Factory]]:
         offers: dict[str, Mapping[str, Factory]] = {}
@@ -216,20 +257,42 @@ class _Registry:
 
     def _forget(self, name: str) -> None:
         self._manager.unregister(name=name)
-        self._known().pop(name, None)
+        self._infos.pop(name, None)
         for names in self._table.values():
             for offered in list(names):
                 names[offered].pop(name, None)
                 if not names[offered]:
                     del names[offered]
 
-    def _known(self) -> dict[str, PluginInfo]:
-        assert self._infos is not None
-        return self._infos
+    def _unknown(self, kind: str, name: object) -> str:
+        offers = self._table[kind]
+        message = f"no {kind} is named {name!r}; there are {sorted(offers)}."
+        if isinstance(name, str):
+            message += nearest(name, offers)
+        if not any(info.source != "registered" for info in self._infos.values()):
+            message += f" {_INSTALL}"
+        for info in self._infos.values():
+            if info.status == "failed":
+                message += f" Plugin {info.name!r} failed to load: {info.problem}"
+            elif info.status == "disabled":
+                message += f" Plugin {info.name!r} is disabled by {DISABLE_VARIABLE}."
+        return message
 
-    @staticmethod
-    def _warn(message: str) -> None:
-        warnings.warn(message, PluginWarning, stacklevel=2)
+    def _clashes(self) -> list[str]:
+        return [
+            self._clash(kind, name)
+            for kind, names in self._table.items()
+            for name, owners in names.items()
+            if len(owners) > 1
+        ]
+
+    def _clash(self, kind: str, name: str) -> str:
+        owners = self._table[kind][name]
+        listed = ", ".join(f"{owner!r} ({self._infos[owner].source})" for owner in owners)
+        return (
+            f"the {kind} {name!r} is offered by {listed}; disable all but one with "
+            f"{DISABLE_VARIABLE} or topoloss.unregister."
+        )
 
 
 _INSTALL = "In a bare checkout of topoloss run: pip install -e ."
@@ -239,6 +302,13 @@ _registry = _Registry()
 def _plugin_name(plugin: object) -> str:
     name = getattr(plugin, "__name__", None)
     return name if isinstance(name, str) else type(plugin).__name__
+
+
+def _cause(error: BaseException, distribution: metadata.Distribution | None) -> str:
+    cause = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name and distribution:
+        cause += remedy(error.name, distribution)
+    return cause
 
 
 def _checked_offer(offer: object, kind: str, plugin: str) -> Mapping[str, Factory]:
@@ -296,8 +366,67 @@ def register(plugin: object, name: str | None = None) -> str:
 
 
 def unregister(name_or_plugin: object) -> None:
-    """Take a plugin out again, with every name that it offers."""
+    """Take a plugin out again, with every name that it offers.
+
+    Parameters
+    ----------
+    name_or_plugin : str or object
+        The name that :func:`register` returned, an entry point's name, or the plugin itself.
+
+    Raises
+    ------
+    UnknownNameError
+        If no such plugin is registered.
+    """
     _registry.remove(name_or_plugin)
+
+
+@contextmanager
+def registered(plugin: object, name: str | None = None) -> Iterator[str]:
+    """Register a plugin for the length of a ``with`` block, and undo it also after an error.
+
+    Parameters
+    ----------
+    plugin : object
+        As for :func:`register`.
+    name : str, optional
+        As for :func:`register`.
+
+    Yields
+    ------
+    str
+        The name.
+
+    Raises
+    ------
+    PluginError
+        As :func:`register` does, before the block is entered.
+
+    Notes
+    -----
+    Registration is that of the process: other threads see the plugin as well.
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> class Longest(topoloss.Loss):
+    ...     def forward(self, diagrams):
+    ...         return diagrams[0].deaths.amax()
+    >>> class MyPlugin:
+    ...     @topoloss.hookimpl
+    ...     def topoloss_losses(self):
+    ...         return {"longest": Longest}
+    >>> with topoloss.registered(MyPlugin()):
+    ...     topoloss.loss("longest")
+    Longest()
+    >>> "longest" in topoloss.available("loss")
+    False
+    """
+    registered_name = _registry.add(plugin, name)
+    try:
+        yield registered_name
+    finally:
+        _registry.remove(plugin)
 
 
 def available(kind: Kind) -> list[str]:
@@ -310,12 +439,17 @@ def available(kind: Kind) -> list[str]:
     ['mst']
     """
     check_choice("kind", kind, KINDS)
-    return sorted(_registry.offers(kind))
+    return _registry.names(kind)
 
 
 def installed_plugins() -> list[PluginInfo]:
     """Return every plugin found, loaded or not, sorted by name."""
-    return [info for _, info in sorted(_registry.infos().items())]
+    return _registry.infos()
+
+
+def clashes() -> list[str]:
+    """Return one sentence for each name that more than one installed plugin offers."""
+    return _registry.clashes()
 
 
 def filtration(name: str, **options: Any) -> Filtration:
@@ -406,7 +540,7 @@ def pipeline(
 
 
 def _construct(kind: str, name: str, options: Mapping[str, Any]) -> Any:
-    factory = _find(kind, name)
+    factory = _registry.find(kind, name)
     _check_options(f"{kind} {name!r}", factory, options)
     made = factory(**options)
     base = KINDS[kind][1]
@@ -416,35 +550,6 @@ def _construct(kind: str, name: str, options: Mapping[str, Any]) -> Any:
             f"topoloss.{base.__name__}."
         )
     return made
-
-
-def _find(kind: str, name: str) -> Factory:
-    offers = _registry.offers(kind)
-    owners = offers.get(name) if isinstance(name, str) else None
-    if not owners:
-        raise UnknownNameError(_unknown(kind, name, offers))
-    if len(owners) > 1:
-        listed = ", ".join(f"{o!r} ({_registry.infos()[o].source})" for o in owners)
-        raise PluginError(
-            f"the {kind} {name!r} is offered by {listed}; disable all but one with "
-            f"{DISABLE_VARIABLE} or topoloss.unregister."
-        )
-    return next(iter(owners.values()))
-
-
-def _unknown(kind: str, name: object, offers: Mapping[str, object]) -> str:
-    infos = _registry.infos().values()
-    message = f"no {kind} is named {name!r}; there are {sorted(offers)}."
-    if isinstance(name, str):
-        message += nearest(name, offers)
-    if not any(info.source != "registered" for info in infos):
-        message += f" {_INSTALL}"
-    for info in infos:
-        if info.status == "failed":
-            message += f" Plugin {info.name!r} failed to load: {info.problem}"
-        elif info.status == "disabled":
-            message += f" Plugin {info.name!r} is disabled by {DISABLE_VARIABLE}."
-    return message
 
 
 def _check_options(what: str, factory: Factory, options: Mapping[str, Any]) -> None:

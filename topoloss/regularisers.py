@@ -31,7 +31,7 @@ class Regulariser(nn.Module):
     ----------
     on_nonfinite : {"raise", "skip"}
         What NaN or infinity in the activations does. ``"skip"`` returns zero with a zero
-        gradient for that problem and counts it in :attr:`skipped`.
+        gradient for that problem and counts it in ``skipped``.
     check_finite : bool, optional
         Whether ``"raise"`` looks at once. By default it does for eager code on the CPU;
         elsewhere looking would synchronise the device, so a flag is kept there and raised
@@ -79,7 +79,7 @@ class Regulariser(nn.Module):
         ----------
         observed : Tensor, shape (samples, neurons) or (batch, samples, neurons)
             Floating-point activations; or a sequence of problems of differing shapes; or
-            the model, where :attr:`observes` says so.
+            the model, where ``observes`` says so.
 
         Returns
         -------

@@ -3,8 +3,11 @@
 import ast
 import subprocess
 import sys
+import threading
 import tomllib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -68,35 +71,6 @@ def registered():
     yield register
     for name in reversed(names):
         topoloss.unregister(name)
-
-
-@pytest.fixture
-def fresh(monkeypatch):
-    """Start again with a registry that has not looked for entry points yet."""
-
-    def make():
-        monkeypatch.setattr(registry, "_registry", registry._Registry())
-
-    return make
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch, fresh):
-    """Put a distribution of one module and one entry point on the path."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(name, code, entry="third-party"):
-        (tmp_path / f"{name}.py").write_text(code)
-        info = tmp_path / f"{name}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[topoloss]\n{entry} = {name}\n")
-        # Recorded so that the module is forgotten with the test.
-        monkeypatch.setitem(sys.modules, name, None)
-        del sys.modules[name]
-        fresh()
-
-    return write
 
 
 OFFERS_A_LOSS = """
@@ -389,6 +363,46 @@ def test_a_factory_that_returns_the_wrong_type_is_named(registered, kind):
         getattr(topoloss, kind)("wrong")
 
 
+# registered
+
+
+def test_a_plugin_is_registered_for_the_length_of_a_block():
+    with topoloss.registered(Plugin({"median": Median})) as name:
+        assert name == "Plugin"
+        assert isinstance(topoloss.loss("median"), Median)
+    assert everything_works()
+
+
+def test_what_a_block_registered_is_undone_after_an_error():
+    with (
+        pytest.raises(RuntimeError, match="inside"),
+        topoloss.registered(Plugin({"median": Median}), "mine"),
+    ):
+        raise RuntimeError("inside")
+    assert everything_works()
+
+
+def test_blocks_nest_and_take_out_their_own_plugin_only():
+    with topoloss.registered(Plugin({"median": Median}), "outer"):
+        with topoloss.registered(Plugin({"other": Median}), "inner"):
+            assert {"median", "other"} <= set(topoloss.available("loss"))
+        assert "other" not in topoloss.available("loss")
+        assert "median" in topoloss.available("loss")
+    assert everything_works()
+
+
+def test_a_plugin_that_is_refused_never_enters_its_block():
+    entered = False
+    with (
+        topoloss.registered(Plugin({"median": Median}), "first"),
+        pytest.raises(topoloss.PluginError, match="'median', which 'first' offers"),
+        topoloss.registered(Plugin({"median": Median}), "second"),
+    ):
+        entered = True
+    assert not entered
+    assert everything_works()
+
+
 # Entry points
 
 
@@ -410,7 +424,8 @@ def test_an_installed_plugin_is_found(install):
 
 
 BROKEN = {
-    "missing extra": "import a_module_that_is_not_installed",
+    "import error": "import a_module_that_is_not_installed",
+    "import of a name": "from topoloss import no_such_name",
     "syntax error": "def",
     "raises": "raise RuntimeError('no licence')",
     "exits": "raise SystemExit(3)",
@@ -418,6 +433,19 @@ BROKEN = {
     "misspelt": "import topoloss\n@topoloss.hookimpl\ndef topoloss_loses():\n    return {}\n",
     "arguments": "import topoloss\n@topoloss.hookimpl\ndef topoloss_losses(a):\n    return {}\n",
     "wrong type": "import topoloss\n@topoloss.hookimpl\ndef topoloss_losses():\n    return []\n",
+    "looks up": "import topoloss\ntopoloss.loss('t1')\n",
+}
+CAUSES = {
+    "import error": "ModuleNotFoundError: No module named 'a_module_that_is_not_installed'",
+    "import of a name": "ImportError: cannot import name 'no_such_name'",
+    "syntax error": "SyntaxError: ",
+    "raises": "RuntimeError: no licence",
+    "exits": "SystemExit: 3",
+    "no hooks": "PluginError: plugin 'broken' implements no hook",
+    "misspelt": "unknown hook 'topoloss_loses'",
+    "arguments": "topoloss_losses(a)",
+    "wrong type": "PluginError: plugin 'broken': topoloss_losses returned []",
+    "looks up": "PluginError: a plugin used the registry while the installed plugins were being",
 }
 
 
@@ -429,9 +457,56 @@ def test_a_broken_plugin_warns_and_everything_else_works(install, case):
         assert everything_works()
     assert len([w for w in caught if issubclass(w.category, topoloss.PluginWarning)]) == 1
     assert info("broken").status == "failed"
-    assert info("broken").problem
+    assert CAUSES[case] in info("broken").problem
     with pytest.raises(topoloss.UnknownNameError, match="'broken' failed to load"):
         topoloss.loss("offered-by-broken")
+
+
+OPTIONAL = """Requires-Dist: numpy
+Requires-Dist: Fast.Trees>=2; python_version >= "3" and extra == "fast"
+Requires-Dist: scikit-learn; extra == 'learn'
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "requires", "remedy"),
+    [
+        ("fast_trees.tree", OPTIONAL, "; run: pip install 'third_party_broken[fast]'"),
+        ("learn", OPTIONAL, "; perhaps an extra of third_party_broken brings it: fast, learn"),
+        ("fast_trees", "", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::topoloss.PluginWarning")
+def test_a_missing_extra_is_named_with_its_distribution(install, module, requires, remedy):
+    install("third_party_broken", f"import {module}", entry="broken", metadata=requires)
+    missing = module.partition(".")[0]
+    expected = f"ModuleNotFoundError: No module named '{missing}'{remedy}"
+    assert info("broken").problem == expected
+
+
+def test_every_broken_plugin_is_reported_once(install):
+    for case in ("raises", "exits", "misspelt"):
+        install(f"third_party_{case}", BROKEN[case], entry=case)
+    with pytest.warns(topoloss.PluginWarning) as caught:
+        assert everything_works()
+    said = [str(w.message) for w in caught]
+    assert [m.split(" did not load")[0] for m in said] == [
+        f"plugin '{case}' of distribution third_party_{case} 1.2"
+        for case in ("exits", "misspelt", "raises")
+    ]
+    # Where it happens again, warnings are errors.
+    assert everything_works()
+    topoloss.installed_plugins()
+
+
+def test_a_plugin_that_is_interrupted_is_loaded_at_the_next_lookup(install, monkeypatch):
+    monkeypatch.setattr("builtins.interrupts", [KeyboardInterrupt()], raising=False)
+    interrupted = "if interrupts:\n    raise interrupts.pop()\n" + OFFERS_A_LOSS
+    install("third_party_slow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        topoloss.available("loss")
+    assert "third-party-sum" in topoloss.available("loss")
+    assert {plugin.status for plugin in topoloss.installed_plugins()} == {"loaded"}
 
 
 def test_a_broken_plugin_takes_nothing_down_where_warnings_are_errors(install):
@@ -448,12 +523,15 @@ def test_two_installed_plugins_that_offer_one_name_both_load(install, monkeypatc
     install("third_party_a", OFFERS_A_LOSS, entry="a")
     other = OFFERS_A_LOSS.replace('{"third-party-sum": Sum}', '{"third-party-sum": Sum, "b": Sum}')
     install("third_party_b", other, entry="b")
-    assert [info(name).status for name in "ab"] == ["loaded", "loaded"]
+    both = r"loss 'third-party-sum' is offered by 'a' \(third_party_a 1.2\), 'b' \(third_party_b "
+    with pytest.warns(topoloss.PluginWarning, match=both):
+        assert [info(name).status for name in "ab"] == ["loaded", "loaded"]
     assert topoloss.loss("b")
-    both = r"offered by 'a' \(third_party_a 1.2\), 'b' \(third_party_b 1.2\)"
     with pytest.raises(topoloss.PluginError, match=both):
         topoloss.loss("third-party-sum")
+    assert len(registry.clashes()) == 1
     topoloss.unregister("a")
+    assert registry.clashes() == []
     assert type(topoloss.loss("third-party-sum")).__module__ == "third_party_b"
 
 
@@ -493,6 +571,72 @@ def test_without_entry_points_the_remedy_is_named(monkeypatch, fresh):
         assert topoloss.available("loss") == []
     with pytest.raises(topoloss.UnknownNameError, match=r"pip install -e \."):
         topoloss.regulariser("t1")
+
+
+# Threads
+
+
+@pytest.fixture
+def in_threads():
+    """Run functions at the same moment, each in its thread; return what they returned."""
+    interval = sys.getswitchinterval()
+    # Switching often lets threads meet inside what ought to be indivisible.
+    sys.setswitchinterval(1e-6)
+
+    def run(functions):
+        barrier = threading.Barrier(len(functions))
+
+        def start(function):
+            barrier.wait()
+            return function()
+
+        with ThreadPoolExecutor(len(functions)) as pool:
+            return list(pool.map(start, functions))
+
+    yield run
+    sys.setswitchinterval(interval)
+
+
+def test_threads_that_look_up_first_load_every_plugin_once(install, in_threads):
+    install("third_party_sum", OFFERS_A_LOSS)
+    found = in_threads([lambda: topoloss.available("loss")] * 8)
+    assert found == [sorted([*SHIPPED["loss"], "third-party-sum"])] * 8
+    assert {plugin.status for plugin in topoloss.installed_plugins()} == {"loaded"}
+
+
+def test_threads_register_and_look_up_beside_each_other(in_threads):
+    def register_and_undo(k):
+        name = f"mine-{k}"
+        for _ in range(100):
+            with topoloss.registered(Plugin({name: Median}), name):
+                assert isinstance(topoloss.loss(name), Median)
+                assert info(name).offers["loss"] == (name,)
+            assert name not in topoloss.available("loss")
+
+    def look_up():
+        for _ in range(100):
+            assert set(SHIPPED["loss"]) <= set(topoloss.available("loss"))
+            with pytest.raises(topoloss.UnknownNameError, match="no loss is named 'nobody'"):
+                topoloss.loss("nobody")
+
+    in_threads([*(partial(register_and_undo, k) for k in range(4)), look_up, look_up])
+    assert everything_works()
+
+
+def test_of_threads_that_claim_one_name_one_gets_it(in_threads):
+    def claim(k):
+        try:
+            return topoloss.register(Plugin({"median": Median}), f"claimant-{k}")
+        except topoloss.PluginError as error:
+            return str(error)
+
+    for _ in range(50):
+        answers = in_threads([partial(claim, k) for k in range(4)])
+        (winner,) = (name for name in answers if name.startswith("claimant"))
+        refusals = [answer for answer in answers if answer != winner]
+        assert all(f"'median', which '{winner}' offers already" in said for said in refusals)
+        topoloss.unregister(winner)
+    assert everything_works()
 
 
 # What asks the plugin manager, and what imports what
@@ -537,6 +681,20 @@ def test_importing_the_core_loads_no_plugin_and_nothing_heavy():
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_importing_the_core_loads_no_installed_plugin_before_the_first_lookup(install, tmp_path):
+    install("third_party_sum", "print('loaded')\n" + OFFERS_A_LOSS)
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import topoloss\n"
+        "class Mine(topoloss.Loss): pass\n"
+        "print('imported')\n"
+        "topoloss.available('filtration')\n"
+        "topoloss.available('filtration')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["imported", "loaded"]
 
 
 def python_files(folder):

@@ -1,0 +1,52 @@
+"""How the pages are built: every cell is run, and anything odd is an error."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import topoloss
+
+project = "topoloss"
+author = "the topoloss authors"
+version = release = topoloss.__version__
+html_title = f"topoloss {version}"
+html_theme = "furo"
+exclude_patterns = ["_build"]
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Cells run afresh in every build, in a folder of their own; an error, or a word on stderr,
+# fails the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_output_stderr = "error"
+logging.getLogger("traitlets").setLevel("WARNING")  # it tells of every page otherwise
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+os.environ |= {
+    # The cells' shell finds the commands of the environment that builds the pages.
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "PYTHONSTARTUP": str(Path(__file__).parent / "startup.py"),
+    "COLUMNS": "100",
+    "NO_COLOR": "1",
+    "TTY_COMPATIBLE": "0",  # a notebook's shell says that it can colour; pages cannot
+}
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+# Shapes and types stand in the docstrings; jaxtyping's annotations are unreadable here.
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+
+# Pages of other projects are not fetched: the build works without a network.
+nitpick_ignore_regex = [("py:.*", r"torch\..*")]
