@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from topoloss import registry
-from topoloss.errors import OptionError, check_choice
+from topoloss.errors import OptionError, UnknownNameError, check_choice, nearest
 from topoloss.extras import needs_extra
 from topoloss.testing import filtration, loss, persistence, plugin, regulariser, sampler
 from topoloss.testing.checks import Case, Kind, NotApplicable, Subject
@@ -22,6 +23,7 @@ __all__ = [
     "check_plugin",
     "check_regulariser",
     "check_sampler",
+    "kinds_of",
     "parametrize_with_checks",
 ]
 
@@ -65,6 +67,38 @@ def cases(
         return _plugin_cases(component, seed)
     subject = Subject(_label(component), _factory(kind, component), KINDS[kind], seed, expected)
     return [Case(rule, subject) for rule in KINDS[kind].rules]
+
+
+def kinds_of(component: object) -> list[str]:
+    """Return the kinds that a name, factory, component or plugin belongs to.
+
+    A name is that of components first, and of a plugin only where no component has it.
+
+    Raises
+    ------
+    UnknownNameError, OptionError
+        If it belongs to none.
+
+    Examples
+    --------
+    >>> from topoloss.testing.suite import kinds_of
+    >>> kinds_of("t1")
+    ['loss', 'regulariser']
+    """
+    if isinstance(component, str):
+        return _kinds_of_name(component)
+    # A function is asked what it makes.
+    made = component() if inspect.isroutine(component) else component
+    found = made if inspect.isclass(made) else type(made)
+    kinds = [kind for kind, (_, base) in registry.KINDS.items() if issubclass(found, base)]
+    if not kinds and plugin.offers(made):
+        kinds = ["plugin"]
+    if not kinds:
+        raise OptionError(
+            f"{component!r} was given; expected a component, a class or function that makes one, "
+            "or a plugin."
+        )
+    return kinds
 
 
 def check_filtration(
@@ -283,6 +317,19 @@ def _factory(kind: str, component: object) -> Callable[..., Any]:
             "or a class or function that makes one."
         )
     return component
+
+
+def _kinds_of_name(name: str) -> list[str]:
+    known = {kind: registry.available(kind) for kind in registry.KINDS}  # type: ignore[arg-type]
+    known["plugin"] = [info.name for info in registry.installed_plugins()]
+    kinds = [kind for kind, names in known.items() if name in names]
+    if not kinds:
+        names = sorted({name for names in known.values() for name in names})
+        raise UnknownNameError(
+            f"nothing is named {name!r}; there are {names}, and your own as package.module:object."
+            f"{nearest(name, names)}"
+        )
+    return [kind for kind in kinds if kind != "plugin"] or kinds
 
 
 def _label(component: object) -> str:
