@@ -9,8 +9,8 @@ from torch import Tensor
 
 from topoloss.diagrams import evaluate
 from topoloss.filtrations import ORDERS, Filtration
-from topoloss.testing import common, problems
-from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, require
+from topoloss.testing import activations, common, problems
+from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
 from topoloss.testing.kruskal import Kruskal
 from topoloss.testing.line import check_across_a_change_of_tree
 
@@ -143,7 +143,7 @@ def definition(subject: Subject) -> None:
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     filtration = subject.make()
-    for given in (subject.kind.generic(filtration, subject.seed), *_special(filtration)):
+    for given in (activations.generic(subject.seed), *activations.special()):
         with on(given.name):
             (x,) = given.tensors
             v = filtration.vertices(x)
@@ -170,27 +170,6 @@ def change_of_tree(subject: Subject) -> None:
         )
 
 
-def _generic(filtration: Filtration, seed: int) -> Given:
-    problem = problems.generic(7, 4, seed)
-    return Given(problem.name, (problem.activations,))
-
-
-def _special(filtration: Filtration) -> list[Given]:
-    known = [
-        problems.two_clusters(),
-        problems.duplicated(),
-        problems.constant_column(),
-        problems.orthogonal(),
-        problems.generic(neurons=1),
-        problems.generic(neurons=2),
-    ]
-    return [
-        *(Given(problem.name, (problem.activations,)) for problem in known),
-        Given("torch.zeros(5, 3)", (torch.zeros(5, 3, dtype=torch.float64),)),
-        Given("torch.ones(5, 3)", (torch.ones(5, 3, dtype=torch.float64),)),
-    ]
-
-
 def _apply(filtration: Filtration, x: Tensor) -> list[Tensor]:
     """The values of all edges, as a pipeline values the edges of a tree."""
     v = filtration.vertices(x)
@@ -202,8 +181,8 @@ def _apply(filtration: Filtration, x: Tensor) -> list[Tensor]:
 
 KIND = Kind(
     base=Filtration,
-    generic=_generic,
-    special=_special,
+    generic=lambda filtration, seed: activations.generic(seed),
+    special=lambda filtration: activations.special(),
     apply=_apply,
     rules=(
         common.construction,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError
 from topoloss.regularisers import Regulariser
-from topoloss.testing import common, problems
-from topoloss.testing import filtration as filtrations
+from topoloss.testing import activations, common, problems
 from topoloss.testing.checks import Given, Kind, NotApplicable, Rule, Subject, on, require
 from topoloss.testing.line import check_across_a_change_of_tree
 
@@ -175,15 +174,14 @@ def _parameters(seed: int) -> Given:
 def _generic(regulariser: Regulariser, seed: int) -> Given:
     if regulariser.observes == "model":
         return _parameters(seed)
-    problem = problems.generic(7, 4, seed)
-    return Given(problem.name, (problem.activations,))
+    return activations.generic(seed)
 
 
 def _special(regulariser: Regulariser) -> list[Given]:
     if regulariser.observes == "model":
         zeros = tuple(torch.zeros_like(p) for p in _parameters(0).tensors)
         return [Given("a model of zero weights", zeros)]
-    return list(filtrations.KIND.special(regulariser))
+    return activations.special()
 
 
 def _apply(regulariser: Regulariser, *observed: Tensor) -> list[Tensor]:

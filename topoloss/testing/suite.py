@@ -260,7 +260,8 @@ def parametrize_with_checks(kind: str, *components: object) -> Any:
 
     The test has the argument ``check``, and calls it. A rule that says nothing about a
     component is skipped, with the reason. ``--topoloss-seed`` sets the seed of all inputs,
-    and ``-m topoloss`` selects such tests.
+    and ``-m topoloss`` selects such tests. Both come with the pytest plugin
+    ``pytest_topoloss``, which pytest loads by itself unless that is switched off.
 
     Parameters
     ----------
