@@ -598,6 +598,14 @@ class DetachedNorm(topoloss.Regulariser):
         return sum(p.detach().square().sum() for p in model.parameters())
 
 
+class SwitchesTheModel(topoloss.Regulariser):
+    observes = "model"
+
+    def compute(self, model):
+        model.eval()
+        return sum(p.square().sum() for p in model.parameters())
+
+
 class NormOfWeights(topoloss.Regulariser):
     observes = "model"
 

@@ -127,6 +127,7 @@ REGULARISERS = {
     "SeedingMse": "random_state compilation",
     "EachNeuron": "shapes batch",
     "DetachedNorm": "graph",
+    "SwitchesTheModel": "model_unchanged",
     "NormOfWeights": "finite_gradients",
 }
 
@@ -337,6 +338,15 @@ class Offers:
         return self.offered
 
 
+class Fickle(Offers):
+    """Offers one name less whenever it is asked."""
+
+    @topoloss.hookimpl
+    def topoloss_filtrations(self):
+        self.offered = dict(list(self.offered.items())[1:])
+        return self.offered
+
+
 class Unmarked(Offers):
     def topoloss_losses(self):
         return {"never-asked": broken.Sum}
@@ -349,6 +359,7 @@ class Unmarked(Offers):
         (Offers({"cosine": broken.Cosine}), "registration", "choose another name"),
         (object(), "registration", "implements no hook"),
         (Unmarked({"mine": broken.Cosine}), "hooks", "none on topoloss_losses"),
+        (Fickle(dict.fromkeys("abcdef", broken.Cosine)), "names", "as before"),
         (Offers({"my=name": broken.Cosine}), "names", "'my=name'"),
         (Offers({"mine": broken.WrongOrder}), "order_hint", "filtration mine breaks"),
     ],

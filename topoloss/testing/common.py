@@ -99,26 +99,8 @@ def module_state(subject: Subject) -> None:
     """A call leaves training modes, parameters and buffers as they are."""
     component = subject.make()
     given = subject.kind.generic(component, subject.seed)
-    for training in (True, False):
-        component.train(training)
-        with on(f"{given.name}, after train({training})"):
-            state = {key: value.clone() for key, value in component.state_dict().items()}
-            subject.kind.apply(component, *given.tensors)
-            modes = {name: module.training for name, module in component.named_modules()}
-            require(
-                all(mode is training for mode in modes.values()),
-                expected=f"training={training} in every module",
-                received=modes,
-                mend="do not call train() or eval() in a component",
-            )
-            after = component.state_dict()
-            require(
-                after.keys() == state.keys()
-                and all(torch.equal(after[key], state[key]) for key in state),
-                expected=f"the state_dict {state}",
-                received=after,
-                mend="keep running statistics out of the component: a penalty is a function",
-            )
+    with on(given.name):
+        assert_module_unchanged(component, lambda: subject.kind.apply(component, *given.tensors))
 
 
 def finite(subject: Subject) -> None:
@@ -216,9 +198,9 @@ def vmap(subject: Subject) -> None:
     problems = [subject.kind.generic(component, subject.seed + k) for k in (0, 1)]
     with on(f"{problems[0].name} and {problems[1].name}", mend=_TORCH_ONLY):
         looped = [subject.kind.apply(component, *problem.tensors) for problem in problems]
-        stacked = [torch.stack(same) for same in zip(*(p.tensors for p in problems), strict=True)]
+        stacked = [torch.stack(each) for each in zip(*(p.tensors for p in problems), strict=True)]
         mapped = torch.vmap(lambda *x: subject.kind.apply(component, *x))(*stacked)
-        expected = [torch.stack(same) for same in zip(*looped, strict=True)]
+        expected = [torch.stack(each) for each in zip(*looped, strict=True)]
         require(
             close(mapped, expected),
             expected="the values of a loop",
@@ -305,6 +287,28 @@ def cuda(subject: Subject) -> None:
 
 
 # Tools of the rules
+
+
+def assert_module_unchanged(module: nn.Module, call: Callable[[], object]) -> None:
+    """Hold modes, parameters and buffers over a call, in training and in evaluation mode."""
+    for training in (True, False):
+        module.train(training)
+        state = {key: value.clone() for key, value in module.state_dict().items()}
+        call()
+        modes = {name: part.training for name, part in module.named_modules()}
+        require(
+            all(mode is training for mode in modes.values()),
+            expected=f"training={training} in every module",
+            received=modes,
+            mend="do not call train() or eval() in a component",
+        )
+        after = module.state_dict()
+        require(
+            after.keys() == state.keys() and same(list(after.values()), list(state.values())),
+            expected=f"the state_dict {state}",
+            received=after,
+            mend="keep running statistics out of the component: a penalty is a function",
+        )
 
 
 def values_and_gradients(subject: Subject, component: Any, given: Given) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,15 +108,19 @@ def _diagrams(
     none = deaths.new_zeros(0)
     births_1, deaths_1 = (none if x is None else x for x in (births_1, deaths_1))
     weights = torch.ones_like(deaths) if weights is None else weights
-    edges, edges_1 = (torch.arange(2 * len(x)).reshape(-1, 2) for x in (deaths, deaths_1))
+    edges, edges_1 = (
+        torch.arange(2 * len(x), device=x.device).reshape(-1, 2) for x in (deaths, deaths_1)
+    )
     return [
         Diagram(0, torch.zeros_like(deaths), deaths, None, edges, weights, deaths.new_zeros(1)),
         Diagram(1, births_1, deaths_1, edges_1, edges_1, torch.ones_like(deaths_1), none),
     ]
 
 
-def _apply(loss: Loss, *points: Any) -> list[Tensor]:
-    return [loss(_diagrams(*points))]
+def _apply(loss: Loss, *points: Tensor) -> list[Tensor]:
+    # A pipeline has no half-precision diagrams either.
+    half = (torch.float16, torch.bfloat16)
+    return [loss(_diagrams(*(x.float() if x.dtype in half else x for x in points)))]
 
 
 KIND = Kind(

@@ -43,6 +43,8 @@ def registration(subject: Subject) -> None:
 def hooks(subject: Subject) -> None:
     """Every function named like a hook is marked as one."""
     plugin = _object(subject.make())
+    if plugin is None:
+        raise NotApplicable("it was registered in this process: check the plugin itself")
     # A plain function of that name is not a hook to the plugin manager, which says nothing.
     unmarked = [
         name
@@ -58,10 +60,10 @@ def hooks(subject: Subject) -> None:
 
 
 def names(subject: Subject) -> None:
-    """The names that the plugin offers can be looked up, and written on the command line."""
-    plugin = subject.make()
-    installed = _installed_name(plugin) is not None
-    for kind, offered in offers(plugin).items():
+    """The names can be written on the command line, and are the same whenever asked for."""
+    given = subject.make()
+    listed = _names(offers(given))
+    for offered in listed.values():
         for name in offered:
             require(
                 re.fullmatch(r"[^\s=,:]+", name) is not None,
@@ -69,12 +71,15 @@ def names(subject: Subject) -> None:
                 received=repr(name),
                 mend="name it for example 'my-name': `topoloss compare` reads NAME=WEIGHT,WEIGHT",
             )
-            require(
-                not installed or name in registry.available(kind),  # type: ignore[arg-type]
-                expected=f"{name!r} among the available names of the {kind}s",
-                received=registry.available(kind),  # type: ignore[arg-type]
-                mend="return the same dictionary whenever the hook is asked",
-            )
+    plugin = _object(given)
+    if plugin is not None:
+        again = _names(_ask(plugin))
+        require(
+            again == listed,
+            expected=f"{listed}, as before",
+            received=again,
+            mend="return the same dictionary whenever the hook is asked",
+        )
 
 
 def requirement(subject: Subject) -> None:
@@ -118,9 +123,16 @@ def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
             kind: {offered: partial(getattr(registry, kind), offered) for offered in listed}
             for kind, listed in _infos()[name].offers.items()
         }
-    asked = {
-        kind: getattr(plugin, hook)() for kind, hook in _HOOKS.items() if hasattr(plugin, hook)
+    return _ask(plugin)
+
+
+def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+    marked: dict[str, Any] = {
+        kind: getattr(plugin, hook)
+        for kind, hook in _HOOKS.items()
+        if hasattr(getattr(plugin, hook, None), "topoloss_impl")
     }
+    asked = {kind: hook() for kind, hook in marked.items()}
     # What is no dictionary is refused by the rule `registration`.
     return {kind: offer for kind, offer in asked.items() if isinstance(offer, Mapping)}
 
@@ -136,17 +148,29 @@ def _installed_name(plugin: object) -> str | None:
     return entry.name if entry is not None and entry.name in _infos() else None
 
 
+def _names(offered: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
+    return {kind: sorted(names) for kind, names in offered.items() if names}
+
+
 def _entry_point(plugin: object) -> metadata.EntryPoint | None:
     for entry in metadata.entry_points(group=registry.GROUP):
-        if entry.name == plugin or (entry.module in sys.modules and entry.load() is plugin):
+        imported = _imported(entry)
+        if plugin == entry.name or (imported is not None and plugin is imported):
             return entry
     return None
 
 
-def _object(plugin: object) -> object:
-    if not isinstance(plugin, str):
-        return plugin
-    entry = _entry_point(plugin)
-    if entry is None:
-        raise NotApplicable("it was registered by name; check the plugin itself for this")
-    return entry.load()
+def _imported(entry: metadata.EntryPoint) -> object:
+    """What an entry point names, if its module is imported already and has it."""
+    found: object = sys.modules.get(entry.module)
+    for attribute in filter(None, (entry.attr or "").split(".")):
+        found = getattr(found, attribute, None)
+    return found
+
+
+def _object(given: object) -> object:
+    """The plugin itself, or None where only the name of one is known."""
+    if not isinstance(given, str):
+        return given
+    entry = _entry_point(given)
+    return None if entry is None else entry.load()

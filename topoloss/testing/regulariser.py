@@ -32,6 +32,16 @@ def shapes(subject: Subject) -> None:
             )
 
 
+def model_unchanged(subject: Subject) -> None:
+    """A call leaves the modes, parameters and buffers of an observed model as they are."""
+    regulariser = subject.make()
+    if regulariser.observes == "activations":
+        raise NotApplicable("it observes activations, and no model")
+    model = nn.Sequential(_model(), nn.BatchNorm1d(1), nn.Dropout())
+    with on("a model with batch normalisation and dropout"):
+        common.assert_module_unchanged(model, lambda: regulariser(model))
+
+
 def batch(subject: Subject) -> None:
     """A batch, and a list, have the values of their problems, one each."""
     regulariser = subject.make()
@@ -206,6 +216,7 @@ KIND = Kind(
         common.determinism,
         common.random_state,
         common.module_state,
+        model_unchanged,
         _of_activations(common.precision),
         common.finite,
         _of_activations(nonfinite),
