@@ -1,4 +1,5 @@
 import sys
+import uuid
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -15,6 +16,11 @@ import torch
 
 import topoloss
 from topoloss import registry
+
+# No shapes are stated there, and a diagram made in a compiled function cannot be followed
+# through the hook's wrappers.
+topoloss.Diagram.__init__ = topoloss.Diagram.__init__.__wrapped__
+topoloss.Diagram.lifetimes = property(topoloss.Diagram.lifetimes.fget.__wrapped__)
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +74,19 @@ def _function_modes_as_found():
     for _ in range(left):
         torch.overrides._pop_mode()
     assert left == 0
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Write a module of the user's and return its name; each is imported once."""
+
+    def write(code):
+        name = f"own_{uuid.uuid4().hex}"
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return name
+
+    return write
 
 
 def pytest_configure(config):

@@ -4,6 +4,7 @@ import pytest
 
 import topoloss
 from topoloss.__main__ import main
+from topoloss.testing.suite import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -163,3 +164,89 @@ def test_a_missing_extra_is_named(run, monkeypatch):
     status, _, err = run("plugins")
     assert status == 1
     assert "typer is not installed; run: pip install 'topoloss-framework[cli]'" in err
+
+
+# topoloss check
+
+
+def test_check_reports_every_rule(run):
+    status, out, _ = run("check", "cosine")
+    assert status == 0
+    rules = [rule.__name__ for rule in KINDS["filtration"].rules]
+    first, *lines, blank, last = out.splitlines()
+    assert (first, blank) == ("cosine as a filtration", "")
+    assert [line.split()[1] for line in lines] == rules
+    outcome = {line.split()[1]: line.split(maxsplit=2)[2] for line in lines}
+    passed = list(outcome.values()).count("passed")
+    assert last == f"{passed} passed, {len(rules) - passed} skipped, 0 FAILED"
+    assert outcome["order_hint"] == "passed"
+    assert outcome["definition"] == "skipped: no definition was given with expected="
+
+
+def test_check_takes_a_name_in_all_its_kinds_or_in_one(run):
+    status, out, _ = run("check", "t1")
+    assert status == 0
+    assert "t1 as a loss\n" in out
+    assert "t1 as a regulariser\n" in out
+    _, out, _ = run("check", "t1", "--kind", "loss")
+    assert "t1 as a regulariser" not in out
+
+
+def test_check_takes_a_plugin(run):
+    status, out, _ = run("check", "samplers")
+    assert status == 0
+    assert out.startswith("samplers as a plugin\n")
+    for name in ("all", "importance", "random"):
+        assert f"sampler {name} " in out
+
+
+WRONG = """
+import topoloss
+
+class Wrong(topoloss.Filtration):
+    order = "dot_descending"
+
+    def vertices(self, x):
+        return x.T
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+wrong = Wrong()
+
+def make_wrong():
+    return wrong
+"""
+
+
+@pytest.mark.parametrize("name", ["Wrong", "wrong", "make_wrong"])
+def test_check_of_a_users_own_object_tells_the_whole_failure(run, own_module, name):
+    module = own_module(WRONG)
+    status, out, _ = run("check", f"{module}:{name}", "--seed", 3)
+    assert status == 1
+    table, *failures, total = out.split("\n\n")
+    assert " order_hint           FAILED\n" in table
+    first = [failure for failure in failures if "breaks the rule 'order_hint'" in failure]
+    assert "generic(samples=32, neurons=16, seed=3)" in first[0]
+    assert "mend" in first[0]
+    assert table.count("FAILED") == len(failures)
+    assert total.endswith(f" {len(failures)} FAILED\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosin",), "nothing is named 'cosin'; there are ['all',"),
+        (("cosin",), "Did you mean 'cosine'?"),
+        (("cosine", "--kind", "loss"), "no loss is named 'cosine'"),
+        (("cosine", "--kind", "los"), "Did you mean 'loss'?"),
+        (("nowhere:f",), "no module 'nowhere'; expected package.module:object"),
+        (("topoloss:nothing",), "topoloss has no object 'nothing'"),
+        (("math:pi",), "3.14159"),
+    ],
+)
+def test_what_cannot_be_checked_is_misuse(run, arguments, message):
+    status, out, err = run("check", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err

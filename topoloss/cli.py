@@ -1,8 +1,9 @@
-"""The command line: ``topoloss plugins``, ``topoloss train`` and ``topoloss compare``."""
+"""The command line: ``topoloss plugins``, ``check``, ``train`` and ``compare``."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,13 @@ from rich.table import Table
 
 import topoloss
 from topoloss import registry
-from topoloss.compare import data, networks, report
+from topoloss.compare import data, networks, objects, report
 from topoloss.compare.sweep import Arm, Problem, Run, parse_arms, sweep
 from topoloss.compare.training import Epoch, Protocol, train
-from topoloss.errors import OptionError, PluginWarning
+from topoloss.errors import OptionError, PluginWarning, TopolossError
+from topoloss.testing import CheckFailed
+from topoloss.testing.checks import Case, NotApplicable
+from topoloss.testing.suite import cases, kinds_of
 
 __all__ = ["app"]
 
@@ -75,6 +79,44 @@ def plugins() -> None:
     for clash in clashes:
         console.print(clash)
     if clashes or any(info.status == "failed" for info in infos):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    component: Annotated[
+        str, typer.Argument(metavar="NAME|MODULE:OBJECT", help="A component, or a plugin.")
+    ],
+    kind: Annotated[
+        str | None, typer.Option(help="Only as a filtration, persistence, loss, ..., or plugin.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all inputs.")] = 0,
+) -> None:
+    """Check a component, or a plugin and all that it offers, against the rules of its kind.
+
+    The exit status is 1 if a rule is broken, and 2 if there is no such component.
+    """
+    try:
+        given = objects.find(component, "component", "object") if ":" in component else component
+        checks = {each: cases(each, given, seed=seed) for each in _kinds(given, kind)}
+    except TopolossError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    outcomes: Counter[str] = Counter()
+    failures = []
+    for each, of_kind in checks.items():
+        typer.echo(f"{component} as a {each}")
+        for case in of_kind:
+            outcome, detail = _outcome(case)
+            outcomes[outcome] += 1
+            if outcome == "FAILED":
+                failures.append(detail)
+            reason = f": {detail}" if outcome == "skipped" else ""
+            typer.echo(f"  {case.subject.label:<28} {case.rule:<20} {outcome}{reason}")
+    for failure in failures:
+        typer.echo(f"\n{failure}")
+    typer.echo("\n" + ", ".join(f"{outcomes[o]} {o}" for o in ("passed", "skipped", "FAILED")))
+    if failures:
         raise typer.Exit(1)
 
 
@@ -199,6 +241,21 @@ def compare(
     console.print(_rich_table(report.summarise(runs), title))
     for path in report.write(runs, out):
         console.print(f"wrote {path}")
+
+
+def _kinds(given: object, kind: str | None) -> list[str]:
+    return kinds_of(given) if kind is None else [kind]
+
+
+def _outcome(case: Case) -> tuple[str, str]:
+    """Run a check; return what came of it, and the reason of a skip or the whole failure."""
+    try:
+        case()
+    except NotApplicable as reason:
+        return "skipped", str(reason)
+    except CheckFailed as failure:
+        return "FAILED", str(failure)
+    return "passed", ""
 
 
 def _rich_table(rows: list[report.Row], title: str) -> Table:

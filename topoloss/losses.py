@@ -25,12 +25,13 @@ class Loss(nn.Module):
     Examples
     --------
     >>> import torch, topoloss
-    >>> class LongestLife(topoloss.Loss):
+    >>> class SquaredLives(topoloss.Loss):
     ...     def forward(self, diagrams):
-    ...         return diagrams[0].lifetimes.amax()
-    >>> reg = topoloss.pipeline("euclidean", "mst", LongestLife())
+    ...         d = diagrams[0]
+    ...         return (d.weights * d.lifetimes.square()).sum()
+    >>> reg = topoloss.pipeline("euclidean", "mst", SquaredLives())
     >>> reg(torch.tensor([[0.0, 1.0, 5.0]]))
-    tensor(4.)
+    tensor(17.)
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,3 @@
-import uuid
-
 import pytest
 import torch
 from torch import nn
@@ -31,19 +29,6 @@ def small_network():
         return nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 3))
 
     return make
-
-
-@pytest.fixture
-def own_module(tmp_path, monkeypatch):
-    """Write a module of the user's and return its name; each is imported once."""
-
-    def write(code):
-        name = f"own_{uuid.uuid4().hex}"
-        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
-        monkeypatch.syspath_prepend(tmp_path)
-        return name
-
-    return write
 
 
 @pytest.fixture

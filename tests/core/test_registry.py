@@ -742,7 +742,8 @@ def test_every_plugin_folder_is_shipped_and_has_one_entry_point():
     folders = sorted(p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py"))
     assert sorted(project["project"]["entry-points"]["topoloss"].values()) == folders
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert sorted(packages) == sorted(["topoloss", *(f"plugins/{folder}" for folder in folders)])
+    others = ["pytest_topoloss", "topoloss"]
+    assert sorted(packages) == sorted([*others, *(f"plugins/{folder}" for folder in folders)])
 
 
 def test_every_public_name_exists():

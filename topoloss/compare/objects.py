@@ -1,4 +1,4 @@
-"""The user's own functions, named on the command line as ``package.module:function``."""
+"""The user's own objects, named on the command line as ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -10,35 +10,20 @@ from typing import Any
 
 from topoloss.errors import InputError
 
-__all__ = ["call"]
+__all__ = ["call", "find"]
 
 
 def call(reference: str, purpose: str) -> Any:
     """Import ``package.module:function`` and return what the function returns.
-
-    The current folder is importable, as it is for ``python -m``.
 
     Raises
     ------
     InputError
         If there is no such module or function, or it cannot be called without arguments.
     """
-    module_name, _, name = reference.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise InputError(f"{purpose} {reference!r} is not of the form package.module:function.")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{purpose} {reference!r}: there is no module {error.name!r}; expected "
-            "package.module:function, importable from here."
-        ) from error
-    function = getattr(module, name, None)
+    function = find(reference, purpose, "function")
     if not callable(function):
-        raise InputError(f"{purpose} {reference!r}: {module_name} has no function {name!r}.")
+        raise InputError(f"{purpose} {reference!r} is no function.")
     try:
         inspect.signature(function).bind()
     except TypeError as error:
@@ -46,3 +31,37 @@ def call(reference: str, purpose: str) -> Any:
             f"{purpose} {reference!r} is called without arguments: {error}."
         ) from error
     return function()
+
+
+def find(reference: str, purpose: str, what: str) -> Any:
+    """Import ``package.module:name`` and return the object of that name.
+
+    The current folder is importable, as it is for ``python -m``.
+
+    Parameters
+    ----------
+    reference : str
+    purpose, what : str
+        What the object is for, and what it is called, in errors.
+
+    Raises
+    ------
+    InputError
+        If there is no such module or object.
+    """
+    module_name, _, name = reference.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(f"{purpose} {reference!r} is not of the form package.module:{what}.")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{purpose} {reference!r}: there is no module {error.name!r}; expected "
+            f"package.module:{what}, importable from here."
+        ) from error
+    if not hasattr(module, name):
+        raise InputError(f"{purpose} {reference!r}: {module_name} has no {what} {name!r}.")
+    return getattr(module, name)

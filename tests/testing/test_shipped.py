@@ -1,0 +1,20 @@
+"""Everything that ships passes the kit that third parties are given."""
+
+import topoloss
+from topoloss.testing import parametrize_with_checks
+
+SHIPPED = [info.name for info in topoloss.installed_plugins()]
+
+
+@parametrize_with_checks("plugin", *SHIPPED)
+def test_shipped_plugins_conform(check):
+    check()
+
+
+@parametrize_with_checks("persistence", topoloss.persistence("mst", engine="torch"))
+@parametrize_with_checks("filtration", topoloss.filtration("correlation", constant="drop"))
+@parametrize_with_checks("loss", topoloss.loss("t2", alpha=0.0, beta=2.0))
+@parametrize_with_checks("loss", topoloss.loss("total-persistence", power=2.5))
+@parametrize_with_checks("regulariser", topoloss.regulariser("t1", on_nonfinite="skip"))
+def test_options_conform(check):
+    check()

@@ -1,0 +1,86 @@
+"""A third party's distribution, from its own folder, in a fresh virtual environment."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+import topoloss
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "topoloss-distance-correlation"
+
+PROBLEM = """
+import torch
+
+def data():
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    return x, (x[:, 0] > 0).long()
+
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Make an environment that sees the packages of this one; install the example into it."""
+    folder = tmp_path_factory.mktemp("third-party")
+    venv.create(folder / "venv", symlinks=os.name != "nt")
+    variables = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
+    python = Path(sysconfig.get_path("scripts", "venv", variables)) / Path(sys.executable).name
+    site_packages = Path(sysconfig.get_path("purelib", "venv", variables))
+    # A path alone would leave out the .pth files there, and so what is installed editable.
+    outer = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (site_packages / "outer.pth").write_text(outer, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    install = ["install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, *install, str(EXAMPLE)], check=True, cwd=folder)
+
+    def run(*arguments):
+        done = subprocess.run(
+            [str(python), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (folder / "problem.py").write_text(PROBLEM, encoding="utf-8")
+    return run
+
+
+def test_it_is_discovered_through_its_entry_point(environment):
+    assert "distance-correlation" not in topoloss.available("filtration")
+    listed = environment("-m", "topoloss", "plugins")
+    (line,) = [line for line in listed.splitlines() if "topoloss-distance-correlation" in line]
+    assert "loaded" in line
+    assert "filtration: distance-correlation" in line
+    assert "regulariser: t1-distance-correlation" in listed
+
+
+def test_it_is_compared_by_name(environment):
+    command = ("-m", "topoloss", "compare", "none", "t1-distance-correlation=0.001")
+    own = ("--model", "problem:network", "--data", "problem:data")
+    out = environment(*command, *own, "--splits", 1, "--max-epochs", 2, "--out", "runs")
+    assert "t1-distance-correlation=0.001, split 0: test accuracy" in out
+
+
+def test_it_is_validated_from_the_command_line(environment):
+    out = environment("-m", "topoloss", "check", "distance-correlation")
+    assert "order_hint           passed" in out
+    assert "0 FAILED" in out
+
+
+def test_its_own_tests_pass(environment):
+    out = environment(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules"),
+        *("-c", EXAMPLE / "pyproject.toml", "--rootdir", EXAMPLE, EXAMPLE / "tests"),
+        *("--pyargs", "topoloss_distance_correlation"),
+    )
+    assert " passed" in out

@@ -1,0 +1,176 @@
+"""What is asked of a plugin: agreement of its hooks, its names and its metadata."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from topoloss import registry
+from topoloss.errors import PluginError, UnknownNameError, nearest
+from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, require
+
+__all__ = ["KIND", "check_known", "offers"]
+
+_DISTRIBUTION = "topoloss-framework"
+_HOOKS = {kind: hook for kind, (hook, _) in registry.KINDS.items()}
+
+
+def registration(subject: Subject) -> None:
+    """The plugin loads, or can be registered and taken out again."""
+    plugin = subject.make()
+    name = _installed_name(plugin)
+    if name is None:
+        try:
+            registry.unregister(registry.register(plugin))
+        except PluginError as error:
+            problem = str(error)
+        else:
+            return
+    else:
+        problem = _infos()[name].problem or _infos()[name].status
+    require(
+        problem == "loaded",
+        expected="a plugin that loads",
+        received=problem,
+        mend="see the message: it names the hook, the import or the name at fault",
+    )
+
+
+def hooks(subject: Subject) -> None:
+    """Every function named like a hook is marked as one."""
+    plugin = _object(subject.make())
+    if plugin is None:
+        raise NotApplicable("it was registered in this process: check the plugin itself")
+    # A plain function of that name is not a hook to the plugin manager, which says nothing.
+    unmarked = [
+        name
+        for name in dir(plugin)
+        if name in _HOOKS.values() and not hasattr(getattr(plugin, name), "topoloss_impl")
+    ]
+    require(
+        not unmarked,
+        expected="@topoloss.hookimpl on every hook",
+        received=f"none on {', '.join(unmarked)}, which will never be asked",
+        mend="decorate it with @topoloss.hookimpl",
+    )
+
+
+def names(subject: Subject) -> None:
+    """The names can be written on the command line, and are the same whenever asked for."""
+    given = subject.make()
+    listed = _names(offers(given))
+    for offered in listed.values():
+        for name in offered:
+            require(
+                re.fullmatch(r"[^\s=,:]+", name) is not None,
+                expected="a name without spaces and the signs = , :",
+                received=repr(name),
+                mend="name it for example 'my-name': `topoloss compare` reads NAME=WEIGHT,WEIGHT",
+            )
+    plugin = _object(given)
+    if plugin is not None:
+        again = _names(_ask(plugin))
+        require(
+            again == listed,
+            expected=f"{listed}, as before",
+            received=again,
+            mend="return the same dictionary whenever the hook is asked",
+        )
+
+
+def requirement(subject: Subject) -> None:
+    """The distribution of an installed plugin requires topoloss-framework."""
+    entry = _entry_point(subject.make())
+    if entry is None or entry.dist is None:
+        raise NotApplicable("it does not come from an installed distribution")
+    if entry.dist.name == _DISTRIBUTION:
+        raise NotApplicable(f"it is part of {_DISTRIBUTION}")
+    required = [re.split(r"[^\w.-]", line)[0] for line in entry.dist.requires or ()]
+    require(
+        any(re.sub(r"[-_.]+", "-", name).lower() == _DISTRIBUTION for name in required),
+        expected=f"{_DISTRIBUTION} among the dependencies of {entry.dist.name}",
+        received=required,
+        mend=f'write dependencies = ["{_DISTRIBUTION}"] in its pyproject.toml',
+    )
+
+
+KIND = Kind(
+    base=object,
+    generic=lambda plugin, seed: Given("", ()),
+    special=lambda plugin: [],
+    apply=lambda plugin: [],
+    rules=(registration, hooks, names, requirement),
+)
+
+
+def check_known(name: str) -> None:
+    """Raise an `UnknownNameError` unless there is a plugin of this name."""
+    if name not in _infos():
+        raise UnknownNameError(
+            f"no plugin is named {name!r}; there are {sorted(_infos())}.{nearest(name, _infos())}"
+        )
+
+
+def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+    """Return kind to name to factory, of a plugin by name or of the plugin itself."""
+    name = _installed_name(plugin)
+    if name is not None:
+        return {
+            kind: {offered: partial(getattr(registry, kind), offered) for offered in listed}
+            for kind, listed in _infos()[name].offers.items()
+        }
+    return _ask(plugin)
+
+
+def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+    marked: dict[str, Any] = {
+        kind: getattr(plugin, hook)
+        for kind, hook in _HOOKS.items()
+        if hasattr(getattr(plugin, hook, None), "topoloss_impl")
+    }
+    asked = {kind: hook() for kind, hook in marked.items()}
+    # What is no dictionary is refused by the rule `registration`.
+    return {kind: offer for kind, offer in asked.items() if isinstance(offer, Mapping)}
+
+
+def _infos() -> dict[str, registry.PluginInfo]:
+    return {info.name: info for info in registry.installed_plugins()}
+
+
+def _installed_name(plugin: object) -> str | None:
+    if isinstance(plugin, str):
+        return plugin
+    entry = _entry_point(plugin)
+    return entry.name if entry is not None and entry.name in _infos() else None
+
+
+def _names(offered: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
+    return {kind: sorted(names) for kind, names in offered.items() if names}
+
+
+def _entry_point(plugin: object) -> metadata.EntryPoint | None:
+    for entry in metadata.entry_points(group=registry.GROUP):
+        imported = _imported(entry)
+        if plugin == entry.name or (imported is not None and plugin is imported):
+            return entry
+    return None
+
+
+def _imported(entry: metadata.EntryPoint) -> object:
+    """What an entry point names, if its module is imported already and has it."""
+    found: object = sys.modules.get(entry.module)
+    for attribute in filter(None, (entry.attr or "").split(".")):
+        found = getattr(found, attribute, None)
+    return found
+
+
+def _object(given: object) -> object:
+    """The plugin itself, or None where only the name of one is known."""
+    if not isinstance(given, str):
+        return given
+    entry = _entry_point(given)
+    return None if entry is None else entry.load()

@@ -1,0 +1,173 @@
+"""Activations whose persistence diagram is known in closed form.
+
+The diagram is that of the filtration by ``1 - |r|`` in dimension 0, where a constant
+neuron correlates 0 with everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from topoloss.errors import InputError
+
+__all__ = [
+    "Problem",
+    "constant_column",
+    "duplicated",
+    "generic",
+    "orthogonal",
+    "two_clusters",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Activations, and their diagram of ``1 - |r|`` in dimension 0.
+
+    Attributes
+    ----------
+    name : str
+        The call that makes the problem again.
+    activations : Tensor of float64, shape (samples, neurons)
+    deaths : Tensor of float64, shape (neurons - 1,)
+        Ascending, zeros included.
+    """
+
+    name: str
+    activations: Tensor
+    deaths: Tensor
+
+    @property
+    def t1(self) -> float:
+        """Minus the sum of the deaths."""
+        return -self.deaths.sum().item()
+
+    @property
+    def t2(self) -> float:
+        """Half of (population standard deviation minus mean) of the deaths."""
+        if not len(self.deaths):
+            return 0.0
+        return (self.deaths.std(correction=0) - self.deaths.mean()).item() / 2
+
+
+def two_clusters() -> Problem:
+    """Four neurons of pairwise correlation 4/5, four of 1/2, and 0 between the fours.
+
+    Examples
+    --------
+    >>> from topoloss.testing import problems
+    >>> problems.two_clusters().deaths.tolist()
+    [0.2, 0.2, 0.2, 0.5, 0.5, 0.5, 1.0]
+    """
+    h = _orthogonal_columns(16)
+    tight = h[:, :1] + h[:, 1:5] / 2
+    loose = h[:, 5:6] + h[:, 6:10]
+    deaths = [1 / 5] * 3 + [1 / 2] * 3 + [1.0]
+    return _problem("two_clusters()", torch.cat((tight, loose), 1), deaths)
+
+
+def duplicated() -> Problem:
+    """Two neurons of correlation ``1 / sqrt(2)``, with copies, one of them reflected.
+
+    Examples
+    --------
+    >>> from topoloss.testing import problems
+    >>> problems.duplicated().deaths[:3].tolist()
+    [0.0, 0.0, 0.0]
+    """
+    h = _orthogonal_columns(8)
+    a, b = h[:, 0], h[:, 0] + h[:, 1]
+    activations = torch.stack((a, a, 3 - 2 * a, b, b), 1)
+    return _problem("duplicated()", activations, [0, 0, 0, 1 - 2**-0.5])
+
+
+def constant_column() -> Problem:
+    """Two neurons of correlation 4/5, and between them one that is 1/10 in every sample.
+
+    Examples
+    --------
+    >>> from topoloss.testing import problems
+    >>> problems.constant_column().deaths.tolist()
+    [0.2, 1.0]
+    """
+    h = _orthogonal_columns(8)
+    a, b = h[:, 0] + h[:, 1] / 2, h[:, 0] + h[:, 2] / 2
+    return _problem(
+        "constant_column()", torch.stack((a, torch.full_like(a, 0.1), b), 1), [1 / 5, 1]
+    )
+
+
+def orthogonal() -> Problem:
+    """Seven uncorrelated neurons of entries 1 and -1: every edge ties with every other.
+
+    Examples
+    --------
+    >>> from topoloss.testing import problems
+    >>> problems.orthogonal().t1
+    -6.0
+    """
+    return _problem("orthogonal()", _orthogonal_columns(8), [1] * 6)
+
+
+def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> Problem:
+    """Neurons in general position: distinct correlations, none of them 0 or 1.
+
+    The first neuron correlates more with each other neuron than any two others do among
+    themselves, so that the tree is a star.
+
+    Parameters
+    ----------
+    samples, neurons : int
+        There must be more samples than neurons.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If there are too few samples.
+
+    Examples
+    --------
+    >>> from topoloss.testing import problems
+    >>> problem = problems.generic(neurons=3)
+    >>> problem.activations.shape, problem.deaths.shape
+    (torch.Size([12, 3]), torch.Size([2]))
+    """
+    if not 0 < neurons < samples:
+        raise InputError(
+            f"samples={samples}, neurons={neurons} was given; expected at least one neuron and "
+            "more samples than neurons."
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    noise = randn(samples, neurons)
+    basis = torch.linalg.qr(noise - noise.mean(0)).Q
+    # One in each of neurons - 1 equal parts of [1/3, 4/3], and not near their ends.
+    part = torch.rand(neurons - 1, dtype=torch.float64, generator=generator) / 2
+    ratio = 1 / 3 + (torch.arange(neurons - 1) + part) / max(neurons - 1, 1)
+    unscaled = basis[:, :1] + basis * torch.cat((ratio.new_zeros(1), ratio))
+    sign = 1 - 2 * (torch.arange(neurons) % 2)
+    scale = sign * randn(neurons).exp() * samples**0.5
+    # r between the first and another neuron is 1 / sqrt(1 + ratio^2); among others a product.
+    deaths = 1 - (1 + ratio**2).rsqrt()
+    name = f"generic(samples={samples}, neurons={neurons}, seed={seed})"
+    return Problem(name, unscaled * scale + randn(neurons), deaths)
+
+
+def _problem(name: str, activations: Tensor, deaths: list[float]) -> Problem:
+    return Problem(name, activations, torch.tensor(deaths, dtype=torch.float64))
+
+
+def _orthogonal_columns(size: int) -> Tensor:
+    """All but the first column of the Hadamard matrix: orthogonal, with mean 0."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.kron(matrix, step)
+    return matrix[:, 1:]

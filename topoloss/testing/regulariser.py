@@ -1,0 +1,245 @@
+"""What is asked of a regulariser, of activations or of a model."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topoloss.diagrams import Diagram
+from topoloss.errors import NonFiniteError
+from topoloss.regularisers import Regulariser
+from topoloss.testing import activations, common, problems
+from topoloss.testing.checks import Given, Kind, NotApplicable, Rule, Subject, on, require
+from topoloss.testing.line import check_across_a_change_of_tree
+
+__all__ = ["KIND"]
+
+
+def shapes(subject: Subject) -> None:
+    """One problem has a value of shape ()."""
+    regulariser = subject.make()
+    for given in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
+        with on(given.name):
+            (value,) = _apply(regulariser, *given.tensors)
+            require(
+                value.shape == (),
+                expected="one number, of shape ()",
+                received=f"shape {tuple(value.shape)}",
+                mend="sum or average over neurons, pairs or points",
+            )
+
+
+def model_unchanged(subject: Subject) -> None:
+    """A call leaves the modes, parameters and buffers of an observed model as they are."""
+    regulariser = subject.make()
+    if regulariser.observes == "activations":
+        raise NotApplicable("it observes activations, and no model")
+    model = nn.Sequential(_model(), nn.BatchNorm1d(1), nn.Dropout())
+    with on("a model with batch normalisation and dropout"):
+        common.assert_module_unchanged(model, lambda: regulariser(model))
+
+
+def batch(subject: Subject) -> None:
+    """A batch, and a list, have the values of their problems, one each."""
+    regulariser = subject.make()
+    given = [problems.generic(seed=subject.seed + k) for k in (0, 1)]
+    with on(
+        f"{given[0].name} and {given[1].name}",
+        mend="use torch operations that do not branch on the values of tensors, or return False "
+        "from the property vmappable",
+    ):
+        xs = [problem.activations for problem in given]
+        looped = torch.stack([regulariser(x) for x in xs])
+        for several in (regulariser(torch.stack(xs)), regulariser(xs)):
+            require(
+                several.shape == (2,) and common.close([several], [looped]),
+                expected=f"{looped.tolist()}, one by one",
+                received=f"{several.tolist()}, together",
+                mend="reduce over the axes of one problem only",
+            )
+
+
+def one_neuron(subject: Subject) -> None:
+    """One neuron alone has a finite value that still carries a graph."""
+    regulariser = subject.make()
+    problem = problems.generic(neurons=1, seed=subject.seed)
+    with on(problem.name):
+        value = regulariser(problem.activations.requires_grad_())
+        require(
+            torch.isfinite(value).all() and value.requires_grad,
+            expected="a finite value with a gradient",
+            received=value,
+            mend="sum over what there is; a sum over nothing is 0 and keeps its graph",
+        )
+
+
+def nonfinite(subject: Subject) -> None:
+    """NaN or infinity in the activations is an error, or skipped where that is asked for."""
+    regulariser = subject.make()
+    problem = problems.generic(seed=subject.seed)
+    for bad in (torch.nan, torch.inf):
+        x = problem.activations.clone()
+        x[1, 2] = bad
+        with on(f"{problem.name} with {bad} in one place"):
+            try:
+                value = regulariser(x)
+            except NonFiniteError:
+                continue
+            require(
+                regulariser.on_nonfinite == "skip" and value.item() == 0,
+                expected="a NonFiniteError, or 0 under on_nonfinite='skip'",
+                received=value,
+                mend="implement compute, and leave forward to topoloss.Regulariser",
+            )
+
+
+def definition(subject: Subject) -> None:
+    """The value is that of the definition that the check was given."""
+    if subject.expected is None:
+        raise NotApplicable("no definition was given with expected=")
+    regulariser = subject.make()
+    for given in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
+        with on(given.name):
+            (x,) = given.tensors
+            expected = float(subject.expected(x))
+            received = regulariser(x).item()
+            require(
+                abs(received - expected) <= 1e-7 * (1 + abs(expected)),
+                expected=f"{expected:.9g} by definition",
+                received=f"{received:.9g}",
+                mend="compare the formula with the definition: a sum or a mean, and what a "
+                "standard deviation divides by (correction=0 for the number of deaths)",
+            )
+
+
+def diagrams(subject: Subject) -> None:
+    """The diagram in dimension 0 has n - 1 ascending deaths, zeros included."""
+    regulariser = subject.make()
+    for given in _special(regulariser):
+        with on(given.name):
+            (x,) = given.tensors
+            deaths = _diagram(regulariser, x).deaths
+            require(
+                deaths.shape == (x.shape[1] - 1,) and bool((deaths.diff() >= 0).all()),
+                expected=f"{x.shape[1] - 1} ascending deaths",
+                received=deaths,
+                mend="take a persistence engine that keeps points of lifetime 0",
+            )
+
+
+def change_of_tree(subject: Subject) -> None:
+    """Across a change of tree the value is continuous, with the slopes of its gradients."""
+    regulariser = subject.make()
+    first, last = (problems.generic(seed=subject.seed + k) for k in (0, 1))
+    with on(f"the line from {first.name} to {last.name}"):
+        check_across_a_change_of_tree(
+            regulariser,
+            lambda x: _diagram(regulariser, x).death_edges,
+            (first.activations, last.activations),
+        )
+
+
+def _of_activations(rule: Rule) -> Rule:
+    """Skip the rule for a regulariser of a model."""
+
+    @functools.wraps(rule)
+    def of_activations(subject: Subject) -> None:
+        if subject.make().observes == "model":
+            raise NotApplicable("it observes the model, and no activations")
+        rule(subject)
+
+    return of_activations
+
+
+def _model() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double()
+
+
+class _Observed(nn.Module):
+    """A model under its regulariser, for `torch.func.functional_call`."""
+
+    def __init__(self, regulariser: Regulariser) -> None:
+        super().__init__()
+        self.regulariser = regulariser
+        self.model = _model()
+
+    def forward(self) -> Any:
+        return self.regulariser(self.model)
+
+
+def _parameters(seed: int) -> Given:
+    generator = torch.Generator().manual_seed(seed)
+    values = [
+        torch.randn(p.shape, dtype=torch.float64, generator=generator)
+        for p in _model().parameters()
+    ]
+    return Given(f"a model of two linear layers, seed={seed}", tuple(values))
+
+
+def _generic(regulariser: Regulariser, seed: int) -> Given:
+    if regulariser.observes == "model":
+        return _parameters(seed)
+    return activations.generic(seed)
+
+
+def _special(regulariser: Regulariser) -> list[Given]:
+    if regulariser.observes == "model":
+        zeros = tuple(torch.zeros_like(p) for p in _parameters(0).tensors)
+        return [Given("a model of zero weights", zeros)]
+    return activations.special()
+
+
+def _apply(regulariser: Regulariser, *observed: Tensor) -> list[Tensor]:
+    if regulariser.observes == "activations":
+        return [regulariser(*observed)]
+    names = [f"model.{name}" for name, _ in _model().named_parameters()]
+    # A regulariser may look at trainable parameters alone.
+    trainable = [p if p.requires_grad else nn.Parameter(p) for p in observed]
+    values = dict(zip(names, trainable, strict=True))
+    return [torch.func.functional_call(_Observed(regulariser), values, ())]
+
+
+KIND = Kind(
+    base=Regulariser,
+    generic=_generic,
+    special=_special,
+    apply=_apply,
+    rules=(
+        common.construction,
+        shapes,
+        common.input_unchanged,
+        common.determinism,
+        common.random_state,
+        common.module_state,
+        model_unchanged,
+        _of_activations(common.precision),
+        common.finite,
+        _of_activations(nonfinite),
+        _of_activations(definition),
+        _of_activations(diagrams),
+        common.graph,
+        _of_activations(one_neuron),
+        common.gradient,
+        common.second_gradient,
+        common.finite_gradients,
+        _of_activations(change_of_tree),
+        _of_activations(batch),
+        _of_activations(common.compilation),
+        common.pickling,
+        common.deepcopy,
+        common.state_dict,
+        common.cuda,
+    ),
+)
+
+
+def _diagram(regulariser: Regulariser, x: Tensor) -> Diagram:
+    if type(regulariser).diagrams is Regulariser.diagrams:
+        raise NotApplicable("it has no diagrams")
+    found: Diagram = regulariser.diagrams(x)[0]
+    return found
