@@ -12,7 +12,7 @@ author = "the topoloss authors"
 version = release = topoloss.__version__
 html_title = f"topoloss {version}"
 html_theme = "furo"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 
 extensions = [
     "myst_nb",

@@ -351,7 +351,7 @@ def register(plugin: object, name: str | None = None) -> str:
     >>> import topoloss
     >>> class Sum(topoloss.Loss):
     ...     def forward(self, diagrams):
-    ...         return sum(d.deaths.sum() for d in diagrams)
+    ...         return sum((d.weights * d.deaths).sum() for d in diagrams)
     >>> class MyPlugin:
     ...     @topoloss.hookimpl
     ...     def topoloss_losses(self):
