@@ -7,7 +7,8 @@ from beartype import beartype
 CHECKED = [
     "topoloss",
     "topoloss_correlation",
-    "topoloss_decorrelation",
+    "topoloss_decorrelation.losses",
+    "topoloss_decorrelation.regularisers",
     "topoloss_euclidean",
     "topoloss_mst.persistence",
     "topoloss_samplers",

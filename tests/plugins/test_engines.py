@@ -350,7 +350,7 @@ def test_a_regulariser_works_as_before_after_it_was_mapped(name, options):
 
 # torch.func loads decompositions that torch itself scripts.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["t1", "t2"])
 def test_forward_over_reverse_equals_reverse_over_reverse(name):
     reg, x = topoloss.regulariser(name, **UNCHECKED), randn(6, 4)
     expected = torch.autograd.functional.hessian(reg, x)

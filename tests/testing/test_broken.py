@@ -29,8 +29,8 @@ from topoloss.testing.suite import KINDS, cases
 
 FILTRATIONS = {
     "Cosine": "",
-    "WrongSign": "gradient second_gradient change_of_tree compilation",
-    "DifferentiableOnce": "second_gradient compilation",
+    "WrongSign": "gradient second_gradient change_of_tree",
+    "DifferentiableOnce": "second_gradient",
     "Detached": "graph change_of_tree",
     "PartlyDetached": "gradient second_gradient change_of_tree",
     "OffByOne": "symmetry locality pairwise order_hint",
@@ -89,7 +89,7 @@ PERSISTENCE = {
 LOSSES = {
     "Sum": "",
     "SampleT2": "",
-    "NegatedSum": "gradient compilation",
+    "NegatedSum": "gradient",
     "DetachedSum": "gradient",
     "ForgetsTheDeaths": "graph empty",
     "Weightless": "weights",
@@ -121,7 +121,7 @@ REGULARISERS = {
     "second_gradient finite_gradients compilation pickling deepcopy state_dict",
     "ByEdge": "change_of_tree",
     "ShortDiagrams": "diagrams compilation",
-    "NegatedMse": "gradient compilation",
+    "NegatedMse": "gradient",
     "HalfMse": "precision gradient second_gradient",
     "NoisyMse": "determinism precision gradient second_gradient batch compilation",
     "SeedingMse": "random_state compilation",

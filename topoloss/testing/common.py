@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -222,7 +223,9 @@ def compilation(subject: Subject) -> None:
         compiled = torch.compile(
             lambda *x: subject.kind.apply(component, *x), fullgraph=True, backend="aot_eager"
         )
-        with _unchecked_signatures():
+        with _unchecked_signatures(), warnings.catch_warnings():
+            # The compiler itself makes instances of autograd functions.
+            warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
             received = _values_and_gradients(compiled, given)
         require(
             close(received, eager),

@@ -1,0 +1,104 @@
+"""Naive decorrelation by blocks: values and gradients of the dense formula, without its memory."""
+
+import subprocess
+import sys
+
+import oracles
+import pytest
+import torch
+from topoloss_decorrelation import magnitudes as module
+from topoloss_decorrelation.magnitudes import magnitudes, sum_of_magnitudes
+
+import topoloss
+
+
+@pytest.fixture(params=[1, 40, 1 << 24], ids=["row by row", "few rows", "all at once"])
+def blocks(request, monkeypatch):
+    monkeypatch.setattr(module, "_AT_ONCE", request.param)
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(v):
+    return (v @ v.mT).tril(-1).abs().sum((-2, -1)) * 2
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 41])
+def test_value_and_derivatives_are_those_of_the_dense_formula(n):
+    direction = randn(n, 5, seed=1)
+    results = []
+    for function in (sum_of_magnitudes, dense):
+        x = randn(n, 5).requires_grad_()
+        total = function(x)
+        (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+        (second,) = torch.autograd.grad((gradient * direction).sum(), x)
+        results.append((total, gradient, second))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_derivatives_are_those_of_finite_differences():
+    v = randn(4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(sum_of_magnitudes, v)
+    assert torch.autograd.gradgradcheck(sum_of_magnitudes, v)
+    # The third derivative vanishes, as S does not change.
+    hessian = torch.func.jacrev(torch.func.jacrev(sum_of_magnitudes))
+    third = torch.func.jacrev(hessian)(v.detach())
+    assert (third == 0).all()
+
+
+def test_rounding_has_no_sign():
+    # Orthogonal rows whose computed product need not be 0.
+    v = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3], [3, 0, -1]]).double(), dim=1)
+    v[1] *= 1 + 1e-16
+    assert (torch.func.grad(sum_of_magnitudes)(v) == 0).all()
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_batch_equals_the_loop():
+    v, w = randn(3, 6, 4), randn(3, 6, 4, seed=1)
+    loop = [torch.stack(made) for made in zip(*map(magnitudes, v, w), strict=True)]
+    for together in (magnitudes(v, w), torch.vmap(magnitudes)(v, w)):
+        for ours, expected in zip(together, loop, strict=True):
+            torch.testing.assert_close(ours, expected)
+    mapped = torch.vmap(magnitudes, in_dims=(None, 1))(v[0], w.movedim(0, 1))
+    torch.testing.assert_close(mapped[1], torch.stack([magnitudes(v[0], b)[1] for b in w]))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 6, 4)])
+def test_the_operator_passes_opcheck(shape):
+    torch.library.opcheck(magnitudes, (randn(*shape), randn(*shape, seed=1)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 129, 600])
+def test_the_regulariser_agrees_with_numpy(monkeypatch, n):
+    monkeypatch.setattr(module, "_AT_ONCE", 10_000)
+    x = randn(20, n)
+    x[:, :1] = 3.0
+    expected = oracles.naive(oracles.correlations(x))
+    assert topoloss.regulariser("naive")(x).item() == pytest.approx(expected, rel=1e-12)
+
+
+MEMORY = """
+import resource, torch, topoloss
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+reg = topoloss.regulariser("naive")
+reg(torch.randn(4, 9000, requires_grad=True)).backward()
+x = torch.randn(4, 30_000, requires_grad=True)
+before = peak()
+reg(x).backward()
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_all_pairs():
+    ran = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    # All pairs are 3.4 GiB in float32.
+    assert int(ran.stdout) < 200 * 2**20
