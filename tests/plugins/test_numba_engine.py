@@ -114,7 +114,8 @@ def test_no_similarity_is_further_off_than_its_margin(order, kind, d):
         "positive": randn(40, d).abs() + 1,
         "scattered": randn(40, d) * torch.logspace(-3, 3, 40)[:, None],
     }[kind]
-    made = similarities.Similarities(v[None], METRICS[order])
+    metric = METRICS[order]
+    made = similarities.Similarities(v[None], metric, similarities.fastest_dtype(metric))
     bits = torch.from_numpy(made.all()[0])
     found = bits.view(torch.bfloat16 if bits.dtype == torch.int16 else torch.float32).double()
     w = v.double()
@@ -140,6 +141,31 @@ def test_float32_products_in_lower_precision_change_no_tree(by_tiles, monkeypatc
         assert torch.equal(tree(v, "dot_descending"), expected)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("n", [39, 600])
+def test_alike_neurons_are_told_apart_in_float32(by_tiles, monkeypatch, n):
+    # All similarities are within the margin of bfloat16 products, so that no pair is ruled out.
+    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(trees, "_CROWDED", 8)
+    dtypes = []
+    made = similarities.Similarities
+
+    def spy(v, metric, dtype):
+        dtypes.append(dtype)
+        return made(v, metric, dtype)
+
+    monkeypatch.setattr(trees, "Similarities", spy)
+    alike = torch.nn.functional.normalize(1 + 0.02 * randn(n, 16), dim=1)
+    expected = tree(alike, "dot_descending", reference_engine)
+    assert torch.equal(tree(alike, "dot_descending"), expected)
+    assert dtypes[0] == torch.bfloat16
+    assert dtypes[-1] == torch.float32
+    # In a batch the others are not affected.
+    batch = torch.stack((alike, torch.nn.functional.normalize(randn(n, 16), dim=1)))
+    together = numba_engine.from_features(batch, "dot_descending")
+    alone = [numba_engine.from_features(v[None], "dot_descending")[0] for v in batch]
+    assert torch.equal(together, torch.stack(alone))
 
 
 @pytest.mark.parametrize("order", ORDERS)

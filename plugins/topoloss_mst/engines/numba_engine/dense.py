@@ -21,16 +21,22 @@ from topoloss_mst.engines.numba_engine.prim import prim
 
 
 @compiled
-def dense_trees(similarities, margins, v, metric, start, first, step, trees):
-    """Fill in the trees of every `step`-th problem from `first` on."""
+def dense_trees(similarities, margins, v, metric, start, most, first, step, trees, crowded):
+    """Fill in the trees of every `step`-th problem from `first` on.
+
+    A problem of which more than `most` pairs are left over is marked as crowded instead.
+    """
     for problem in range(first, len(v), step):
-        trees[problem] = _tree(
-            similarities[problem], margins[problem], v[problem], metric, start[problem]
+        tree = _tree(
+            similarities[problem], margins[problem], v[problem], metric, start[problem], most
         )
+        crowded[problem] = len(tree) < len(v[problem]) - 1
+        if not crowded[problem]:
+            trees[problem] = tree
 
 
 @compiled
-def _tree(similarities, margin, v, metric, start):
+def _tree(similarities, margin, v, metric, start, most):
     n = len(v)
     signed = metric != ABS_DOT
     tree = start if len(start) else prim(similarities, signed)
@@ -38,8 +44,10 @@ def _tree(similarities, margin, v, metric, start):
     live = live_rows(v, metric)
     found = _light(
         similarities, vertex, live[vertex], linkage,
-        lowest_integers(keys, metric, margin, similarities), signed,
+        lowest_integers(keys, metric, margin, similarities), signed, most,
     )  # fmt: skip
+    if len(found) > most:
+        return np.empty((0, 2), np.int64)
     pairs = np.empty((len(found), 2), np.int64)
     for e in range(len(found)):
         pairs[e, 0], pairs[e, 1] = vertex[found[e, 0]], vertex[found[e, 1]]
@@ -51,12 +59,14 @@ def _tree(similarities, margin, v, metric, start):
 
 
 @compiled
-def _light(similarities, vertex, live, linkage, lower_bound, signed):
+def _light(similarities, vertex, live, linkage, lower_bound, signed, most):
     n = len(vertex)
     row = np.empty(n, similarities.dtype)
     found = np.empty((8 * n, 3), np.int32)
     count = 0
     for p in range(n):
+        if count > most:
+            break
         of_vertex = similarities[vertex[p]]
         for q in range(p):
             row[q] = of_vertex[vertex[q]]

@@ -38,9 +38,8 @@ class Similarities:
         No similarity that is handed out is further than this from the true one.
     """
 
-    def __init__(self, v: Float[Tensor, "problems n d"], metric: int) -> None:
+    def __init__(self, v: Float[Tensor, "problems n d"], metric: int, dtype: torch.dtype) -> None:
         left, right = _factors(v, metric)
-        dtype = _working_dtype(metric)
         self.margins = _error_bound(left, right, dtype)
         self._left = left.to(dtype)
         self._right = self._left if right is left else right.to(dtype)
@@ -90,7 +89,7 @@ class Tiles:
             stop = first
 
 
-def _working_dtype(metric: int) -> torch.dtype:
+def fastest_dtype(metric: int) -> torch.dtype:
     """bfloat16 where the processor multiplies it; distances would cancel in it."""
     mkldnn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[no-untyped-call]
     if mkldnn and metric != SQ_DIST and _multiplies_bfloat16():

@@ -27,7 +27,7 @@ from topoloss_mst.engines.numba_engine.light import (
 )
 from topoloss_mst.engines.numba_engine.linkage import linked, running_highest
 from topoloss_mst.engines.numba_engine.ordered import lowest_integers
-from topoloss_mst.engines.numba_engine.similarities import SIDE, Similarities
+from topoloss_mst.engines.numba_engine.similarities import SIDE, Similarities, fastest_dtype
 
 Edges = npt.NDArray[np.int64]
 Found = npt.NDArray[np.int32]
@@ -37,6 +37,8 @@ DENSE = 2048
 _PAIRS_AT_ONCE = 1 << 24
 # One vertex in so many is in the sample that the cheap tree starts from.
 _SAMPLED = 8
+# Pairs left over, for each vertex, that are too many.
+_CROWDED = 64
 _CAPACITY = 1 << 18
 _MANY = 1 << 21
 
@@ -49,27 +51,34 @@ def minimum_trees(
     `start` are spanning trees of that shape, the nearer to the minimum the better.
     """
     problems, n, _ = v.shape
-    trees = np.empty((problems, n - 1, 2), np.int64)
     if start is None:
         start = np.empty((problems, 0, 2), np.int64)
+    dtype = fastest_dtype(metric)
+    trees = np.empty((problems, n - 1, 2), np.int64)
     if n <= DENSE:
         some = max(1, _PAIRS_AT_ONCE // n**2)
         for first in range(0, problems, some):
             batch = slice(first, first + some)
-            _fill_dense(v[batch], metric, start[batch], trees[batch])
+            trees[batch] = _dense(v[batch], metric, start[batch], dtype)
     else:
         for problem in range(problems):
-            trees[problem] = _tree(v[problem], metric, start[problem])
+            trees[problem] = _sparse(v[problem], metric, start[problem], dtype)
     return trees
 
 
-def _fill_dense(v: Float[Tensor, "problems n d"], metric: int, start: Edges, trees: Edges) -> None:
-    similarities = Similarities(v, metric)
+def _dense(
+    v: Float[Tensor, "problems n d"], metric: int, start: Edges, dtype: torch.dtype
+) -> Edges:
+    similarities = Similarities(v, metric, dtype)
+    problems, n, _ = v.shape
+    trees, crowded = np.empty((problems, n - 1, 2), np.int64), np.empty(problems, np.bool_)
     bits, margins, rows = similarities.all(), similarities.margins, v.numpy()
-    threads = min(torch.get_num_threads(), len(v))
+    threads = min(torch.get_num_threads(), problems)
 
     def fill(first: int) -> None:
-        dense_trees(bits, margins, rows, metric, start, first, threads, trees)
+        dense_trees(
+            bits, margins, rows, metric, start, _most(n, dtype), first, threads, trees, crowded
+        )
 
     if threads == 1:
         fill(0)
@@ -77,15 +86,26 @@ def _fill_dense(v: Float[Tensor, "problems n d"], metric: int, start: Edges, tre
         # What is compiled is free of the interpreter's lock.
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, range(threads)))
+    if crowded.any():
+        again = np.flatnonzero(crowded)
+        trees[again] = _dense(v[torch.from_numpy(again)], metric, start[again], torch.float32)
+    return trees
 
 
-def _tree(v: Float[Tensor, "n d"], metric: int, start: Edges) -> Edges:
-    similarities = Similarities(v[None], metric)
+def _sparse(v: Float[Tensor, "n d"], metric: int, start: Edges, dtype: torch.dtype) -> Edges:
+    similarities = Similarities(v[None], metric, dtype)
     tree = start if len(start) else _cheap_tree(v, metric, similarities)
     search = _Search(v, metric, similarities, tree)
     for stack in similarities.tiles(search.vertex).lower_triangle():
         search.scan(stack)
+        if search.count > _most(len(v), dtype):
+            return _sparse(v, metric, tree, torch.float32)
     return search.minimum_tree()
+
+
+def _most(n: int, dtype: torch.dtype) -> int:
+    """So many pairs may be left over before products of higher precision pay."""
+    return n * n if dtype == torch.float32 else _CROWDED * n
 
 
 def _cheap_tree(v: Float[Tensor, "n d"], metric: int, similarities: Similarities) -> Edges:
@@ -123,6 +143,7 @@ class _Search:
         position = np.argsort(self.vertex)
         below_all = np.full((len(tree), 1), np.iinfo(np.int32).min)
         self._tree = np.concatenate((position[tree], below_all), 1).astype(np.int32)
+        self.count = 0
         self._found: list[Found] = []
         self._buffer = np.empty((_CAPACITY, 3), np.int32)
 
@@ -135,6 +156,7 @@ class _Search:
                 self._lower_bound, self._metric != ABS_DOT, self._buffer,
             )  # fmt: skip
             self._found.append(self._buffer[:count].copy())
+            self.count += count
         if sum(map(len, self._found)) > max(_MANY, 16 * len(self._v)):
             self._found = [self._minimum()[0]]
 
