@@ -387,7 +387,7 @@ def test_an_engine_in_numpy_is_differentiable_and_takes_batches():
 
 
 COMPILED = """
-import torch, topoloss
+import copy, torch, topoloss
 
 for name in ("t1", "t2", "naive"):
     torch._dynamo.reset()
@@ -403,10 +403,43 @@ for name in ("t1", "t2", "naive"):
         torch.testing.assert_close(b.grad, a.grad)
         assert a.grad.abs().max() > 1e-3
     print(name)
+
+class Net(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(5, 12), torch.nn.Linear(12, 3)
+        self.reg = topoloss.regulariser(name)
+
+    def forward(self, x, y):
+        hidden = self.first(x).relu()
+        out = self.last(hidden)
+        loss = torch.nn.functional.cross_entropy(out, y)
+        return loss + 0.1 * self.reg(torch.cat((hidden, out), 1))
+
+def train(loss, net):
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        optimiser.zero_grad()
+        x = torch.randn(16, 5, generator=generator)
+        loss(x, torch.randint(3, (16,), generator=generator)).backward()
+        optimiser.step()
+    return list(net.parameters())
+
+for name in ("t1", "t2", "naive"):
+    torch._dynamo.reset()
+    net = Net(name)
+    twin = copy.deepcopy(net)
+    before = [p.detach().clone() for p in net.parameters()]
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for p, q, start in zip(train(net, net), train(compiled, twin), before, strict=True):
+        torch.testing.assert_close(q, p)
+        assert not torch.equal(p, start)
+    print(name, "step")
 """
 
 
-def test_compiled_in_one_graph_equals_eager():
+def test_regularisers_and_training_steps_compiled_in_one_graph_equal_eager():
     # In a process of its own: the run-time checks of shapes here get in dynamo's way.
     ran = subprocess.run(
         [sys.executable, "-W", "error::topoloss.PluginWarning", "-c", COMPILED],
@@ -415,4 +448,4 @@ def test_compiled_in_one_graph_equals_eager():
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == list(NAMES)
+    assert ran.stdout.splitlines() == [*NAMES, *(f"{name} step" for name in NAMES)]
