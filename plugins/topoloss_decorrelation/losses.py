@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,11 +18,16 @@ class T1(topoloss.Loss):
 
     Minimising it pushes the deaths up, and so the strongest correlations down.
 
+    Parameters
+    ----------
+    reduction : {"sum", "mean"}
+        ``"mean"`` divides by the number of deaths that count, which is one less than that of
+        the neurons, so that values of networks of different sizes can be compared.
+
     Notes
     -----
-    T1 is minus the weight of the minimum spanning tree. It grows with the number of
-    neurons, so its useful weight shrinks with it. One vertex has no deaths: the value is
-    0 and the gradient 0. Where two edges tie, the gradient is that of the tree that the
+    T1 is minus the weight of the minimum spanning tree. One vertex has no deaths: the value
+    is 0 and the gradient 0. Where two edges tie, the gradient is that of the tree that the
     engine's tie rule picks.
 
     References
@@ -37,9 +43,19 @@ class T1(topoloss.Loss):
     tensor(-5.)
     """
 
+    def __init__(self, *, reduction: Literal["sum", "mean"] = "sum") -> None:
+        super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise topoloss.OptionError(f"reduction={reduction!r} is not 'sum' or 'mean'.")
+        self.reduction = reduction
+
     def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:
         d = diagrams[0]
-        return -(d.weights * d.deaths).sum()
+        total = -(d.weights * d.deaths).sum()
+        return total if self.reduction == "sum" else total / d.weights.sum().clamp(min=1)
+
+    def extra_repr(self) -> str:
+        return "" if self.reduction == "sum" else f"reduction={self.reduction!r}"
 
 
 class T2(topoloss.Loss):

@@ -14,6 +14,7 @@ from topoloss_decorrelation.magnitudes import sum_of_magnitudes
 
 def t1(
     *,
+    reduction: Literal["sum", "mean"] = "sum",
     filtration: str | topoloss.Filtration = "correlation",
     persistence: str | topoloss.Persistence = "mst",
     on_nonfinite: Literal["raise", "skip"] = "raise",
@@ -23,13 +24,16 @@ def t1(
 
     Parameters
     ----------
+    reduction : {"sum", "mean"}
+        The sum of the deaths, as in the paper, or their mean.
     filtration, persistence
         Names or instances to put in place of the paper's.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
     """
+    loss = topoloss.loss("t1", reduction=reduction)
     return topoloss.pipeline(
-        filtration, persistence, "t1", on_nonfinite=on_nonfinite, check_finite=check_finite
+        filtration, persistence, loss, on_nonfinite=on_nonfinite, check_finite=check_finite
     )
 
 

@@ -200,6 +200,21 @@ def test_memory_layout_does_not_matter(name):
         assert torch.equal(reg(other), reg(x))
 
 
+@pytest.mark.parametrize("constant", ["independent", "drop"])
+def test_the_mean_of_t1_counts_the_deaths_that_count(constant):
+    x = randn(9, 6)
+    x[:, 2:4] = 1.0
+    filtration = topoloss.filtration("correlation", constant=constant)
+    total = topoloss.regulariser("t1", filtration=filtration)(x)
+    mean = topoloss.regulariser("t1", filtration=filtration, reduction="mean")(x)
+    # Of six neurons two are constant: five deaths, or the three among the other four.
+    torch.testing.assert_close(mean, total / (5 if constant == "independent" else 3))
+    alone = topoloss.regulariser("t1", reduction="mean")(x[:, :1])
+    assert alone.item() == 0
+    with pytest.raises(topoloss.OptionError, match="reduction='median' is not 'sum' or 'mean'"):
+        topoloss.regulariser("t1", reduction="median")
+
+
 def test_t2_weights_its_terms():
     deaths = oracles.h0_deaths(oracles.MATRICES["correlation"](GENERIC))
     for alpha, beta in [(1, 0), (0, 1), (0.3, 2.0)]:
