@@ -6,14 +6,16 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
-.PHONY: demo test lint types check bench docs clean help
+.PHONY: demo test lint types check docs bench bench-report bench-gpu clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
 	@echo "make lint   ruff          make types  mypy"
-	@echo "make bench  the benchmark, beside the peers"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
+	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
+	@echo "make bench-report  tables and figure of the committed rows"
+	@echo "make bench-gpu     the benchmark on a GPU; GPU_PYTHON=python3 where torch is installed"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,8 +45,22 @@ types: $(INSTALLED)
 
 check: lint types test
 
+# Sizes to time, in neurons; all of them by default.
+SIZES ?=
+# A Python that has torch and Triton already; by default that of $(VENV).
+GPU_PYTHON ?=
+
 bench: $(BENCH_INSTALLED)
-	$(BIN)/python -m benchmarks.t1_step
+	$(BIN)/python -m benchmarks.t1_step --neurons $(SIZES)
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.report
+
+bench-report: $(INSTALLED)
+	$(BIN)/python -m benchmarks.report
+
+bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
+	PYTHONPATH=.:plugins $(or $(GPU_PYTHON),$(BIN)/python) \
+		-m benchmarks.t1_step --device cuda --neurons $(SIZES)
 
 # Nothing that an earlier build left is looked at.
 docs: $(DOCS_INSTALLED)

@@ -1,1 +1,1 @@
-"""Speed, as ratios measured in one run; results are committed under ``results/``."""
+"""Speed and memory, measured beside the peers; rows are committed under ``results/``."""

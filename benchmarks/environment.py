@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
+THREADS = 2
+PACKAGES = ("torch", "triton", "numba", "numpy", "scipy", "giotto-ph", "gudhi", "ripser")
+PACKAGES += ("torch-topological",)
 
-def describe() -> dict[str, str]:
-    packages = ("torch", "numba", "numpy", "giotto-ph")
+
+def describe(device: str) -> dict[str, str]:
+    """Hardware and versions; a package that is not installed has an empty version."""
     return {
-        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
-    } | {name: version(name) for name in packages}
+    } | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

@@ -1,81 +1,110 @@
-"""One forward and backward of T1, beside the Gram product and the paper's way.
+"""One forward and backward of T1, beside the Gram product and the peers.
 
-    python -m benchmarks.t1_step
+    python -m benchmarks.t1_step [--device cuda] [--neurons 1010 4096]
 
-Contestants take turns, so that a slow spell of the machine meets all of them. Nothing is
-timed before the values and the gradients agree.
+Contestants take turns, and nothing is timed before its deaths and gradients agree with the
+reference. Rows of the sizes that ran replace earlier ones of these sizes; the others stay.
 """
 
 from __future__ import annotations
 
-import csv
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+import argparse
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from benchmarks import environment
-from benchmarks.contestants import gram_product, paper_t1, topoloss_t1
+from benchmarks import clock, environment, memory, rows
+from benchmarks.cases import CASES, Case
+from benchmarks.contestants import CONTESTANTS, LIMIT, OURS, Contestant, Step
+from benchmarks.reference import check, reference
 
-SAMPLES = 256
-# neurons -> rounds; medians over the rounds
-CASES = {1010: 41, 4096: 11, 10_000: 5}
-RESULTS = Path(__file__).parent / "results" / "t1_step.csv"
+FILES = {"cpu": rows.RESULTS / "t1_step.csv", "cuda": rows.RESULTS / "t1_step_gpu.csv"}
+SHOWN = ("neurons", "contestant", "median_ms", "over_gram", "extra_mib", "note")
+MEASURED = ("median_ms", "lowest_ms", "highest_ms")
+MEASURED += ("over_gram", "fraction_of_limit", "topoloss_faster", "timed", "extra_mib")
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    rows = []
-    for n, rounds in CASES.items():
-        rows += _case(n, rounds)
-        for row in rows[-3:]:
-            print("  ".join(f"{key} {value}" for key, value in row.items() if key in _SHOWN))
-    hardware = environment.describe()
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *hardware])
-        writer.writeheader()
-        writer.writerows(row | hardware for row in rows)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", choices=CASES, default="cpu")
+    parser.add_argument("--neurons", type=int, nargs="*", help="sizes to run; all by default")
+    arguments = parser.parse_args()
+    device, path = arguments.device, FILES[arguments.device]
+    cases = {case.neurons: case for case in CASES[device]}
+    unknown = set(arguments.neurons or ()) - set(cases)
+    if unknown:
+        parser.error(f"no case has {sorted(unknown)} neurons; there are {list(cases)}")
+    torch.set_num_threads(environment.THREADS)
+    for case in [cases[n] for n in arguments.neurons or cases]:
+        others = [row for row in rows.read(path) if int(row["neurons"]) != case.neurons]
+        measured = run(case, CONTESTANTS[device], others, device)
+        rows.write(path, sorted(others + measured, key=lambda row: int(row["neurons"])))
+        for row in measured:
+            print(*(row[name] for name in SHOWN))
 
 
-_SHOWN = ("contestant", "neurons", "median_ms", "over_gram", "topoloss_faster")
+def run(
+    case: Case, contestants: Sequence[Contestant], earlier: Sequence[rows.Row], device: str = "cpu"
+) -> list[rows.Row]:
+    """Rows of one case: measured, or with a note that says what it would take."""
+    taking_part = [c for c in contestants if case.neurons <= c.largest]
+    steps = prepare(case, taking_part, device)
+    times = clock.take_turns(steps, case.turns, case.steps, device)
+    medians = {name: clock.median(values) for name, values in times.items()}
+    found = []
+    for contestant in contestants:
+        row = {"contestant": contestant.name, "computes": contestant.computes}
+        row |= {"neurons": case.neurons, "samples": case.samples}
+        if contestant in taking_part:
+            row |= clock.quantiles(times[contestant.name]) | ratios(contestant.name, medians)
+            extra = _extra_memory(contestant, case, device)
+            row |= {"timed": case.turns * case.steps, "extra_mib": round(extra / 2**20, 1)}
+            row |= {"note": ""}
+        else:
+            row |= dict.fromkeys(MEASURED, "") | {"note": left_out(contestant, case, earlier)}
+        found.append(rows.as_text(row | environment.describe(device)))
+    return found
 
 
-def _case(n: int, rounds: int) -> list[dict[str, object]]:
-    x = torch.randn(SAMPLES, n, requires_grad=True)
-    contestants = {f.__name__: f(x) for f in (gram_product, topoloss_t1, paper_t1)}
-    _check_agreement(x, contestants["topoloss_t1"], contestants["paper_t1"])
-    contestants["gram_product"]()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return [
-        {
-            "contestant": name,
-            "neurons": n,
-            "samples": SAMPLES,
-            "rounds": rounds,
-            "median_ms": round(1e3 * medians[name], 2),
-            "lowest_ms": round(1e3 * min(times), 2),
-            "highest_ms": round(1e3 * max(times), 2),
-            "over_gram": round(medians[name] / medians["gram_product"], 2),
-            "topoloss_faster": round(medians[name] / medians["topoloss_t1"], 2),
-        }
-        for name, times in seconds.items()
-    ]
+def ratios(name: str, medians: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "over_gram": round(medians[name] / medians[LIMIT], 2),
+        "fraction_of_limit": round(medians[LIMIT] / medians[name], 3),
+        "topoloss_faster": round(medians[name] / medians[OURS], 2),
+    }
 
 
-def _check_agreement(x: Tensor, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> None:
-    value, gradient = ours(), x.grad
-    torch.testing.assert_close(theirs(), value, rtol=1e-5, atol=0)
-    torch.testing.assert_close(x.grad, gradient, rtol=1e-3, atol=1e-5)
+def prepare(case: Case, contestants: Sequence[Contestant], device: str) -> dict[str, Step]:
+    """Steps that agree with the reference, each on activations of its own."""
+    x = case.activations(device)
+    expected = reference(x)
+    steps = {}
+    for contestant in contestants:
+        own = x.clone().requires_grad_()
+        step = contestant.prepare(own)
+        found = step()
+        if contestant.computes != "product":
+            check(contestant.name, found, own.grad, expected)
+        steps[contestant.name] = step
+    return steps
+
+
+def left_out(contestant: Contestant, case: Case, earlier: Sequence[rows.Row]) -> str:
+    """Say what the contestant would take, quadratically from its largest measured size."""
+    own = [r for r in earlier if r["contestant"] == contestant.name and r["median_ms"]]
+    if not own:
+        return f"not run: it takes part up to {contestant.largest:,} neurons"
+    largest = max(own, key=lambda row: int(row["neurons"]))
+    growth = (case.neurons / int(largest["neurons"])) ** 2
+    seconds = growth * float(largest["median_ms"]) / 1e3
+    gib = growth * float(largest["extra_mib"]) / 1024
+    return f"not run: would take about {seconds:.0f} s and {gib:.1f} GiB"
+
+
+def _extra_memory(contestant: Contestant, case: Case, device: str) -> int:
+    if device == "cpu":
+        return memory.in_own_process(contestant, case)
+    return memory.extra_memory(contestant, case, device)
 
 
 if __name__ == "__main__":

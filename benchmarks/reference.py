@@ -1,0 +1,83 @@
+"""T1 by the textbook, in float64, and the refusal to time what does not agree with it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from topoloss import TopolossError
+
+# Of a neuron's gradient, relative to the largest; another edge changes it by about 1.
+GRADIENT_TOLERANCE = 1e-4
+
+
+class DisagreementError(TopolossError):
+    """A contestant that computes something else, and so is not timed."""
+
+
+class Reference(NamedTuple):
+    """Deaths ascending, shape (n - 1,), and the gradient of T1, shape (samples, n)."""
+
+    deaths: Tensor
+    gradient: Tensor
+
+
+def reference(x: Tensor) -> Reference:
+    """Value T1 with Prim's algorithm, one row of correlations at a time, and autograd."""
+    x = x.detach().double().requires_grad_()
+    centred = x - x.mean(0)
+    v = (centred / centred.norm(dim=0)).T
+    i, j = _prim(v.detach().contiguous()).unbind(1)
+    deaths = 1 - (v[i] * v[j]).sum(1).abs()
+    (-deaths.sum()).backward()
+    return Reference(deaths.detach().sort().values, x.grad)
+
+
+def _prim(v: Tensor) -> Tensor:
+    """Edges (n - 1, 2) of the spanning tree of strongest correlations of unit rows."""
+    n = len(v)
+    outside = torch.ones(n, dtype=torch.bool, device=v.device)
+    strongest = torch.full((n,), -torch.inf, dtype=v.dtype, device=v.device)
+    inside_end = torch.zeros(n, dtype=torch.long, device=v.device)
+    newest = torch.zeros(1, dtype=torch.long, device=v.device)
+    edges = []
+    for _ in range(n - 1):
+        outside[newest] = False
+        correlations = (v @ v[newest].T).squeeze(1).abs()
+        closer = correlations > strongest
+        strongest = torch.where(closer, correlations, strongest)
+        inside_end = torch.where(closer, newest, inside_end)
+        newest = torch.where(outside, strongest, -torch.inf).argmax(keepdim=True)
+        edges.append(torch.stack((inside_end[newest], newest), 1))
+    return torch.cat(edges)
+
+
+def check(name: str, deaths: Tensor, gradient: Tensor | None, expected: Reference) -> None:
+    """Raise a `DisagreementError` unless deaths, and the gradient if there is one, agree.
+
+    Deaths of `samples` float32 products may be off by `samples` roundings.
+    """
+    samples, n = expected.gradient.shape
+    if deaths.shape != (n - 1,):
+        raise DisagreementError(
+            f"{name} found {tuple(deaths.shape)} deaths of {n} neurons; expected ({n - 1},)."
+        )
+    deaths = deaths.to(expected.deaths).sort().values
+    _refuse(name, "deaths", deaths, expected.deaths, samples * torch.finfo(torch.float32).eps)
+    if gradient is not None:
+        tolerance = GRADIENT_TOLERANCE * float(expected.gradient.abs().max())
+        gradient = gradient.to(expected.gradient)
+        _refuse(name, "gradients", gradient, expected.gradient, tolerance)
+
+
+def _refuse(name: str, what: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
+    deviation = float((found - expected).abs().max())
+    # Written so that NaN is refused as well.
+    if not deviation <= tolerance:
+        raise DisagreementError(
+            f"the {what} of {name} are off by up to {deviation:.1e}; at most {tolerance:.1e} is "
+            "rounding. It is not timed: mend the contestant, or lower the largest number of "
+            "neurons at which it takes part."
+        )

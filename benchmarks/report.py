@@ -1,0 +1,185 @@
+"""Tables and the figure of the committed rows.
+
+python -m benchmarks.report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks import rows
+from benchmarks.contestants import LIMIT, OURS
+from benchmarks.rows import Row
+from benchmarks.t1_step import FILES
+from benchmarks.training import PROFILE, TRAINING
+
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "benchmark.png"
+# Below this, what a call costs whatever n is outweighs what grows with it.
+SCALES_FROM = 1_010
+# Of one T1 forward and backward: neurons -> over the Gram product, times the paper's way.
+TARGETS = {1_010: (2.2, 8), 4_096: (1.3, 14), 10_000: (1.1, 27)}
+
+
+def main() -> None:
+    timed = rows.read(FILES["cpu"])
+    draw(timed, FIGURE)
+    tables = {
+        "Against the product and the paper's way": speed_table(timed),
+        "Milliseconds": table_by_size(timed, "median_ms"),
+        "Extra memory in MiB": table_by_size(timed, "extra_mib"),
+        "Exponents over n": exponent_table(timed),
+        "Targets": target_table(timed, rows.read(TRAINING)),
+        "A training step of network 0": training_table(rows.read(TRAINING)),
+        "Parts of T1": profile_table(rows.read(PROFILE)),
+        "On a GPU": gpu_table(rows.read(FILES["cuda"])),
+    }
+    for title, table in tables.items():
+        print(f"{title}\n\n{table}\n")
+
+
+def speed_table(timed: Sequence[Row]) -> str:
+    """The README's table."""
+    cells = []
+    for n in TARGETS:
+        gram, ours, paper = (_row(timed, name, n) for name in (LIMIT, OURS, "paper"))
+        cells.append(
+            [
+                *(f"{n:,}", _number(gram["median_ms"]), _number(ours["median_ms"])),
+                *(ours["over_gram"], _number(paper["median_ms"]), paper["topoloss_faster"]),
+            ]
+        )
+    header = ["neurons", "Gram product alone", "topoloss", "ratio"]
+    return _markdown([*header, "the paper's way", "times faster"], cells)
+
+
+def table_by_size(timed: Sequence[Row], quantity: str) -> str:
+    """One row for each contestant and one column for each size; what did not run says so."""
+    sizes = sorted({(int(row["neurons"]), row["samples"]) for row in timed})
+    header = ["contestant", "computes", *(f"{n:,} x {samples}" for n, samples in sizes)]
+    cells = []
+    for name in _contestants(timed):
+        own = [_row(timed, name, n) for n, _ in sizes]
+        values = [_number(row[quantity]) or row["note"] for row in own]
+        cells.append([name, own[0]["computes"], *values])
+    return _markdown(header, cells)
+
+
+def exponents(timed: Sequence[Row], quantity: str = "median_ms") -> dict[str, float]:
+    """Slopes of log-log least squares over n, of the contestants that ran at two sizes.
+
+    Over the sizes from 1,010 on that have as many samples as the first of them.
+    """
+    measured = [r for r in timed if int(r["neurons"]) >= SCALES_FROM and r[quantity]]
+    slopes = {}
+    for name in _contestants(measured):
+        own = [r for r in measured if r["contestant"] == name]
+        own = [r for r in own if r["samples"] == own[0]["samples"]]
+        n, values = (np.array([float(r[key]) for r in own]) for key in ("neurons", quantity))
+        if len(own) > 1:
+            slopes[name] = float(np.polyfit(np.log(n), np.log(values), 1)[0])
+    return slopes
+
+
+def exponent_table(timed: Sequence[Row]) -> str:
+    time, memory = exponents(timed), exponents(timed, "extra_mib")
+    cells = [[name, f"{time[name]:.2f}", f"{memory[name]:.2f}"] for name in time]
+    return _markdown(["contestant", "time", "memory"], cells)
+
+
+def target_table(timed: Sequence[Row], trained: Sequence[Row]) -> str:
+    cells = []
+    for n, (over_gram, faster) in TARGETS.items():
+        ratio = float(_row(timed, OURS, n)["over_gram"])
+        times = float(_row(timed, "paper", n)["topoloss_faster"])
+        cells.append([f"{n:,}: over the Gram product", f"at most {over_gram}", f"{ratio}"])
+        cells.append([f"{n:,}: faster than the paper's way", f"at least {faster}", f"{times}"])
+    memory = float(_row(timed, OURS, 50_000)["extra_mib"])
+    cells.append(["50,000: extra memory in MiB", "at most 1536", f"{memory}"])
+    step = next(row["over_plain"] for row in trained if row["regulariser"] == "t1")
+    cells.append(["network 0: a step over the plain step", "at most 2.3", step])
+    return _markdown(["", "target", "measured"], cells)
+
+
+def training_table(trained: Sequence[Row]) -> str:
+    columns = ("regulariser", "median_ms", "over_plain")
+    return _markdown(["regulariser", "ms", "over plain"], _columns(trained, columns))
+
+
+def profile_table(profile: Sequence[Row]) -> str:
+    columns = ("activations", "part", "median_ms", "share")
+    return _markdown(["activations", "part", "ms", "share"], _columns(profile, columns))
+
+
+def gpu_table(timed: Sequence[Row]) -> str:
+    if not timed:
+        return "Not measured yet."
+    return f"{timed[0]['device']}\n\n{table_by_size(timed, 'median_ms')}"
+
+
+def draw(timed: Sequence[Row], path: Path) -> None:
+    """Time and memory against n."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    time, memory = figure.subplots(1, 2)
+    _draw(time, timed, "median_ms", "ms")
+    _draw(memory, timed, "extra_mib", "extra memory, MiB")
+    time.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _draw(axes: Axes, timed: Sequence[Row], quantity: str, label: str) -> None:
+    for k, name in enumerate(_contestants(timed)):
+        own = [r for r in timed if r["contestant"] == name and r[quantity]]
+        style = {"color": "black" if name == OURS else f"C{k}"}
+        style |= {"linestyle": "--" if name == LIMIT else "-"}
+        # Sizes with differing numbers of samples are not one line.
+        for samples, group in groupby(own, key=lambda row: row["samples"]):
+            part = list(group)
+            hollow = {} if samples == timed[0]["samples"] else {"markerfacecolor": "white"}
+            axes.loglog(
+                [int(r["neurons"]) for r in part],
+                [float(r[quantity]) for r in part],
+                marker="o",
+                markersize=4,
+                label=name if not hollow else None,
+                **style,
+                **hollow,
+            )
+    axes.set_xlabel("neurons (hollow: 64 samples instead of 256)")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+
+
+def _contestants(timed: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["contestant"] for row in timed))
+
+
+def _row(timed: Sequence[Row], name: str, n: int) -> Row:
+    return next(r for r in timed if r["contestant"] == name and r["neurons"] == str(n))
+
+
+def _number(text: str) -> str:
+    """Three digits that count, or nothing where nothing was measured."""
+    if not text:
+        return ""
+    value = float(text)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _columns(found: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
+    return [[row[name] for name in names] for row in found]
+
+
+def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["-"] * len(header), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Rows of results as CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+RESULTS = Path(__file__).parent / "results"
+
+Row: TypeAlias = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file; none where it does not exist."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of the same columns; an error leaves the file as it was."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def as_text(row: dict[str, object]) -> Row:
+    return {name: str(value) for name, value in row.items()}
