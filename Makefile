@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# An interpreter with the package and its extra 'test', where torch sees the GPU.
+GPU_PYTHON ?= $(BIN)/python
 BENCH_INSTALLED := $(VENV)/.installed-bench
 
-.PHONY: demo test lint types check bench clean help
+.PHONY: demo test test-gpu lint types check bench clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
+	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make lint   ruff          make types  mypy"
 	@echo "make bench  the benchmark, beside the peers"
 
@@ -27,6 +30,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
+
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(INSTALLED))
+	$(GPU_PYTHON) -m pytest tests/gpu tests/plugins/test_triton_engine.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
