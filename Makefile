@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 DOCS_INSTALLED := $(VENV)/.installed-docs
+# A Python where torch sees the GPU, with the package's extra 'test'; by default that of $(VENV).
+GPU_PYTHON ?=
 
-.PHONY: demo test lint types check docs bench bench-report bench-gpu clean help
+.PHONY: demo test test-gpu lint types check docs bench bench-report bench-gpu clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
+	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make lint   ruff          make types  mypy"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
 	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
@@ -36,6 +39,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
 
+# With the conformance kit, one of whose rules runs every shipped component on the GPU.
+test-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu tests/plugins/test_triton_engine.py tests/testing/test_shipped.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,8 +54,6 @@ check: lint types test
 
 # Sizes to time, in neurons; all of them by default.
 SIZES ?=
-# A Python that has torch and Triton already; by default that of $(VENV).
-GPU_PYTHON ?=
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.t1_step --neurons $(SIZES)

@@ -1,6 +1,13 @@
+import os
 import sys
 import uuid
 from pathlib import Path
+
+import torch
+
+if not torch.cuda.is_available():
+    # Before Triton is first imported: kernels then run on the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from jaxtyping import install_import_hook
 
@@ -12,7 +19,6 @@ from typecheck import CHECKED
 install_import_hook(CHECKED, "typecheck.typecheck")
 
 import pytest
-import torch
 
 import topoloss
 from topoloss import registry

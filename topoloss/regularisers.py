@@ -62,7 +62,7 @@ class Regulariser(nn.Module):
         self.on_nonfinite = on_nonfinite
         self.check_finite = check_finite
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
-        self._nonfinite_neurons: Tensor | None = None
+        self._nonfinite_neurons: Tensor | _OnItsWay | None = None
 
     @property
     def vmappable(self) -> bool:
@@ -149,14 +149,42 @@ class Regulariser(nn.Module):
         return x, None
 
     def _raise_later(self, x: Tensor) -> None:
-        if self._nonfinite_neurons is not None and not torch.compiler.is_compiling():
+        # A graph that is compiled or captured cannot read a number: it keeps its own.
+        in_graph = torch.compiler.is_compiling() or (
+            x.is_cuda and torch.cuda.is_current_stream_capturing()
+        )
+        if self._nonfinite_neurons is not None and not in_graph:
             earlier, self._nonfinite_neurons = int(self._nonfinite_neurons), None
             if earlier:
                 raise NonFiniteError(
                     f"{earlier} neurons held NaN or infinity in the call before this one; "
                     "check_finite=True finds them at once, on_nonfinite='skip' skips such steps."
                 )
-        self._nonfinite_neurons = (~torch.isfinite(x.detach())).any(-2).sum()
+        nonfinite = (~torch.isfinite(x.detach())).any(-2).sum()
+        self._nonfinite_neurons = nonfinite if in_graph else _OnItsWay(nonfinite)
+
+
+class _OnItsWay:
+    """An integer that is copied to the host behind the device's work so far.
+
+    Reading it waits for that work alone, not for all that was launched since.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        self._number = number.to("cpu", non_blocking=True)
+        self._arrival: torch.cuda.Event | None = None
+        if number.is_cuda:
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrival.record(torch.cuda.current_stream(number.device))
+
+    def __int__(self) -> int:
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return int(self._number)
+
+    def __reduce__(self) -> tuple[type[_OnItsWay], tuple[Tensor]]:
+        # An event can be neither copied nor pickled.
+        return _OnItsWay, (torch.tensor(int(self)),)
 
 
 def check_activations(x: object) -> Tensor:

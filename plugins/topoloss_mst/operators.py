@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 import topoloss
-from topoloss_mst.selection import load_engine
+from topoloss_mst.selection import HOLD_A_MATRIX, load_engine
+
+GIVE_AN_ORDER = "give the filtration an order, so that engines work on its features"
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_features", mutates_args=())
@@ -26,10 +28,9 @@ def spanning_tree_of_features(
     `start`, another spanning tree on them, may speed up the search.
     """
     run = load_engine(engine).from_features
-    if start is None:
-        return _trees(lambda problems: run(_balanced(problems), order), v)
-    given = start.reshape(-1, *start.shape[-2:])
-    return _trees(lambda problems: run(_balanced(problems), order, given), v)
+    given = () if start is None else (start.reshape(-1, *start.shape[-2:]),)
+    remedy = "use engine='triton', in float32" if engine in HOLD_A_MATRIX else None
+    return _trees(lambda problems: run(_balanced(problems), order, *given), v, engine, remedy)
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_matrix", mutates_args=())
@@ -38,11 +39,12 @@ def spanning_tree_of_matrix(values: Tensor, engine: str) -> Tensor:
 
     The diagonal counts for nothing, and need not be finite.
     """
-    diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
-    if not torch.isfinite(diagonal).all():
-        on_diagonal = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
-        values = values.masked_fill(on_diagonal, 0)
-    return _trees(load_engine(engine).from_matrix, values)
+    if _is_checked(values, engine):
+        diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
+        if not torch.isfinite(diagonal).all():
+            on_diagonal = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
+            values = values.masked_fill(on_diagonal, 0)
+    return _trees(load_engine(engine).from_matrix, values, engine, GIVE_AN_ORDER)
 
 
 @spanning_tree_of_features.register_fake
@@ -78,14 +80,41 @@ def _empty_tree(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _trees(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run an engine on all problems at once."""
-    _check_finite(x)
+def _trees(run: Callable[[Tensor], Tensor], x: Tensor, engine: str, remedy: str | None) -> Tensor:
+    """Run an engine on all problems at once; `remedy` is how to need no matrix of all pairs."""
+    if _is_checked(x, engine):
+        _check_finite(x)
     tree = _empty_tree(x)
     if not tree.numel():
         return tree
     problems = x.reshape(-1, *x.shape[-2:])
-    return _canonical(run(problems), problems.shape[1]).reshape(tree.shape)
+    try:
+        edges = run(problems)
+    except torch.OutOfMemoryError as error:
+        if remedy is None:
+            raise
+        raise out_of_memory(x, remedy) from error
+    return _canonical(edges, problems.shape[1]).reshape(tree.shape)
+
+
+def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
+    """Return an error for vertices, or a matrix, whose n x n keys did not fit."""
+    n = x.shape[-2]
+    size = n * n * x.element_size() / 2**30
+    return topoloss.TooLargeError(
+        f"{x.device} ran out of memory for {n} x {n} keys, {size:.1f} GiB each time they are held. "
+        f"To hold none, {remedy}; or take a fraction of the neurons (attach(..., fraction=0.1))."
+    )
+
+
+def _is_checked(x: Tensor, engine: str) -> bool:
+    """Whether to look for NaN, which waits for the device.
+
+    On a GPU the triton engine waits for nothing, and goes without: to it NaN is the lightest
+    key, so that the tree holds an edge that is NaN, and then the loss is. Activations are
+    checked by their regulariser in any case.
+    """
+    return engine != "triton" or x.device.type == "cpu"
 
 
 def _check_finite(x: Tensor) -> None:
@@ -98,11 +127,16 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _balanced(v: Tensor) -> Tensor:
-    """Scale each problem by a power of two, which is exact, so that no product overflows."""
+    """Scale each problem by a power of two, which is exact, so that no product overflows.
+
+    In at least float32, in which the range of half precision cannot underflow.
+    """
+    v = v.to(torch.promote_types(v.dtype, torch.float32))
     largest = v.abs().amax((-2, -1), keepdim=True)
-    limit = math.frexp(torch.finfo(v.dtype).max)[1] - 2
-    exponent = (-torch.frexp(largest).exponent).clamp(-limit, limit)
-    return v * torch.ldexp(torch.ones_like(largest), exponent)
+    limit = 2.0 ** (math.frexp(torch.finfo(v.dtype).max)[1] - 2)
+    # The quotient of a number's mantissa and the number is exact; not every power function is.
+    scale = torch.where(largest == 0, 1, torch.frexp(largest).mantissa / largest)
+    return v * scale.clamp(1 / limit, limit)
 
 
 def _canonical(edges: Tensor, n: int) -> Tensor:

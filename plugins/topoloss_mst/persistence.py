@@ -10,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 import topoloss
-from topoloss_mst.operators import spanning_tree_of_features, spanning_tree_of_matrix
+from topoloss_mst.operators import (
+    GIVE_AN_ORDER,
+    out_of_memory,
+    spanning_tree_of_features,
+    spanning_tree_of_matrix,
+)
 from topoloss_mst.selection import ENGINES, HOLD_A_MATRIX, choose_engine
 
 Engine = Literal["auto", "numba", "triton", "torch", "reference"]
@@ -25,7 +30,8 @@ class MinimumSpanningTree(topoloss.Persistence):
         ``"numba"`` runs on the CPU and ``"triton"`` on GPUs; neither holds a matrix of all pairs
         of features. ``"torch"`` is Boruvka's algorithm in torch operations, on any device, and
         ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both do. ``"auto"``
-        takes numba on the CPU and torch elsewhere. An explicit choice never falls back.
+        takes numba on the CPU, triton for up to float32 on CUDA where it is installed, and torch
+        everywhere else. An explicit choice never falls back.
     max_vertices : int
         More vertices than this are refused where a matrix of n x n keys is needed: by the
         engines that hold one, and for filtrations without an order.
@@ -42,15 +48,24 @@ class MinimumSpanningTree(topoloss.Persistence):
     edge for edge. Elsewhere products round: ``"numba"`` compares keys that are
     summed in float64, whatever the dtype of the features, and its tree weighs at most
     2 (n - 1) d eps more than the minimum, eps being that of float64, for unit vectors of d
-    features; ``"torch"`` compares dot products in the features' dtype, so that eps is that of
-    the dtype, and squared distances in float64, where a key is off by at most 4 d eps times
-    the largest squared distance to the first vertex.
+    features; ``"torch"`` and ``"triton"`` compare dot products in the features' dtype, or in
+    float32 if that is wider, so that eps is that of the dtype. Squared distances are off by at
+    most some eps times R^2, R being the largest distance to the first vertex, and a tree's sum
+    of them by 2 (n - 1) times that: 4 d eps of float64 for ``"torch"``, (d + 8) eps of float32
+    for ``"triton"``.
+
+    **NaN.** ``"triton"`` on a GPU does not look for it, as that would wait for the device.
+    There NaN is the lightest key, so that one that is in the way of the tree is in its values.
 
     **Zero-length edges** are edges like others: there are always n - 1 deaths.
 
-    **Complexity.** O(n^2 d) time for features. ``"numba"`` needs O(n d) memory and a block:
-    up to 2,048 vertices the keys of all pairs are held at once, beyond that some tiles of
-    them. For a matrix, O(n^2) time and memory.
+    **Complexity.** O(n^2 d) time for features, with ``"triton"`` at most log2(n) times over.
+    ``"numba"`` needs O(n d) memory and a block: up to 2,048 vertices the keys of all pairs are
+    held at once, beyond that some tiles of them. So does ``"triton"``: up to 2^24 pairs, those
+    of a whole batch together, are held at once. For a matrix, O(n^2) time and memory.
+
+    **CUDA graphs.** ``"triton"`` launches the same kernels whatever the values, and never waits
+    for the device.
 
     References
     ----------
@@ -88,10 +103,14 @@ class MinimumSpanningTree(topoloss.Persistence):
     def critical_edges(
         self, filtration: topoloss.Filtration, v: Float[Tensor, "n d"]
     ) -> Sequence[topoloss.CriticalEdges]:
-        if filtration.order is None:
-            # Before the matrix is filled.
-            self._check_size(v, "a filtration without an order needs", "give it an order")
-        return super().critical_edges(filtration, v)
+        if filtration.order is not None:
+            return super().critical_edges(filtration, v)
+        # Before the matrix is filled.
+        self._check_size(v, "a filtration without an order needs", "give it an order")
+        try:
+            return super().critical_edges(filtration, v)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(v, GIVE_AN_ORDER) from error
 
     def from_features(
         self, v: Float[Tensor, "n d"], order: topoloss.Order

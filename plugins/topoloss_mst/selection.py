@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 import topoloss
@@ -13,22 +15,46 @@ ENGINES = ("numba", "triton", "torch", "reference")
 # Of features, that is: keys of all pairs at once.
 HOLD_A_MATRIX = ("torch", "reference")
 
+_HAS_TRITON = find_spec("triton") is not None
+
 
 def choose_engine(engine: str, x: Tensor) -> str:
-    """Resolve ``"auto"`` by device, and refuse an explicit choice that cannot run on `x`."""
-    on_cpu = x.device.type == "cpu"
+    """Resolve ``"auto"``, and refuse an explicit choice that cannot run on `x`.
+
+    ``"auto"`` is numba on the CPU, triton for up to float32 on CUDA where it is installed, and
+    torch everywhere else.
+    """
     if engine == "auto":
-        return "numba" if on_cpu else "torch"
+        return _automatic(x)
     if engine == "triton":
-        raise topoloss.OptionError(
-            "engine='triton' is not built yet; engine='torch' runs on every device."
-        )
-    if engine in ("numba", "reference") and not on_cpu:
+        _check_triton(x)
+    if engine in ("numba", "reference") and x.device.type != "cpu":
         raise topoloss.OptionError(
             f"engine={engine!r} runs on the CPU and was given a tensor on {x.device}; "
             "use engine='torch' or 'auto' there."
         )
     return engine
+
+
+def _automatic(x: Tensor) -> str:
+    if x.device.type == "cpu":
+        return "numba"
+    if x.device.type == "cuda" and x.dtype != torch.float64 and _HAS_TRITON:
+        return "triton"
+    return "torch"
+
+
+def _check_triton(x: Tensor) -> None:
+    if not _HAS_TRITON:
+        raise topoloss.MissingExtraError(
+            "engine='triton' needs triton, which is not installed; run: "
+            "pip install 'topoloss-framework[triton]' (on Linux), or use engine='torch'."
+        )
+    if x.dtype == torch.float64:
+        raise topoloss.OptionError(
+            "engine='triton' compares keys in float32 and was given float64; use engine='torch', "
+            "or give it float32."
+        )
 
 
 def load_engine(engine: str) -> ModuleType:

@@ -162,6 +162,14 @@ def test_a_deferred_check_raises_at_the_next_call_and_once(name):
     assert torch.equal(reg(good), expected)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda reg: pickle.loads(pickle.dumps(reg))])
+def test_a_deferred_check_outlives_a_copy(copied):
+    reg = topoloss.regulariser("naive", check_finite=False)
+    reg(with_bad(torch.nan, (0, 1)))
+    with pytest.raises(topoloss.NonFiniteError, match="1 neurons"):
+        copied(reg)(x_of(6, 5))
+
+
 @on_activations
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_skipping_gives_zero_with_zero_gradient_and_counts(name, bad):

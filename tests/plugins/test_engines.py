@@ -17,6 +17,9 @@ import topoloss
 ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
 FAST = ("numba", "torch")
 ENGINES = (*FAST, "reference")
+# On the CPU Triton's kernels are interpreted, in float32.
+if not torch.cuda.is_available():
+    ENGINES = (*ENGINES, "triton")
 # Prim's algorithm works in blocks of 1024 vertices, the torch engine's keys in blocks of 256.
 SIZES = (1, 2, 3, 63, 64, 65, 127, 129, 255, 257, 1030)
 
@@ -116,8 +119,11 @@ def test_engines_agree_edge_for_edge_on_matrices(n):
         assert torch.equal(tree_of_matrix(engine, values.double()), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("n", [2, 3, 64, 129, 1030])
+@pytest.mark.parametrize(
+    ("engine", "n"),
+    # Interpreted, a thousand vertices take a while.
+    [(e, n) for e in ENGINES for n in (2, 3, 64, 129, 1030) if e != "triton" or n < 1000],
+)
 def test_equal_keys_give_the_star_at_the_first_vertex(engine, n):
     # Where all keys are equal, components that each pick any lightest edge close a cycle.
     star = torch.stack((torch.zeros(n - 1), torch.arange(1, n)), 1).long()
@@ -138,10 +144,12 @@ def test_vertices_that_arrive_late_in_a_block_are_found(engine):
     assert torch.equal(tree_of_matrix(engine, values), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [(e, torch.float32) for e in ENGINES] + [(e, torch.float64) for e in (*FAST, "reference")],
+)
 @pytest.mark.parametrize("n", [64, 129, 300])
 @pytest.mark.parametrize("order", ["abs_dot_descending", "dot_descending"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_trees_of_unit_vectors_weigh_at_most_the_stated_bound_more(engine, n, order, dtype):
     d = 16
     v = torch.nn.functional.normalize(randn(n, d, seed=n), dim=1).to(dtype)
@@ -195,7 +203,7 @@ def test_memory_layout_does_not_matter(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["t1", "t2"])
 def test_every_engine_gives_the_regulariser_its_value_and_gradient(engine, name):
-    x = randn(12, 70)
+    x = randn(12, 70, dtype=torch.float32)
     results = []
     for persistence in ("mst", topoloss.persistence("mst", engine=engine)):
         a = x.clone().requires_grad_()
@@ -284,12 +292,9 @@ def test_a_matrix_of_more_vertices_than_allowed_is_refused_before_it_is_filled()
     topoloss.pipeline("correlation", mst)(randn(4, 11))
 
 
-def test_an_engine_that_is_not_built_or_not_known_is_an_error():
+def test_an_engine_that_is_not_known_is_an_error():
     with pytest.raises(topoloss.OptionError, match="'numba', 'triton', 'torch', 'reference'"):
         topoloss.persistence("mst", engine="cuda")
-    triton = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="triton"))
-    with pytest.raises(topoloss.OptionError, match="not built yet"):
-        triton(randn(4, 5))
 
 
 # PyTorch around the engines
@@ -298,7 +303,7 @@ def test_an_engine_that_is_not_built_or_not_known_is_an_error():
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_operators_pass_opcheck(engine, batch):
-    v = randn(*batch, 6, 3)
+    v = randn(*batch, 6, 3, dtype=torch.float32)
     torch.library.opcheck(spanning_tree_of_features, (v, "abs_dot_descending", engine))
     torch.library.opcheck(spanning_tree_of_matrix, (v @ v.mT, engine))
 

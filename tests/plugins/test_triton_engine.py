@@ -1,0 +1,454 @@
+"""The triton engine: on a GPU where there is one, else interpreted on the CPU."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import oracles
+import pytest
+import torch
+import triton
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from topoloss_mst import selection
+from topoloss_mst.engines import triton_engine
+from topoloss_mst.engines.triton_engine import boruvka, tiles
+from topoloss_mst.operators import spanning_tree_of_features, spanning_tree_of_matrix
+
+import topoloss
+
+ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
+SIZES = (1, 2, 3, 63, 64, 65, 127, 129)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def integers(*shape, high=1, seed=0):
+    return torch.randint(-high, high + 1, shape, generator=generator(seed)).float()
+
+
+def integer_matrix(n, *, high=3, seed=0):
+    upper = integers(n, n, high=high, seed=seed).triu(1)
+    return upper + upper.T
+
+
+def of_features(v, order):
+    return spanning_tree_of_features(v.to(DEVICE), order, "triton").cpu()
+
+
+def of_matrix(values):
+    return spanning_tree_of_matrix(values.to(DEVICE), "triton").cpu()
+
+
+def expected_of_features(v, order):
+    return spanning_tree_of_features(v.float(), order, "reference")
+
+
+def expected_of_matrix(values):
+    return spanning_tree_of_matrix(values.float(), "reference")
+
+
+def is_spanning_tree(edges, n):
+    i, j = edges.numpy().T
+    graph = coo_array((np.ones(n - 1), (i, j)), shape=(n, n))
+    return (i < j).all() and connected_components(graph, directed=False)[0] == 1
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """What the engine does not initialise is as misleading as can be."""
+    empty = torch.empty
+
+    def poisoned(*shape, dtype=torch.float32, **options):
+        lowest = torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min
+        return empty(*shape, dtype=dtype, **options).fill_(lowest)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(params=["kept", "multiplied again"])
+def way(request, monkeypatch):
+    """Both ways that the keys of features can go."""
+    if request.param != "kept":
+        monkeypatch.setattr(triton_engine, "KEPT_PAIRS", 0)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("d", [1, 3, 33])
+@pytest.mark.parametrize("order", ORDERS)
+def test_trees_are_the_reference_s_edge_for_edge_among_masses_of_ties(order, d, n):
+    v = integers(n, d, seed=n)
+    assert torch.equal(of_features(v, order), expected_of_features(v, order))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("order", ORDERS)
+def test_so_they_are_by_the_large_tiles_of_many_vertices(monkeypatch, order):
+    monkeypatch.setattr(tiles, "MANY", 0)
+    for n in (129, 257):
+        v = integers(n, 33, seed=n)
+        assert torch.equal(of_features(v, order), expected_of_features(v, order))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_trees_of_matrices_are_the_reference_s_edge_for_edge(n):
+    values = integer_matrix(n, seed=n)
+    assert torch.equal(of_matrix(values), expected_of_matrix(values))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("order", ORDERS)
+def test_zero_vectors_are_vertices_like_others(order):
+    v = integers(130, 3)
+    v[::3] = 0
+    assert torch.equal(of_features(v, order), expected_of_features(v, order))
+    v = torch.zeros(70, 3)
+    star = torch.stack((torch.zeros(69), torch.arange(1, 70)), 1).long()
+    assert torch.equal(of_features(v, order), star)
+
+
+def test_zeros_tie_whatever_their_sign():
+    values = integer_matrix(129, high=1)
+    negative = torch.where(integer_matrix(129, seed=1) > 0, -0.0, values)
+    signed = torch.where(values == 0, negative, values)
+    assert torch.equal(signed, values)
+    assert torch.signbit(signed[values == 0]).float().mean() > 0.2
+    assert torch.equal(of_matrix(signed), expected_of_matrix(values))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("n", [3, 64, 129])
+def test_a_rule_that_takes_any_lightest_edge_would_close_a_cycle(n):
+    v = torch.ones(n, 2)
+    dots = v @ v.T
+    # Each vertex may take the next, as all its edges are lightest; n edges close a cycle.
+    assert (dots == dots[0, 0]).all()
+    careless = {tuple(sorted((u, (u + 1) % n))) for u in range(n)}
+    assert len(careless) == n
+    for order in ORDERS:
+        assert is_spanning_tree(of_features(v, order), n)
+        assert torch.equal(of_features(v, order), expected_of_features(v, order))
+
+
+def weight(edges, key):
+    return key[tuple(edges.numpy().T)].sum()
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("n", [65, 129])
+@pytest.mark.parametrize("d", [1, 3, 33])
+def test_squared_distances_weigh_at_most_the_stated_bound_more(d, n):
+    # Far from the origin, where squares without centring would hide the distances.
+    v = randn(n, d, seed=n) + 100
+    v[n // 2 :] = v[: n - n // 2] * (1 + torch.finfo().eps)
+    edges = of_features(v, "sq_dist_ascending")
+    assert is_spanning_tree(edges, n)
+    w = v.double()
+    key = (w[:, None] - w).square().sum(-1).numpy()
+    _, minimum = oracles.spanning_tree(key)
+    radius = key[0].max()
+    bound = 2 * (n - 1) * (d + 8) * torch.finfo().eps * radius
+    assert -n * 1e-15 * radius <= weight(edges, key) - minimum <= bound
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("d", [1, 3, 33])
+@pytest.mark.parametrize("order", ORDERS[:2])
+def test_dot_products_weigh_at_most_the_stated_bound_more(order, d):
+    n = 129
+    v = torch.nn.functional.normalize(randn(n, d), dim=1)
+    edges = of_features(v, order)
+    assert is_spanning_tree(edges, n)
+    dots = (v.double() @ v.double().T).numpy()
+    key = 2 - (np.abs(dots) if order == "abs_dot_descending" else dots)
+    _, minimum = oracles.spanning_tree(key * (1 - np.eye(n)))
+    bound = 2 * (n - 1) * d * torch.finfo().eps
+    assert -n * 1e-15 <= weight(edges, key) - minimum <= bound
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_of_different_problems_equals_one_by_one(order):
+    # One is done after a round, another is all ties.
+    v = torch.stack((integers(70, 3), torch.zeros(70, 3), randn(70, 3), integers(70, 3, seed=1)))
+    together = of_features(v, order)
+    assert torch.equal(together, torch.stack([of_features(problem, order) for problem in v]))
+
+
+def test_a_batch_of_matrices_equals_one_by_one():
+    values = torch.stack([integer_matrix(70, seed=s) for s in range(3)])
+    assert torch.equal(of_matrix(values), torch.stack([of_matrix(v) for v in values]))
+    same = values[:1].expand(3, -1, -1)
+    assert torch.equal(of_matrix(same), of_matrix(values[:1]).expand(3, -1, -1))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_converted_exactly(dtype):
+    v = integers(70, 3, high=9)
+    for order in ORDERS:
+        assert torch.equal(of_features(v.to(dtype), order), expected_of_features(v, order))
+    values = integer_matrix(70)
+    assert torch.equal(of_matrix(values.to(dtype)), expected_of_matrix(values))
+
+
+def test_small_numbers_of_float16_do_not_underflow():
+    # Scaled by the largest in float16, vertices 1 and 2 would be zero, and all products tie.
+    tiny = 2.0**-24
+    v = torch.tensor([[60000, 0], [0, tiny], [0, 3 * tiny], [0, 1]], dtype=torch.float16)
+    assert of_features(v, "dot_descending").tolist() == [[0, 1], [1, 3], [2, 3]]
+
+
+def test_memory_layout_does_not_matter_and_inputs_are_left_alone():
+    v, values = integers(65, 4), integer_matrix(65)
+    wide = torch.zeros(130, 195)
+    wide[::2, ::3] = values
+    before = v.clone(), wide.clone()
+    assert torch.equal(of_features(v.T.contiguous().T, ORDERS[0]), of_features(v, ORDERS[0]))
+    on_device = wide.to(DEVICE)
+    for given in (on_device[::2, ::3], on_device[::2, ::3].T):
+        assert torch.equal(spanning_tree_of_matrix(given, "triton").cpu(), of_matrix(values))
+    assert torch.equal(v, before[0])
+    assert torch.equal(on_device.cpu(), before[1])
+
+
+@pytest.mark.usefixtures("way")
+def test_runs_are_alike():
+    v = randn(129, 8)
+    runs = [triton_engine.from_features(v[None].to(DEVICE), ORDERS[0]) for _ in range(3)]
+    assert all(torch.equal(run, runs[0]) for run in runs)
+
+
+def test_only_the_lower_triangle_is_read():
+    values = integer_matrix(65)
+    upper = torch.full((65, 65), torch.nan).triu()
+    given = (values.tril(-1) + upper)[None].to(DEVICE)
+    edges = triton_engine.from_matrix(given)[0].cpu().sort(1).values
+    code = (edges[:, 0] * 65 + edges[:, 1]).sort().values
+    expected = expected_of_matrix(values)
+    assert torch.equal(code, expected[:, 0] * 65 + expected[:, 1])
+
+
+# NaN: on a GPU nobody looks for it.
+
+
+def unchecked_edges(edges):
+    return {tuple(sorted(edge)) for edge in edges[0].tolist()}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nan_is_the_lightest_edge_so_that_the_tree_shows_it(sign):
+    values = integer_matrix(70) - 100
+    values[3, 50] = values[50, 3] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
+    values[9, 8] = values[8, 9] = -torch.inf
+    edges = triton_engine.from_matrix(values[None].to(DEVICE)).cpu()
+    assert is_spanning_tree(edges[0].sort(1).values, 70)
+    assert {(3, 50), (8, 9)} <= unchecked_edges(edges)
+
+
+# From numpy, in the interpreter.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("order", ORDERS)
+def test_features_of_nan_still_give_a_spanning_tree(order):
+    for bad in (torch.nan, torch.inf):
+        for where in (slice(None), slice(5, 6), slice(0, 1)):
+            v = randn(1, 70, 3)
+            v[:, where] = bad
+            edges = triton_engine.from_features(v.to(DEVICE), order).cpu()
+            assert is_spanning_tree(edges[0].sort(1).values, 70)
+
+
+# More than 32 bits
+
+
+class Path:
+    """All pairs of very many vertices, of which those along a path are lighter than others."""
+
+    def __init__(self, n, seed):
+        self.problems, self.n, self.device = 1, n, torch.device(DEVICE)
+        self.order = torch.randperm(n, generator=generator(seed)).to(DEVICE)
+        self.keys = torch.randperm(n - 1, generator=generator(seed + 1)).to(DEVICE)
+
+    def offer(self, component, lightest, joined):
+        a, b = self.order[:-1], self.order[1:]
+        leaving = component[0, a] != component[0, b]
+        a, b, key = a[leaving], b[leaving], self.keys[leaving] << 32
+        lightest[0].scatter_reduce_(0, a, key | b, "amin")
+        lightest[0].scatter_reduce_(0, b, key | a, "amin")
+
+
+def test_edges_of_many_vertices_do_not_overflow(monkeypatch):
+    # Fewer programs, as interpreting each takes its time.
+    monkeypatch.setattr(boruvka, "BLOCK", 8192)
+    path = Path(70_000, seed=0)
+    assert (path.n - 2) * path.n > 2**32
+    edges = boruvka.minimum_trees(path)[0].sort(1).values
+    expected = torch.stack((path.order[:-1], path.order[1:]), 1).sort(1).values
+    codes = [(e[:, 0] * path.n + e[:, 1]).sort().values for e in (edges, expected)]
+    assert torch.equal(*codes)
+
+
+def test_offsets_into_a_matrix_of_many_entries_do_not_overflow():
+    # The pages between the rows are never touched.
+    row = 2**30 + 2**20
+    memory = torch.from_numpy(np.empty(2 * row + 3, np.float16)).to(DEVICE)
+    values = memory.as_strided((3, 3), (row, 1))
+    values.copy_(torch.tensor([[0.0, 5, 1], [5, 0, 2], [1, 2, 0]]))
+    tree = spanning_tree_of_matrix(values, "triton")
+    assert tree.tolist() == [[0, 2], [1, 2]]
+
+
+# Around the engine
+
+
+@pytest.mark.parametrize("name", ["t1", "t2"])
+@pytest.mark.parametrize("filtration", ["correlation", "euclidean"])
+def test_value_and_gradient_are_those_of_the_numba_engine(name, filtration):
+    x = randn(12, 129)
+    results = []
+    for engine in ("numba", "triton"):
+        a = x.clone().to(DEVICE if engine == "triton" else "cpu").requires_grad_()
+        mst = topoloss.persistence("mst", engine=engine)
+        value = topoloss.regulariser(name, filtration=filtration, persistence=mst)(a)
+        value.backward()
+        results.append((value.detach().cpu(), a.grad.cpu()))
+    # On one device the same operations run on the same edges.
+    exact = {"rtol": 0, "atol": 0} if DEVICE == "cpu" else {}
+    torch.testing.assert_close(results[1], results[0], **exact)
+
+
+def test_batches_are_one_launch(monkeypatch):
+    launches = []
+    monkeypatch.setattr(
+        triton_engine, "minimum_trees", lambda p: launches.append(p) or boruvka.minimum_trees(p)
+    )
+    mst = topoloss.persistence("mst", engine="triton")
+    reg = topoloss.pipeline("correlation", mst, "t1")
+    x = randn(3, 8, 20).to(DEVICE)
+    values = reg(x)
+    assert [pairs.problems for pairs in launches] == [3]
+    torch.testing.assert_close(values, torch.stack([reg(problem) for problem in x]))
+
+
+def on(device, dtype=torch.float32):
+    return SimpleNamespace(device=torch.device(device), dtype=dtype)
+
+
+def test_auto_is_a_rule_of_device_and_dtype(monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert selection.choose_engine("auto", on("cuda", dtype)) == "triton"
+    assert selection.choose_engine("auto", on("cuda", torch.float64)) == "torch"
+    assert selection.choose_engine("auto", on("mps")) == "torch"
+    assert selection.choose_engine("auto", on("cpu")) == "numba"
+    monkeypatch.setattr(selection, "_HAS_TRITON", False)
+    assert selection.choose_engine("auto", on("cuda")) == "torch"
+
+
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+def test_engines_of_the_cpu_refuse_other_devices(engine):
+    with pytest.raises(topoloss.OptionError, match=r"runs on the CPU.*cuda:0.*engine='torch'"):
+        selection.choose_engine(engine, on("cuda:0"))
+
+
+def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
+    reg = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="triton"), "t1")
+    with pytest.raises(topoloss.OptionError, match=r"float64; use engine='torch'"):
+        reg(randn(4, 5).double())
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "_HAS_TRITON", False)
+        with pytest.raises(topoloss.MissingExtraError, match=r"topoloss-framework\[triton\]"):
+            reg(randn(4, 5))
+    # As if the kernels were compiled.
+    monkeypatch.setattr(triton, "JITFunction", object)
+    with pytest.raises(topoloss.OptionError, match=r"runs on GPUs.*TRITON_INTERPRET=1"):
+        reg(randn(4, 5))
+
+
+def out_of_memory(*args):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+class Manhattan(topoloss.Filtration):
+    def vertices(self, x):
+        return x.T
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+
+def test_out_of_memory_names_the_size_and_a_way_without(monkeypatch):
+    x = randn(4, 700)
+    dense = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="torch"), "t1")
+    monkeypatch.setattr("topoloss_mst.engines.torch_engine.from_features", out_of_memory)
+    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700 keys, 0.0 GiB.*engine='triton'"):
+        dense(x)
+    custom = topoloss.pipeline(Manhattan(), "mst", "t1")
+    monkeypatch.setattr("topoloss_mst.engines.numba_engine.from_matrix", out_of_memory)
+    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
+        custom(x)
+    monkeypatch.setattr(Manhattan, "pairwise", out_of_memory)
+    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
+        custom(x)
+    # An engine that holds no such matrix has no way to name.
+    monkeypatch.setattr("topoloss_mst.engines.triton_engine.from_features", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        of_features(x, ORDERS[0])
+
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from topoloss_mst.engines.triton_engine import kernels
+
+TYPES = {
+    **dict.fromkeys(("component", "parent", "lightest_key", "joined"), "*i32"),
+    **dict.fromkeys(("lightest", "lightest_edge", "tree", "edges"), "*i64"),
+    **dict.fromkeys(("v", "half_squares", "values"), "*fp32"),
+    **dict.fromkeys(("stride_problem", "stride_row", "stride_column"), "i64"),
+    **dict.fromkeys(("n", "d"), "i32"),
+}
+SIZES = {"SIDE": 32, "DEPTH": 16, "BLOCK": 128}
+
+def compile_kernel(kernel, **constants):
+    names = kernel.arg_names
+    constants = {**{n: SIZES[n] for n in names if n in SIZES}, **constants}
+    signature = {n: "constexpr" if n in constants else TYPES[n] for n in names}
+    source = ASTSource(kernel, signature, {(names.index(n),): c for n, c in constants.items()})
+    options = {"enable_fp_fusion": False}
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+for kernel in (
+    kernels.offer_matrix, kernels.start, kernels.component_keys, kernels.component_edges,
+    kernels.hook, kernels.relabel, kernels.collect,
+):
+    compile_kernel(kernel)
+for kernel in (kernels.offer_features, kernels.fill_values):
+    compile_kernel(kernel, ORDER="sq_dist_ascending")
+    for order in ("abs_dot_descending", "dot_descending"):
+        compile_kernel(kernel, ORDER=order, half_squares=None)
+"""
+
+
+def test_kernels_compile_for_a_gpu(tmp_path):
+    # The interpreter takes what the compiler refuses.
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
