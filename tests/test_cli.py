@@ -250,3 +250,13 @@ def test_what_cannot_be_checked_is_misuse(run, arguments, message):
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert message in err
+
+
+def test_check_refuses_a_plugin_class_as_register_does(run, own_module):
+    module = own_module(
+        "import topoloss\nclass P:\n    @topoloss.hookimpl\n"
+        "    def topoloss_losses(self):\n        return {}\n"
+    )
+    status, _, err = run("check", f"{module}:P")
+    assert status == 2
+    assert "class P was given; expected an instance" in err

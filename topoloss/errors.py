@@ -67,8 +67,9 @@ class PluginWarning(UserWarning):
 
 def nearest(given: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(given, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    by_lower_case = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(given.lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
 def check_choice(option: str, given: object, known: Iterable[str]) -> None:

@@ -265,7 +265,17 @@ class Pipeline(Regulariser):
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
         value: Tensor = self.loss(self._diagrams(x))
+        if x.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+            raise TopolossError(
+                f"the activations need a gradient, and the value of {self._named_stages()} has "
+                "none: a stage detaches, leaves torch (item(), numpy()), or works under no_grad. "
+                "`topoloss check` says which."
+            )
         return value
+
+    def _named_stages(self) -> str:
+        stages = (self.filtration, self.persistence, self.loss)
+        return " -> ".join(type(stage).__name__ for stage in stages)
 
     def diagrams(self, activations: Activations) -> Any:
         """Return one diagram for each homology dimension, lowest first.

@@ -150,7 +150,7 @@ def test_a_name_that_is_no_string_is_an_error(given):
         ("filtration", "euclidean", {"p": 2}, "its options are none"),
         ("filtration", "correlation", {"constant": "zero"}, "'independent', 'drop'"),
         ("persistence", "mst", {"engin": "torch"}, "Did you mean 'engine'"),
-        ("loss", "t1", {"alpha": 1}, "its options are none"),
+        ("loss", "t1", {"alpha": 1}, r"\['reduction'\]"),
         ("loss", "t2", {"gamma": 1}, r"\['alpha', 'beta'\]"),
         ("loss", "total-persistence", {"power": 0.5}, "power=0.5"),
         ("regulariser", "t2", {"alpa": 1}, "alpa"),
@@ -750,3 +750,8 @@ def test_every_public_name_exists():
     for name in topoloss.__all__:
         assert hasattr(topoloss, name)
     assert len(set(topoloss.__all__)) == len(topoloss.__all__)
+
+
+def test_a_name_in_other_letters_is_recognised():
+    with pytest.raises(topoloss.UnknownNameError, match="Did you mean 't1'"):
+        topoloss.regulariser("T1")

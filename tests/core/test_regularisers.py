@@ -515,3 +515,27 @@ def test_moving_to_a_dtype_keeps_the_count_an_integer():
     reg = topoloss.regulariser("t1", on_nonfinite="skip").double().half()
     reg(with_bad(torch.nan, (0, 0)))
     assert reg.skipped.dtype == torch.int64
+
+
+@pytest.mark.parametrize("stage", ["vertices", "edge_values", "loss"])
+def test_a_stage_that_detaches_is_an_error(stage):
+    class Detached(topoloss.Filtration):
+        def vertices(self, x):
+            return x.T.detach() if stage == "vertices" else x.T
+
+        def edge_values(self, v, i, j):
+            v = v.detach() if stage == "edge_values" else v
+            return (v[i] - v[j]).abs().sum(-1)
+
+    class Sum(topoloss.Loss):
+        def forward(self, diagrams):
+            value = diagrams[0].deaths.sum()
+            return value.detach() if stage == "loss" else value
+
+    reg = topoloss.pipeline(Detached(), "mst", Sum())
+    x = torch.tensor([[0.0, 1.0, 5.0]])
+    assert reg(x).item() == 5
+    with torch.no_grad():
+        assert reg(x.requires_grad_()).item() == 5
+    with pytest.raises(topoloss.TopolossError, match="Detached -> MinimumSpanningTree -> Sum has"):
+        reg(x)

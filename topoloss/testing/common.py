@@ -374,8 +374,8 @@ def _check_derivative(subject: Subject, check: Callable[..., bool]) -> None:
     component = subject.make()
     given = subject.kind.generic(component, subject.seed)
     mend = (
-        "compare the backward formula with the forward one, sign included; where a custom "
-        "backward is not differentiable itself, write it in torch operations"
+        "detach no part of the value; where a backward is written by hand, compare it with the "
+        "forward formula, sign included, and write it in torch operations"
     )
     with on(given.name, mend):
         leaves = _leaves(given.tensors)

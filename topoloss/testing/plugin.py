@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from topoloss import registry
-from topoloss.errors import PluginError, UnknownNameError, nearest
+from topoloss.errors import OptionError, PluginError, UnknownNameError, nearest
 from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, require
 
 __all__ = ["KIND", "check_known", "offers"]
@@ -127,6 +128,10 @@ def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
 
 
 def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+    if inspect.isclass(plugin) and any(hasattr(plugin, hook) for hook in _HOOKS.values()):
+        raise OptionError(
+            f"the class {plugin.__name__} was given; expected an instance of it, or a module."
+        )
     marked: dict[str, Any] = {
         kind: getattr(plugin, hook)
         for kind, hook in _HOOKS.items()
