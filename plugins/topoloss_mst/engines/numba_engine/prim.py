@@ -10,6 +10,7 @@ from topoloss_mst.engines.numba_engine.compiled import compiled
 from topoloss_mst.engines.numba_engine.ordered import ordered
 
 _BLOCK = 1024
+_CHUNK = 128
 
 
 @compiled
@@ -73,10 +74,24 @@ def _lowest_edge_at(highest, block_highest, best, link):
     lowest = n * n
     vertex = np.int32(0)
     for k in range(len(block_highest)):
-        if block_highest[k] == highest:
-            for j in range(k * _BLOCK, min((k + 1) * _BLOCK, n)):
+        if block_highest[k] != highest:
+            continue
+        for start in range(k * _BLOCK, min((k + 1) * _BLOCK, n), _CHUNK):
+            chunk = best[start : start + _CHUNK]
+            if not _holds(chunk, highest):
+                continue
+            for j in range(start, start + len(chunk)):
                 if best[j] == highest:
                     edge = min(j, link[j]) * n + max(j, link[j])
                     if edge < lowest:
                         lowest, vertex = edge, np.int32(j)
     return vertex
+
+
+@compiled
+def _holds(chunk, value):
+    """Whether the value is there; without a way out of the loop, so that it is vectorised."""
+    found = False
+    for j in range(len(chunk)):
+        found |= chunk[j] == value
+    return found
