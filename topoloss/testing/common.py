@@ -57,6 +57,21 @@ def construction(subject: Subject) -> None:
         )
 
 
+def shapes(subject: Subject) -> None:
+    """The value has shape (), whatever the size of the problem."""
+    component = subject.make()
+    special = subject.kind.special(component)
+    for given in (subject.kind.generic(component, subject.seed), *special):
+        with on(given.name):
+            (value,) = subject.kind.apply(component, *given.tensors)
+            require(
+                value.shape == (),
+                expected="one number, of shape ()",
+                received=f"shape {tuple(value.shape)}",
+                mend="sum or average over neurons, pairs or points",
+            )
+
+
 def input_unchanged(subject: Subject) -> None:
     """The tensors that a component is given are not written to."""
     component = subject.make()

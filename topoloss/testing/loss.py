@@ -15,20 +15,6 @@ from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, req
 __all__ = ["KIND"]
 
 
-def shapes(subject: Subject) -> None:
-    """The value has shape (), for any number of points."""
-    loss = subject.make()
-    for given in (subject.kind.generic(loss, subject.seed), *_special(loss)):
-        with on(given.name):
-            (value,) = _apply(loss, *given.tensors)
-            require(
-                value.shape == (),
-                expected="one number, of shape ()",
-                received=f"shape {tuple(value.shape)}",
-                mend="sum or average over the points",
-            )
-
-
 def empty(subject: Subject) -> None:
     """Diagrams without points have a value that still carries a graph."""
     loss = subject.make()
@@ -130,7 +116,7 @@ KIND = Kind(
     apply=_apply,
     rules=(
         common.construction,
-        shapes,
+        common.shapes,
         common.input_unchanged,
         common.determinism,
         common.random_state,

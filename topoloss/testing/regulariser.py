@@ -18,20 +18,6 @@ from topoloss.testing.line import check_across_a_change_of_tree
 __all__ = ["KIND"]
 
 
-def shapes(subject: Subject) -> None:
-    """One problem has a value of shape ()."""
-    regulariser = subject.make()
-    for given in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
-        with on(given.name):
-            (value,) = _apply(regulariser, *given.tensors)
-            require(
-                value.shape == (),
-                expected="one number, of shape ()",
-                received=f"shape {tuple(value.shape)}",
-                mend="sum or average over neurons, pairs or points",
-            )
-
-
 def model_unchanged(subject: Subject) -> None:
     """A call leaves the modes, parameters and buffers of an observed model as they are."""
     regulariser = subject.make()
@@ -211,7 +197,7 @@ KIND = Kind(
     apply=_apply,
     rules=(
         common.construction,
-        shapes,
+        common.shapes,
         common.input_unchanged,
         common.determinism,
         common.random_state,
