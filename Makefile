@@ -70,7 +70,7 @@ bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
 # Nothing that an earlier build left is looked at.
 docs: $(DOCS_INSTALLED)
 	rm -rf docs/_build
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --jobs 2 docs docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) docs/_build

@@ -140,9 +140,7 @@ class _Registry:
     def remove(self, name_or_plugin: object) -> None:
         with self._loaded():
             name = (
-                name_or_plugin
-                if isinstance(name_or_plugin, str)
-                else self._manager.get_name(name_or_plugin)
+                name_or_plugin if isinstance(name_or_plugin, str) else self._name_of(name_or_plugin)
             )
             if name is None or not self._manager.has_plugin(name):
                 known = sorted(str(n) for n, _ in self._manager.list_name_plugin())
@@ -254,6 +252,10 @@ class _Registry:
                         f"plugin {name!r} offers the {kind} {offered!r}, which "
                         f"{next(iter(owners))!r} offers already; choose another name."
                     )
+
+    def _name_of(self, plugin: object) -> str | None:
+        # By identity: another plugin may be equal to this one.
+        return next((n for n, p in self._manager.list_name_plugin() if p is plugin), None)
 
     def _forget(self, name: str) -> None:
         self._manager.unregister(name=name)

@@ -76,8 +76,8 @@ def magnitudes(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Sum |v_i . v_j| over the ordered pairs of distinct rows of (..., n, d), and ``S @ w``."""
     batch, (n, d) = v.shape[:-2], v.shape[-2:]
     v, w = v.reshape(-1, n, d), w.reshape(-1, n, d)
-    total, product = v.new_zeros(len(v)), torch.zeros_like(w)
-    rounding = d * torch.finfo(v.dtype).eps
+    total, product = v.new_zeros(len(v)), w.new_zeros(w.shape)
+    rounding = 8 * torch.finfo(v.dtype).eps
     rows = max(1, _AT_ONCE // max(1, len(v) * n))
     for start in range(0, n, rows):
         stop = min(start + rows, n)

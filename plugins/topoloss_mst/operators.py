@@ -16,6 +16,8 @@ from torch import Tensor
 import topoloss
 from topoloss_mst.selection import HOLD_A_MATRIX, load_engine
 
+# Products of such numbers, and sums of them, keep clear of the ends of float32.
+_SAFE = (2.0**-40, 2.0**40)
 GIVE_AN_ORDER = "give the filtration an order, so that engines work on its features"
 
 
@@ -87,9 +89,15 @@ def _trees(run: Callable[[Tensor], Tensor], x: Tensor, engine: str, remedy: str 
     tree = _empty_tree(x)
     if not tree.numel():
         return tree
+    if not x.numel():
+        raise topoloss.InputError(f"vertices of shape {tuple(x.shape)} have no features.")
+    # Half precision widens exactly. Contiguous, as sums over other layouts round otherwise.
+    x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     problems = x.reshape(-1, *x.shape[-2:])
     try:
-        edges = run(problems)
+        # Autocast would multiply in half precision, of which the engines would know nothing.
+        with torch.autocast(x.device.type, enabled=False):
+            edges = run(problems)
     except torch.OutOfMemoryError as error:
         if remedy is None:
             raise
@@ -127,11 +135,14 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _balanced(v: Tensor) -> Tensor:
-    """Scale each problem by a power of two, which is exact, so that no product overflows.
+    """Scale each problem by a power of two, so that no product overflows.
 
-    In at least float32, in which the range of half precision cannot underflow.
+    On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
     """
-    v = v.to(torch.promote_types(v.dtype, torch.float32))
+    if v.device.type == "cpu":
+        if _SAFE[0] <= v.abs().max() <= _SAFE[1]:
+            return v
+        v = v.double()
     largest = v.abs().amax((-2, -1), keepdim=True)
     limit = 2.0 ** (math.frexp(torch.finfo(v.dtype).max)[1] - 2)
     # The quotient of a number's mantissa and the number is exact; not every power function is.

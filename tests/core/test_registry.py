@@ -755,3 +755,20 @@ def test_every_public_name_exists():
 def test_a_name_in_other_letters_is_recognised():
     with pytest.raises(topoloss.UnknownNameError, match="Did you mean 't1'"):
         topoloss.regulariser("T1")
+
+
+def test_a_plugin_is_taken_out_by_identity():
+    class Equal:
+        def __eq__(self, other):
+            return isinstance(other, Equal)
+
+        __hash__ = object.__hash__
+
+        @topoloss.hookimpl
+        def topoloss_losses(self):
+            return {"equal": topoloss.Loss}
+
+    with topoloss.registered(Equal()):
+        with pytest.raises(topoloss.UnknownNameError):
+            topoloss.unregister(Equal())
+        assert "equal" in topoloss.available("loss")

@@ -85,3 +85,21 @@ def test_memory_does_not_grow_with_all_pairs():
     # All pairs are 3.4 GiB in float32.
     extra = memory.extra_bytes("naive", samples=4, warm_up=9_000, neurons=30_000)
     assert extra < 200 * 2**20
+
+
+def test_many_samples_leave_small_correlations_their_gradient():
+    # Correlations of about 0.0025, which are far above the rounding of float32.
+    x = torch.randn(200_000, 6, generator=torch.Generator().manual_seed(0))
+    x = x + 0.05 * torch.randn(200_000, 1, generator=torch.Generator().manual_seed(1))
+    naive = topoloss.regulariser("naive")
+    single, double = (
+        torch.autograd.grad(naive(y), y)[0]
+        for y in (x.clone().requires_grad_(), x.double().requires_grad_())
+    )
+    assert double.norm() > 1e-4
+    torch.testing.assert_close(single.double(), double, rtol=1e-2, atol=1e-9)
+
+
+def test_the_operator_has_the_layout_that_it_says():
+    v = randn(5, 9).T
+    torch.library.opcheck(magnitudes, (v, v))

@@ -1,5 +1,8 @@
 """What is the numba engine's own: products in low precision, few pairs, and no matrix."""
 
+import subprocess
+import sys
+
 import memory
 import numpy as np
 import pytest
@@ -238,3 +241,74 @@ def test_memory_does_not_grow_with_all_pairs():
     # All pairs are 1.5 GiB in float32.
     extra = memory.extra_bytes("t1", samples=16, warm_up=3_000, neurons=20_000)
     assert extra < 200 * 2**20
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_does_not_reach_the_products(order, dtype):
+    mst, v = topoloss.persistence("mst"), randn(40, 5)
+    expected = mst.from_features(v, order)[0].death_edges
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(mst.from_features(v, order)[0].death_edges, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("n", [5, 64])
+def test_half_precision_is_widened(dtype, n):
+    mst, v = topoloss.persistence("mst"), randn(n, 5).to(dtype)
+    matrix = v @ v.T
+    matrix = torch.maximum(matrix, matrix.T)
+    for found, expected in (
+        (mst.from_matrix(matrix), mst.from_matrix(matrix.float())),
+        (mst.from_features(v, ORDERS[0]), mst.from_features(v.float(), ORDERS[0])),
+    ):
+        assert torch.equal(found[0].death_edges, expected[0].death_edges)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_tiny_features_beside_huge_ones_keep_their_order(order):
+    v = torch.zeros(30, 4)
+    v[1:, 1:] = torch.randint(1, 50, (29, 3), generator=generator(0)) * 2.0**-100
+    v[0, 0] = 2.0**100
+    found = topoloss.persistence("mst").from_features(v, order)[0].death_edges
+    # Apart from the huge vertex the keys are those of the integers.
+    rest = topoloss.persistence("mst").from_features(v[1:] * 2.0**100, order)[0].death_edges + 1
+    among = found[(found > 0).all(1)]
+    assert {tuple(e) for e in among.tolist()} <= {tuple(e) for e in rest.tolist()}
+    assert len(among) >= 28 - (order == "sq_dist_ascending")
+
+
+def test_layout_does_not_matter_among_ties_within_rounding():
+    eps, d = torch.finfo(torch.float64).eps, 33
+    factors = 1 + eps * torch.randint(-3, 4, (60, d), generator=generator(0)).double()
+    v = randn(1, d, dtype=torch.float64).expand(60, d) * factors
+    mst = topoloss.persistence("mst")
+    for order in ORDERS:
+        found = mst.from_features(v.T.contiguous().T, order)[0].death_edges
+        assert torch.equal(found, mst.from_features(v, order)[0].death_edges)
+
+
+def test_vertices_without_features_are_an_error():
+    with pytest.raises(topoloss.InputError, match=r"\(4, 0\) have no features"):
+        topoloss.persistence("mst").from_features(torch.zeros(4, 0), ORDERS[0])
+
+
+BY_BACKEND = """
+import torch, topoloss
+from topoloss_mst.engines.numba_engine import similarities
+
+similarities._multiplies_bfloat16 = lambda: False
+v = torch.nn.functional.normalize(1 + 0.1 * torch.randn(300, 16), dim=1)
+mst = topoloss.persistence("mst")
+expected = mst.from_features(v, "dot_descending")[0].death_edges
+torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+assert torch.equal(mst.from_features(v, "dot_descending")[0].death_edges, expected)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such setting"
+)
+def test_precision_set_for_one_backend_changes_no_tree():
+    # In a process of its own, as the setting cannot be taken back.
+    subprocess.run([sys.executable, "-c", BY_BACKEND], check=True)

@@ -134,8 +134,7 @@ def _error_bound(left: Tensor, right: Tensor, dtype: torch.dtype) -> npt.NDArray
     """
     d = left.shape[-1]
     factor = _UNIT_ROUNDOFF[dtype]
-    if torch.get_float32_matmul_precision() != "highest":
-        # The user allows PyTorch to multiply float32 in bfloat16.
+    if _may_multiply_in_less():
         factor = _UNIT_ROUNDOFF[torch.bfloat16]
     sums = 2 * (d + 4) * _UNIT_ROUNDOFF[torch.float32]
     relative = (1 + factor) ** 3 * (1 + sums) - 1
@@ -144,6 +143,15 @@ def _error_bound(left: Tensor, right: Tensor, dtype: torch.dtype) -> npt.NDArray
     underflow = d * torch.finfo(torch.float32).tiny * (1 + size)
     bound: npt.NDArray[np.float64] = (relative * size + underflow).numpy()
     return bound
+
+
+def _may_multiply_in_less() -> bool:
+    """Whether PyTorch is allowed to multiply float32 in bfloat16."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:
+        # It cannot tell where precisions were set for single backends; then they may be low.
+        return True
 
 
 def _longest(rows: Tensor) -> Tensor:
