@@ -91,7 +91,9 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
     command = ("compare", "none", "l2=1e-4", "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
     status, _, _ = run(*command)
     assert status == 0
-    assert files_in(tmp_path) == ["figure.png", "runs.csv", "study.db", "table.md"]
+    assert files_in(tmp_path) == [
+        *("figure.png", "report.md", "runs.csv", "study.db", "table.md", "weights.png")
+    ]
     first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
     run(*command)
     # Seconds are measured, so an equal file shows that nothing was trained again.
@@ -111,6 +113,17 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
         (("train", "--regulariser", "l1"), "l1 has no default weight"),
         (("compare", "t1"), "'t1' has no weight"),
         (("compare", "none", "--model", "nowhere:f"), "no module 'nowhere'"),
+        (("compare", "none", "--protocol", "fix"), "Did you mean 'fixed'?"),
+        (("compare", "none", "--monitor", "los"), "Did you mean 'loss'?"),
+        (("compare", "none", "--search", "random"), "search='random' is not one of 'grid', 'tpe'"),
+        (("compare", "t1=1", "--search", "tpe"), "t1=1 is no range to search"),
+        (("compare", "none", "--runs", "none.csv"), "cannot be read from none.csv"),
+        (("compare", "none", "--fresh", "--storage", "sqlite:///a.db"), "a --storage is shared"),
+        (
+            ("compare", "none", "--data", "breast-cancer", "--protocol", "faithful"),
+            "no pixels to divide twice",
+        ),
+        (("report", "nowhere.csv"), "cannot be read from nowhere.csv"),
     ],
 )
 def test_a_command_that_fails_says_why_and_writes_nothing(
@@ -122,6 +135,43 @@ def test_a_command_that_fails_says_why_and_writes_nothing(
     assert err.startswith("error: ")
     assert message in err
     assert files_in(tmp_path) == []
+
+
+def test_compare_in_all_its_options(run, tmp_path):
+    command = (
+        *("compare", "none", "l2=1e-5,1e-3", "--search", "tpe", "--trials", 2, "--splits", 2),
+        *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "accuracy", "--jobs", 2),
+    )
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    status, out, _ = run(*command, "--out", tmp_path / "a", "--storage", shared)
+    assert status == 0
+    assert out.count("validation accuracy") == 2 + 4
+    assert "study.db" not in files_in(tmp_path / "a")
+    runs = tmp_path / "a" / "runs.csv"
+    # A second machine finds every run in the storage; a new one in the file.
+    for option in (("--storage", shared), ("--runs", runs)):
+        run(*command, "--out", tmp_path / "b", *option)
+        assert (tmp_path / "b" / "runs.csv").read_bytes() == runs.read_bytes()
+
+
+def test_report_rebuilds_what_compare_wrote(run, tmp_path):
+    run("compare", "none", "l2=1e-4", "--splits", 2, "--max-epochs", 1, "--out", tmp_path)
+    written = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "study.db"}
+    for name in written.keys() - {"runs.csv"}:
+        (tmp_path / name).unlink()
+    status, _, _ = run("report", tmp_path)
+    assert status == 0
+    again = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "study.db"}
+    assert again == written
+
+
+def test_report_joins_runs_and_counts_none_twice(run, tmp_path):
+    for data in ("digits", "breast-cancer"):
+        run("compare", "none", "--data", data, "--max-epochs", 1, "--out", tmp_path / data)
+    folders = [tmp_path / data for data in ("digits", "breast-cancer", "digits")]
+    run("report", *folders, "--out", tmp_path / "both")
+    assert len((tmp_path / "both" / "runs.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
+    assert "## net0 on breast-cancer" in (tmp_path / "both" / "report.md").read_text("utf-8")
 
 
 def test_out_that_is_a_file_is_refused(run, tmp_path):
@@ -151,7 +201,7 @@ def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("topoloss.cli.train", interrupt)
+    monkeypatch.setattr("topoloss.compare.sweep.train", interrupt)
     status, out, _ = run("train", "--plot", tmp_path / "p.png")
     assert status == 130
     assert "interrupted; nothing was written" in out

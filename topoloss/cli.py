@@ -1,24 +1,31 @@
-"""The command line: ``topoloss plugins``, ``check``, ``train`` and ``compare``."""
+"""The command line: ``topoloss plugins``, ``check``, ``train``, ``compare`` and ``report``."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 import topoloss
 from topoloss import registry
-from topoloss.compare import data, networks, objects, report
-from topoloss.compare.sweep import Arm, Problem, Run, parse_arms, sweep
-from topoloss.compare.training import Epoch, Protocol, train
-from topoloss.errors import OptionError, PluginWarning, TopolossError
+from topoloss.compare import objects, report, runs, sweep
+from topoloss.compare.runs import Arm, Problem, Run
+from topoloss.compare.training import Epoch, protocol
+from topoloss.errors import OptionError, PluginWarning, TopolossError, check_choice
 from topoloss.testing import CheckFailed
 from topoloss.testing.checks import Case, NotApplicable
 from topoloss.testing.suite import cases, kinds_of
@@ -36,11 +43,20 @@ Model = Annotated[
     str, typer.Option(help="net0, net1, net2 of the paper, or package.module:function")
 ]
 DataName = Annotated[
-    str, typer.Option("--data", help="digits, mnist, cifar10, or package.module:function")
+    str,
+    typer.Option(
+        "--data", help="digits, breast-cancer, mnist, cifar10, or package.module:function"
+    ),
 ]
-EvalPass = Annotated[
-    bool, typer.Option("--eval-pass", help="Value a separate pass in evaluation mode.")
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="training-forward: value the training pass. fixed: a pass in evaluation mode, as "
+        "the paper's authors. faithful: as their code, with its defects.",
+    ),
 ]
+Monitor = Annotated[str, typer.Option(help="loss or accuracy: what stops training early.")]
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after this many epochs.")]
 
 
@@ -130,44 +146,43 @@ def train_command(
     model: Model = "net0",
     data_name: DataName = "digits",
     seed: Annotated[int, typer.Option(min=0, help="Split, initialisation and batches.")] = 0,
+    protocol_name: ProtocolName = "training-forward",
+    monitor: Monitor = "loss",
     max_epochs: MaxEpochs = 1200,
-    eval_pass: EvalPass = False,
     plot: Annotated[Path | None, typer.Option(help="PNG of the density of deaths.")] = None,
 ) -> None:
     """Train one network with one regulariser, and show its accuracy and deaths."""
     if plot is not None:
         report.check_plot_path(plot)
     console = Console()
-    made = registry.regulariser(regulariser)
+    registry.regulariser(regulariser)
     if weight is None:
         if regulariser not in _USEFUL_WEIGHTS:
             raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
         weight = _USEFUL_WEIGHTS[regulariser]
-    dataset = data.load(data_name)
-    protocol = Protocol(max_epochs=max_epochs, eval_pass=eval_pass)
-    torch.manual_seed(seed)
-    network = networks.build(model, dataset)
-    split = data.split(dataset, seed)
+    problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
+    arm = Arm(regulariser, weight)
     with _progress(console) as progress:
-        task = progress.add_task(str(Arm(regulariser, weight)), total=max_epochs, detail="")
+        task = progress.add_task(str(arm), total=max_epochs, detail="")
 
         def advance(epoch: Epoch) -> None:
             progress.update(task, advance=1, detail=_epoch_detail(epoch))
 
         try:
-            outcome = train(network, split, made, weight, protocol, seed=seed, on_epoch=advance)
+            trained = sweep.run(problem, arm, seed, advance)
         except KeyboardInterrupt:
             console.print("interrupted; nothing was written")
             raise typer.Exit(130) from None
-    table = Table(title=f"{model} on {data_name}, {Arm(regulariser, weight)}, seed {seed}")
+    outcome = trained.outcome
+    before, after = outcome.before, outcome.after
+    table = Table(title=f"{model} on {data_name}, {arm}, seed {seed}")
     for column in ("", "before training", "after training"):
         table.add_column(column)
-    for label, quantile in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
-        before, after = (
-            float(torch.tensor(deaths).quantile(quantile))
-            for deaths in (outcome.deaths_before, outcome.deaths_after)
+    for label in ("lowest", "median", "highest"):
+        table.add_row(
+            f"{label} death", f"{getattr(before, label):.3f}", f"{getattr(after, label):.3f}"
         )
-        table.add_row(f"{label} death", f"{before:.3f}", f"{after:.3f}")
+    table.add_row("mean abs. correlation", f"{before.correlation:.3f}", f"{after.correlation:.3f}")
     console.print(table)
     console.print(
         f"test accuracy {100 * outcome.test_accuracy:.2f} %, validation "
@@ -175,8 +190,7 @@ def train_command(
         f"{outcome.seconds:.1f} s" + (", diverged" if outcome.diverged else "")
     )
     if plot is not None:
-        run = Run(Arm(regulariser, weight), seed, outcome)
-        console.print(f"wrote {report.plot({regulariser: [run]}, plot)}")
+        console.print(f"wrote {report.plot([trained], plot)}")
 
 
 @app.command()
@@ -187,11 +201,24 @@ def compare(
     splits: Annotated[int, typer.Option(min=1, help="Number of random splits.")] = 3,
     model: Model = "net0",
     data_name: DataName = "digits",
+    protocol_name: ProtocolName = "training-forward",
+    monitor: Monitor = "loss",
     max_epochs: MaxEpochs = 1200,
-    eval_pass: EvalPass = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path(
         "runs/compare"
     ),
+    search: Annotated[
+        str, typer.Option(help="grid: each weight. tpe: between a lowest and a highest weight.")
+    ] = "grid",
+    trials: Annotated[int, typer.Option(min=1, help="For tpe: weights on each split.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Address of a database that machines share. [default: in the folder]"),
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option("--runs", help="A runs.csv: what it holds is not done again.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the finished runs in the folder.")
     ] = False,
@@ -199,48 +226,113 @@ def compare(
     """Compare regularisers on several splits; the weight is chosen by validation.
 
     Finished runs are kept in the folder: an interrupted comparison goes on where it stopped
-    when the same command is given again.
+    when the same command is given again. NAME=paper stands for the paper's grid of weights.
     """
     console = Console()
-    parsed = parse_arms(arms)
-    problem = Problem(model, data_name, Protocol(max_epochs=max_epochs, eval_pass=eval_pass))
-    networks.build(model, data.load(data_name))
+    check_choice("search", search, ("grid", "tpe"))
+    searches = sweep.parse(arms, trials if search == "tpe" else None)
+    problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
+    sweep.check(problem)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; name a folder.")
+    if fresh and storage is not None:
+        raise OptionError("--fresh forgets the runs of a folder; a --storage is shared.")
+    known_runs = [] if known is None else runs.read(known)
+    out.mkdir(parents=True, exist_ok=True)
     if fresh:
         (out / "study.db").unlink(missing_ok=True)
-    total = len(parsed) * splits
-    title = f"{model} on {data_name}, {splits} split{'s' if splits > 1 else ''}"
+    total = splits * sum(each.runs for each in searches)
     try:
         with _progress(console) as progress:
             task = progress.add_task("compare", total=total, detail="")
-
-            def start(arm: Arm, seed: int) -> None:
-                progress.update(task, description=f"{arm}, split {seed}")
-
-            def finish(run: Run) -> None:
-                progress.advance(task)
-                progress.console.print(
-                    f"{run.arm}, split {run.seed}: test accuracy "
-                    f"{100 * run.outcome.test_accuracy:.2f} %, {run.outcome.epochs} epochs",
-                    highlight=False,
-                )
-
-            runs = sweep(
-                parsed,
+            live = _Live(progress, task)
+            finished = sweep.sweep(
+                searches,
                 range(splits),
                 problem,
-                out,
-                on_start=start,
-                on_epoch=lambda epoch: progress.update(task, detail=_epoch_detail(epoch)),
-                on_finish=finish,
+                storage or sweep.database(out),
+                jobs=jobs,
+                known=known_runs,
+                on_start=live.start,
+                on_epoch=live.epoch,
+                on_finish=live.finish,
             )
     except KeyboardInterrupt:
         console.print(f"interrupted; the finished runs are in {out}: repeat the command to go on")
         raise typer.Exit(130) from None
-    console.print(_rich_table(report.summarise(runs), title))
-    for path in report.write(runs, out):
+    title = f"{model} on {data_name}, {splits} split{'s' if splits > 1 else ''}"
+    console.print(_rich_table(report.summarise(finished), title))
+    _write_report(console, finished, out)
+
+
+@app.command(name="report")
+def report_command(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="RUNS.CSV|FOLDER...", help="Of one or more comparisons.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: of the first]")] = None,
+) -> None:
+    """Write the report of finished runs anew: tables, tests and figures.
+
+    With the runs of several networks or data sets, these are blocks as well.
+    """
+    found: dict[tuple[Problem, Arm, int], Run] = {}
+    for path in files:
+        for each in runs.read(path / "runs.csv" if path.is_dir() else path):
+            found.setdefault((each.problem, each.arm, each.seed), each)
+    folder = out or (files[0] if files[0].is_dir() else files[0].parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_report(Console(), list(found.values()), folder)
+
+
+class _Live:
+    """The progress of a comparison: what runs, and the best so far by validation."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._best: Run | None = None
+        self._epoch = ""
+
+    def start(self, arm: Arm, seed: int) -> None:
+        self._progress.update(self._task, description=f"{arm}, split {seed}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        self._epoch = _epoch_detail(epoch)
+        self._show()
+
+    def finish(self, run: Run) -> None:
+        accuracy = run.outcome.validation_accuracy
+        if self._best is None or accuracy > self._best.outcome.validation_accuracy:
+            self._best = run
+        self._epoch = ""
+        self._progress.advance(self._task)
+        self._show()
+        self._progress.console.print(
+            f"{run.arm}, split {run.seed}: validation accuracy {100 * accuracy:.2f} %, "
+            f"{run.outcome.epochs} epochs" + (", diverged" if run.outcome.diverged else ""),
+            highlight=False,
+        )
+
+    def _show(self) -> None:
+        parts = [self._epoch]
+        if self._best is not None:
+            best = self._best
+            parts.append(
+                f"best {best.arm}, split {best.seed}: "
+                f"{100 * best.outcome.validation_accuracy:.1f} %"
+            )
+        self._progress.update(self._task, detail="; ".join(filter(None, parts)))
+
+
+def _write_report(console: Console, finished: list[Run], folder: Path) -> None:
+    for path in report.write(finished, folder):
         console.print(f"wrote {path}")
+
+
+def _problem(model: str, data_name: str, name: str, monitor: str, max_epochs: int) -> Problem:
+    chosen = replace(protocol(name), max_epochs=max_epochs, monitor=monitor)
+    return Problem(model, data_name, chosen)
 
 
 def _kinds(given: object, kind: str | None) -> list[str]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from topoloss.compare.data import Dataset, split
-from topoloss.compare.training import Outcome
+from topoloss.compare.training import DEATH_BINS, Neurons, Outcome
 
 QUICK_EPOCHS = 3
 
@@ -31,6 +31,12 @@ def small_network():
     return make
 
 
+def neurons(bin_of_all):
+    counts = tuple(5 * (k == bin_of_all) for k in range(DEATH_BINS))
+    death = (bin_of_all + 0.5) / DEATH_BINS
+    return Neurons(counts, death, death, death, correlation=1 - death)
+
+
 @pytest.fixture
 def outcome():
     """An outcome with given accuracies and otherwise plain values."""
@@ -40,8 +46,11 @@ def outcome():
             "epochs": 10,
             "seconds": 1.0,
             "diverged": False,
-            "deaths_before": [0.1, 0.5],
-            "deaths_after": [0.2, 0.9],
+            "off": 0.0,
+            "train_size": 600,
+            "test_size": 800,
+            "before": neurons(bin_of_all=10),
+            "after": neurons(bin_of_all=40),
         }
         return Outcome(test, validation, **(plain | changes))
 

@@ -7,7 +7,7 @@ import sklearn.datasets
 import torch
 
 import topoloss
-from topoloss.compare.data import Dataset, load, split
+from topoloss.compare.data import Dataset, divided_twice, load, split
 
 
 def numbered(**options):
@@ -129,3 +129,23 @@ def test_openml_data_in_its_format(monkeypatch, name, pixels, shape):
     assert data.x.max() == 1
     assert data.y.tolist() == [3, 0, 9, 1]
     assert data.fixed_test
+
+
+def test_breast_cancer_is_standardised_by_the_training_part():
+    parts = split(load("breast-cancer"), seed=3)
+    assert [len(part.y) for part in parts] == [341, 114, 114]
+    torch.testing.assert_close(parts.train.x.mean(0), torch.zeros(30), rtol=0, atol=1e-5)
+    torch.testing.assert_close(parts.train.x.std(0, correction=0), torch.ones(30))
+    assert parts.test.x.mean(0).abs().max() > 0.01
+
+
+def test_a_feature_that_does_not_vary_is_only_shifted():
+    data = Dataset(torch.full((6, 2), 7.0), torch.arange(6) % 2, 3, 1, standardise=True)
+    assert all(torch.equal(part.x, torch.zeros_like(part.x)) for part in split(data, seed=0))
+
+
+def test_pixels_are_divided_twice():
+    digits = load("digits")
+    assert divided_twice(digits).x.max() == 1 / 16
+    with pytest.raises(topoloss.InputError, match="no images"):
+        divided_twice(load("breast-cancer"))

@@ -1,29 +1,47 @@
 import csv
+import re
 
 import pytest
 
+import topoloss
 from topoloss.compare import report
-from topoloss.compare.sweep import Arm, Run
+from topoloss.compare.runs import Arm, Problem, Run, read
+from topoloss.compare.statistics import select
+from topoloss.compare.training import protocol
 
 PNG = b"\x89PNG\r\n\x1a\n"
+FILES = ["figure.png", "report.md", "runs.csv", "table.md", "weights.png"]
+
+
+def of(problem, outcome, *results):
+    return [
+        Run(problem, Arm(name, weight), seed, outcome(test, validation))
+        for name, weight, seed, test, validation in results
+    ]
 
 
 @pytest.fixture
 def runs(outcome):
-    return [
-        Run(Arm("none", 0.0), 0, outcome(0.90, 0.91)),
-        Run(Arm("none", 0.0), 1, outcome(0.92, 0.93)),
-        Run(Arm("t1", 0.1), 0, outcome(0.99, 0.94)),
-        Run(Arm("t1", 0.1), 1, outcome(0.95, 0.97)),
-        Run(Arm("t1", 0.01), 0, outcome(0.93, 0.95)),
-        Run(Arm("t1", 0.01), 1, outcome(0.90, 0.97)),
-    ]
+    return of(
+        Problem(),
+        outcome,
+        ("none", 0.0, 0, 0.90, 0.91),
+        ("none", 0.0, 1, 0.92, 0.93),
+        ("t1", 0.1, 0, 0.99, 0.94),
+        ("t1", 0.1, 1, 0.95, 0.97),
+        ("t1", 0.01, 0, 0.93, 0.95),
+        ("t1", 0.01, 1, 0.90, 0.97),
+    )
 
 
-def test_the_weight_is_chosen_by_validation_and_a_tie_by_the_least(runs):
-    weights = [run.arm.weight for run in report.select(runs)["t1"]]
-    # Split 0: 0.95 beats 0.94, whatever the test accuracy. Split 1: a tie.
-    assert weights == [0.01, 0.01]
+@pytest.fixture
+def three(runs, outcome):
+    """With a third regulariser, so that ranks can be tested."""
+    return runs + of(Problem(), outcome, ("l2", 0.1, 0, 0.80, 0.8), ("l2", 0.1, 1, 0.81, 0.8))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_rows_by_hand(runs):
@@ -37,17 +55,20 @@ def test_rows_by_hand(runs):
     assert t1.weights == (0.01,)
 
 
-def test_one_split_has_no_deviation(outcome):
-    rows = report.summarise([Run(Arm("none", 0.0), 0, outcome(0.9, 0.9))])
-    assert "| 90.00 |" in report.markdown(rows)
+def test_one_split_has_no_deviation(runs):
+    assert "| 90.00 |" in report.markdown(report.summarise(runs[:1]))
 
 
 def test_without_none_there_is_no_gain(runs):
     assert [row.gain for row in report.summarise(runs[2:])] == [None]
 
 
+def test_a_gain_is_of_the_splits_that_have_a_baseline(runs):
+    assert report.summarise([runs[0], *runs[4:]])[1].gain == pytest.approx(93 - 90)
+
+
 def test_diverged_runs_are_marked(outcome):
-    runs = [Run(Arm("t1", 1.0), 0, outcome(0.1, 0.1, diverged=True))]
+    runs = [Run(Problem(), Arm("t1", 1.0), 0, outcome(0.1, 0.1, diverged=True))]
     assert "(1 diverged)" in report.markdown(report.summarise(runs))
 
 
@@ -59,23 +80,97 @@ def test_markdown_has_one_line_for_each_regulariser(runs):
     ]
 
 
-def test_written_files_hold_every_run(runs, tmp_path):
-    table, rows, figure = report.write(runs, tmp_path)
-    assert table.read_text(encoding="utf-8") == report.markdown(report.summarise(runs))
-    with rows.open(encoding="utf-8") as file:
-        read = list(csv.DictReader(file))
-    assert [(r["regulariser"], float(r["weight"]), int(r["seed"])) for r in read] == [
+def test_written_files_are_whole(runs, tmp_path):
+    paths = report.write(runs, tmp_path)
+    assert names_in(tmp_path) == sorted(path.name for path in paths) == FILES
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table == report.markdown(report.summarise(runs))
+    assert table in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert read(tmp_path / "runs.csv") == runs
+    for name in ("figure.png", "weights.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+
+
+def test_the_file_of_runs_has_plain_columns(runs, tmp_path):
+    report.write(runs, tmp_path)
+    with (tmp_path / "runs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["regulariser"], float(r["weight"]), int(r["seed"])) for r in rows] == [
         (run.arm.regulariser, run.arm.weight, run.seed) for run in runs
     ]
-    assert [float(r["test_accuracy"]) for r in read] == [r.outcome.test_accuracy for r in runs]
-    assert figure.read_bytes().startswith(PNG)
+    assert [float(r["test_accuracy"]) for r in rows] == [r.outcome.test_accuracy for r in runs]
 
 
-def test_a_figure_that_fails_leaves_the_old_one(runs, tmp_path):
+def text_of(runs, folder):
+    report.write(runs, folder)
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_two_regularisers_are_not_ranked_and_the_report_says_so(runs, tmp_path):
+    assert "No test of ranks: 2 treatments on 2 blocks" in text_of(runs, tmp_path)
+
+
+def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path):
+    text = text_of(three, tmp_path)
+    assert names_in(tmp_path) == sorted([*FILES, "critical_difference.png"])
+    # Ranks: none 2 1, t1 1 2, l2 3 3; 12 / (2 * 3 * 4) * (9 + 9 + 36) - 3 * 2 * 4 = 3.
+    assert "over 2 blocks: statistic 3, p = 0.223" in text
+    assert "splits of one data set, which are not independent" in text
+    assert re.search(r"\| none \| 1\.50 \|.*\n\| t1 \| 1\.50 \|.*\n\| l2 \| 3\.00 \|", text)
+    # Differences 3 and -2: resampled means lie between. Variance 12.5, (1/2 + 4/3) * 12.5.
+    assert "| t1 | +0.50 | -2.00 to +3.00 | 0.10 |" in text
+    assert f"![{'weights.png'}](weights.png)" in text
+
+
+def test_the_report_tells_neurons_and_time(outcome, tmp_path):
+    runs = [
+        Run(Problem(), Arm("none", 0.0), 0, outcome(0.9, 0.9, seconds=2.0, epochs=20)),
+        Run(Problem(), Arm("t1", 0.1), 0, outcome(0.9, 0.9, seconds=3.0, epochs=10, off=0.75)),
+    ]
+    text = text_of(runs, tmp_path)
+    # Deaths all lie in the bins 10 and 40 of 50.
+    assert "| none | 0.790 | 0.190 | 0.210 | 0.810 | 100.0 | 1.00 | 0.0 |" in text
+    assert "| t1 | 0.790 | 0.190 | 0.210 | 0.810 | 300.0 | 3.00 | 75.0 |" in text
+
+
+def test_several_problems_have_their_own_sections_and_are_blocks(three, outcome, tmp_path):
+    other = Problem("net2")
+    runs = three + [Run(other, run.arm, run.seed, run.outcome) for run in three]
+    text = text_of(runs, tmp_path)
+    assert "## net0 on digits, training-forward" in text
+    assert "## net2 on digits, training-forward" in text
+    across = text.split("## Problems as blocks")[1]
+    # Means 91, 91.5 and 80.5 on both.
+    assert "over 2 blocks: statistic 4," in across
+    assert re.search(r"\| none \| 2\.00 .*\n\| t1 \| 1\.00 .*\n\| l2 \| 3\.00", across)
+    assert {"figure-2.png", "table-2.md", "weights-2.png"} <= set(names_in(tmp_path))
+
+
+def test_protocols_are_no_blocks_of_one_another(three, tmp_path):
+    faithful = Problem(protocol=protocol("faithful"))
+    runs = three + [Run(faithful, run.arm, run.seed, run.outcome) for run in three]
+    across = text_of(runs, tmp_path).split("## Problems as blocks")[1]
+    assert "### training-forward" in across
+    assert "### faithful" in across
+    assert across.count("on 1 blocks were given") == 2
+
+
+def test_no_runs_make_no_report(tmp_path):
+    with pytest.raises(topoloss.InputError, match="no finished runs"):
+        report.write([], tmp_path)
+
+
+def test_a_figure_that_fails_leaves_the_old_one(runs, tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
-    report.plot(report.select(runs), path)
+    report.plot(select(runs), path)
     before = path.read_bytes()
-    with pytest.raises(StopIteration):
-        report.plot({}, path)
+
+    def fail(figure, file, **options):
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="no space left"):
+        report.plot(select(runs), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -1,22 +1,37 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import optuna
 import pytest
 import torch
 
 import topoloss
-from topoloss.compare.sweep import Arm, Problem, parse_arms, sweep
+from topoloss.compare.runs import Arm, Problem
+from topoloss.compare.sweep import (
+    PAPER_WEIGHTS,
+    Grid,
+    Tpe,
+    _lock_from_the_start,
+    database,
+    parse,
+    sweep,
+)
 from topoloss.compare.training import Protocol
 
 PROBLEM = Problem("net0", "digits", Protocol(max_epochs=1))
-ARMS = [Arm("none", 0.0), Arm("l2", 1e-4), Arm("l2", 1e-5)]
+SEARCHES = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
+ARMS = [Arm("none", 0.0), Arm("l2", 1e-5), Arm("l2", 1e-4)]
+POINTS = [(ARMS[0], 0), (ARMS[0], 1), (ARMS[1], 0), (ARMS[2], 0), (ARMS[1], 1), (ARMS[2], 1)]
 
 
-def started(folder, arms=ARMS, problem=PROBLEM, seeds=(0, 1), **callbacks):
+def started(folder, searches=SEARCHES, problem=PROBLEM, seeds=(0, 1), **callbacks):
     starts = []
     runs = sweep(
-        arms,
+        searches,
         seeds,
         problem,
-        folder,
+        database(folder),
         on_start=lambda arm, seed: starts.append((arm, seed)),
         **callbacks,
     )
@@ -25,7 +40,7 @@ def started(folder, arms=ARMS, problem=PROBLEM, seeds=(0, 1), **callbacks):
 
 def test_every_arm_meets_every_split_once(tmp_path):
     starts, runs = started(tmp_path)
-    assert starts == [(arm, seed) for arm in ARMS for seed in (0, 1)]
+    assert starts == POINTS
     assert [(run.arm, run.seed) for run in runs] == starts
 
 
@@ -37,10 +52,17 @@ def test_finished_runs_are_found_again_and_not_repeated(tmp_path):
 
 
 def test_a_larger_grid_trains_only_what_is_new(tmp_path):
-    started(tmp_path, arms=ARMS[:1])
-    starts, runs = started(tmp_path, arms=ARMS[:2], seeds=(0, 1, 2))
-    assert starts == [(ARMS[0], 2), (ARMS[1], 0), (ARMS[1], 1), (ARMS[1], 2)]
+    started(tmp_path, searches=[Grid("l2", (1e-5,))])
+    starts, runs = started(tmp_path, searches=SEARCHES[1:], seeds=(0, 1, 2))
+    assert starts == [(ARMS[2], 0), (ARMS[2], 1), (ARMS[1], 2), (ARMS[2], 2)]
     assert len(runs) == 6
+
+
+def test_a_smaller_grid_returns_no_more_than_it_asks_for(tmp_path):
+    started(tmp_path)
+    starts, runs = started(tmp_path, searches=[Grid("l2", (1e-4,))])
+    assert starts == []
+    assert [(run.arm, run.seed) for run in runs] == [(ARMS[2], 0), (ARMS[2], 1)]
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path):
@@ -54,72 +76,255 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         started(tmp_path, on_epoch=interrupt_third_run)
     starts, runs = started(tmp_path)
-    assert starts == [(arm, seed) for arm in ARMS for seed in (0, 1)][2:]
+    assert starts == POINTS[2:]
     assert len(runs) == 6
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_sweep_interrupted_while_it_stores_a_run_mixes_nothing_up(tmp_path, monkeypatch, when):
-    store = optuna.Study.add_trial
+    store = optuna.trial.Trial.set_user_attr
 
-    def interrupted(study, trial):
+    def interrupted(trial, key, value):
         if when == "after":
-            store(study, trial)
+            store(trial, key, value)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "add_trial", interrupted)
+        patch.setattr(optuna.trial.Trial, "set_user_attr", interrupted)
         with pytest.raises(KeyboardInterrupt):
             started(tmp_path)
-    _, runs = started(tmp_path)
+    starts, runs = started(tmp_path)
+    assert starts == POINTS
     starts, again = started(tmp_path)
     assert starts == []
     assert again == runs
 
 
+KILLED = """
+import sys
+from topoloss.compare.runs import Problem
+from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.training import Protocol
+
+problem = Problem("net0", "digits", Protocol(max_epochs=1))
+searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
+epochs = []
+
+def epoch(e):
+    epochs.append(e)
+    if len(epochs) == 3:
+        print("third run", flush=True)
+        sys.stdin.read()  # until it is killed
+
+sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, on_epoch=epoch)
+"""
+
+
+def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, database(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "third run\n"
+        process.kill()
+    starts, runs = started(tmp_path, heartbeat=1)
+    # The third point is done last, once the killed process has given no sign of life.
+    assert sorted(starts) == sorted(POINTS[2:])
+    assert [(run.arm, run.seed) for run in runs] == POINTS
+    starts, again = started(tmp_path)
+    assert starts == []
+    assert again == runs
+
+
+def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
+    started(tmp_path, searches=SEARCHES[:1])
+    study = optuna.load_study(study_name="l2, split 0", storage=_other(tmp_path))
+    study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
+    study.ask()
+    starts, _ = started(tmp_path, heartbeat=1)
+    assert sorted(starts) == sorted(POINTS[2:])
+
+
+def _other(folder):
+    """What another process would have open."""
+    storage = optuna.storages.RDBStorage(database(folder))
+    optuna.create_study(storage=storage, study_name="l2, split 0", direction="maximize")
+    return storage
+
+
+def test_processes_share_the_runs(tmp_path):
+    finished = []
+    runs = sweep(SEARCHES, (0, 1), PROBLEM, database(tmp_path), jobs=2, on_finish=finished.append)
+    assert [(run.arm, run.seed) for run in runs] == POINTS
+    key = lambda run: (run.arm, run.seed)  # noqa: E731
+    assert sorted(finished, key=key) == sorted(runs, key=key)
+    storage = optuna.storages.RDBStorage(database(tmp_path))
+    trials = [
+        t
+        for study in optuna.study.get_all_study_summaries(storage)
+        for t in optuna.load_study(study_name=study.study_name, storage=storage).trials
+    ]
+    assert [t.state.name for t in trials].count("COMPLETE") == len(POINTS)
+    storage.engine.dispose()
+
+
+def test_an_error_in_a_process_is_raised(tmp_path, monkeypatch):
+    (tmp_path / "own_network.py").write_text(
+        "import multiprocessing, torch\n"
+        "def make():\n"
+        "    if multiprocessing.parent_process():\n"
+        "        raise RuntimeError('only in children')\n"
+        "    return torch.nn.Linear(64, 10)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = Problem("own_network:make", "digits", Protocol(max_epochs=1))
+    with pytest.raises(RuntimeError, match="only in children"):
+        sweep(SEARCHES[:1], (0,), problem, database(tmp_path), jobs=2)
+
+
+def test_of_two_trials_of_one_weight_the_first_goes_on(tmp_path):
+    """As when two processes queue a weight at once."""
+    study = optuna.create_study(direction="maximize")
+    grid = Grid("l2", (1e-5,))
+    for _ in range(2):
+        study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
+    first, second = study.ask(), study.ask()
+    with pytest.raises(optuna.TrialPruned):
+        grid.weight(second)
+    assert grid.weight(first) == 1e-5
+    study.tell(first, 1.0)
+    study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
+    with pytest.raises(optuna.TrialPruned):
+        grid.weight(study.ask())
+
+
+def test_a_trial_that_found_the_queue_empty_is_pruned():
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(optuna.TrialPruned):
+        Grid("l2", (1e-5,)).weight(study.ask())
+
+
+def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
+    searches = [Tpe("l2", 1e-6, 1e-2, trials=3)]
+    starts, runs = started(tmp_path, searches=searches)
+    assert [seed for _, seed in starts] == [0, 0, 0, 1, 1, 1]
+    assert all(1e-6 <= run.arm.weight <= 1e-2 for run in runs)
+    assert len({run.arm for run in runs}) == 6
+    assert started(tmp_path, searches=searches) == ([], runs)
+
+
+def test_known_runs_are_not_done_again(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, runs = started(tmp_path / "a")
+    starts, again = started(tmp_path / "b", known=runs[:4])
+    assert starts == POINTS[4:]
+    assert again[:4] == runs[:4]
+    assert started(tmp_path / "b", known=runs)[0] == []
+
+
+def test_known_runs_of_another_problem_are_left_out(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    other = Problem("net2", "digits", Protocol(max_epochs=1))
+    _, runs = started(tmp_path / "a", problem=other, searches=SEARCHES[:1])
+    starts, _ = started(tmp_path / "b", searches=SEARCHES[:1], known=runs)
+    assert starts == POINTS[:2]
+
+
+def test_tpe_takes_known_runs_of_its_range(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, runs = started(tmp_path / "a", searches=SEARCHES[1:], seeds=(0,))
+    searches = [Tpe("l2", 5e-5, 1e-2, trials=2)]
+    starts, found = started(tmp_path / "b", searches=searches, seeds=(0,), known=runs)
+    assert len(starts) == 1
+    assert runs[1] in found
+
+
 def test_a_sweep_leaves_the_random_state_as_found(tmp_path):
     before = torch.get_rng_state()
-    started(tmp_path, arms=ARMS[:1])
+    started(tmp_path, searches=SEARCHES[:1])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_split_is_the_same_for_all_arms(tmp_path):
     """The untrained network and the data coincide, so the deaths before training do."""
     _, runs = started(tmp_path)
-    by_seed = {seed: [r.outcome.deaths_before for r in runs if r.seed == seed] for seed in (0, 1)}
+    by_seed = {seed: [r.outcome.before for r in runs if r.seed == seed] for seed in (0, 1)}
     assert all(deaths == by_seed[0][0] for deaths in by_seed[0])
     assert by_seed[0][0] != by_seed[1][0]
 
 
 def test_a_folder_of_another_problem_is_refused(tmp_path):
-    started(tmp_path, arms=ARMS[:1], seeds=(0,))
+    started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
     other = Problem("net2", "digits", Protocol(max_epochs=1))
     with pytest.raises(topoloss.InputError, match=r"model is 'net0' there and 'net2' here"):
-        started(tmp_path, arms=ARMS[:1], seeds=(0,), problem=other)
+        started(tmp_path, searches=SEARCHES[:1], seeds=(0,), problem=other)
 
 
-def test_an_unknown_network_leaves_no_folder(tmp_path):
+def test_an_unknown_network_leaves_no_storage(tmp_path):
     with pytest.raises(topoloss.UnknownNameError):
-        started(tmp_path / "new", problem=Problem("net9"))
-    assert not (tmp_path / "new").exists()
+        started(tmp_path, problem=Problem("net9"))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_parse_arms_keeps_order_and_drops_repetitions():
-    arms = parse_arms(["t1=1e-2,1e-3", "none", "t1=0.01"])
-    assert arms == [Arm("t1", 0.01), Arm("t1", 0.001), Arm("none", 0.0)]
+@pytest.mark.parametrize("storage", ["sqlite:////no/such/folder/study.db", "nonsense"])
+def test_a_storage_that_cannot_be_opened_is_told(storage):
+    with pytest.raises(topoloss.InputError, match="cannot be opened"):
+        sweep(SEARCHES, (0,), PROBLEM, storage)
+
+
+def test_parse_keeps_order_and_drops_repetitions():
+    searches = parse(["t1=1e-2,1e-3", "none", "t1=0.01,5"])
+    assert searches == [Grid("t1", (0.01, 0.001, 5.0)), Grid("none", (0.0,))]
+
+
+def test_parse_knows_the_papers_grid():
+    assert parse(["t1=paper"]) == [Grid("t1", PAPER_WEIGHTS)]
+    assert parse(["none", "t1=paper"], trials=4) == [
+        Grid("none", (0.0,)),
+        Tpe("t1", 1e-6, 100.0, 4),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("arms", "error", "message"),
+    ("arms", "trials", "error", "message"),
     [
-        (["t9=1"], topoloss.UnknownNameError, "no regulariser is named 't9'"),
-        (["t1"], topoloss.OptionError, "has no weight; write t1=WEIGHT"),
-        (["t1=x"], topoloss.OptionError, "'x' is not a number"),
-        (["t1=-1"], topoloss.OptionError, "'-1' is not a number between"),
-        (["t1=nan"], topoloss.OptionError, "'nan' is not a number between"),
-        ([], topoloss.OptionError, "no regulariser was given"),
+        (["t9=1"], None, topoloss.UnknownNameError, "no regulariser is named 't9'"),
+        (["t1"], None, topoloss.OptionError, "has no weight; write t1=WEIGHT"),
+        (["t1=x"], None, topoloss.OptionError, "'x' is not a number"),
+        (["t1=-1"], None, topoloss.OptionError, "'-1' is not a number between"),
+        (["t1=nan"], None, topoloss.OptionError, "'nan' is not a number between"),
+        ([], None, topoloss.OptionError, "no regulariser was given"),
+        (["t1=1"], 5, topoloss.OptionError, "t1=1 is no range to search"),
+        (["t1=0,1"], 5, topoloss.OptionError, "t1=0,1 is no range to search"),
+        (["t1=1,2,3"], 5, topoloss.OptionError, "t1=1,2,3 is no range to search"),
     ],
 )
-def test_arms_that_make_no_sense(arms, error, message):
+def test_arms_that_make_no_sense(arms, trials, error, message):
     with pytest.raises(error, match=message):
-        parse_arms(arms)
+        parse(arms, trials)
+
+
+def test_a_trial_that_waits_is_taken_once(tmp_path):
+    """Four workers, each with connections of its own, empty a queue."""
+
+    def opened():
+        storage = optuna.storages.RDBStorage(
+            database(tmp_path), engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+        _lock_from_the_start(storage.engine)
+        return storage
+
+    queue = optuna.create_study(storage=opened(), study_name="queue")
+    for k in range(40):
+        queue.enqueue_trial({"x": k})
+    workers = [optuna.load_study(study_name="queue", storage=opened()) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        taken = pool.map(lambda worker: [worker.ask().number for _ in range(10)], workers)
+        assert sorted(number for numbers in taken for number in numbers) == list(range(40))

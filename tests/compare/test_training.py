@@ -1,11 +1,15 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.sparse.csgraph import minimum_spanning_tree
 
-from topoloss.compare.training import Protocol, train
+import topoloss
+from topoloss.compare.degenerate import OffWhenDegenerate
+from topoloss.compare.training import PROTOCOLS, Protocol, protocol, train
 
 PROTOCOL = Protocol(batch_size=16, max_epochs=60, patience=4, learning_rate=0.05)
 
@@ -75,13 +79,14 @@ def test_the_penalty_raises_the_deaths(small_network, blob_split, regulariser, w
     protocol = replace(PROTOCOL, max_epochs=40, patience=40)
     plain, _ = history_of(small_network(), blob_split, protocol=protocol)
     penalised, _ = history_of(small_network(), blob_split, regulariser, weight, protocol)
-    assert plain.deaths_before == penalised.deaths_before
-    assert sum(penalised.deaths_after) > sum(plain.deaths_after)
+    assert plain.before == penalised.before
+    assert penalised.after.median > plain.after.median
+    assert penalised.after.correlation < plain.after.correlation
 
 
 def test_deaths_are_those_of_all_neurons(small_network, blob_split):
     outcome, _ = history_of(small_network(), blob_split, protocol=replace(PROTOCOL, max_epochs=1))
-    assert len(outcome.deaths_before) == len(outcome.deaths_after) == 12 + 3 - 1
+    assert sum(outcome.before.deaths) == sum(outcome.after.deaths) == 12 + 3 - 1
 
 
 def test_divergence_ends_the_run_and_is_told(small_network, blob_split):
@@ -97,3 +102,87 @@ def test_the_model_is_left_without_hooks(small_network, blob_split):
     model = small_network()
     history_of(model, blob_split, "t1", 0.1, replace(PROTOCOL, max_epochs=2, eval_pass=True))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_neurons_by_hand(small_network, blob_split):
+    """The untrained network's correlations, by numpy and scipy."""
+    model = small_network()
+    with torch.no_grad():
+        hidden = torch.relu(model[0](blob_split.validation.x))
+        activations = torch.cat((hidden, model[2](hidden)), 1).double().numpy()
+    live = activations.std(0) > 0
+    r = np.zeros((15, 15))
+    r[np.ix_(live, live)] = np.abs(np.corrcoef(activations[:, live].T))
+    pairs = ~np.eye(15, dtype=bool)
+    # Zeros are no edges to scipy; no two of these neurons are copies.
+    tree = minimum_spanning_tree(np.where(pairs, 1 - r, 0)).data
+    before = history_of(model, blob_split, protocol=replace(PROTOCOL, max_epochs=1))[0].before
+    assert before.correlation == pytest.approx(r[pairs].mean(), rel=1e-5)
+    assert (before.lowest, before.highest) == pytest.approx((tree.min(), tree.max()), abs=1e-5)
+    assert before.deaths == tuple(np.histogram(tree, 50, (0, 1))[0])
+
+
+def test_stopping_by_accuracy(small_network, blob_split):
+    """Here the accuracy stands still while the loss still falls."""
+    protocol = replace(PROTOCOL, max_epochs=400, monitor="accuracy")
+    outcome, epochs = history_of(small_network(), blob_split, protocol=protocol)
+    accuracies = [e.validation_accuracy for e in epochs]
+    best = accuracies.index(max(accuracies))
+    assert outcome.epochs == best + 1 + PROTOCOL.patience + 1
+    assert epochs[-1].validation_loss < epochs[best].validation_loss
+
+
+def test_protocols_differ_in_the_authors_behaviour_alone():
+    faithful, fixed, ours = (protocol(n) for n in ("faithful", "fixed", "training-forward"))
+    assert list(PROTOCOLS) == ["faithful", "fixed", "training-forward"]
+    assert replace(faithful, off_when_degenerate=False, divide_twice=False) == fixed
+    assert replace(fixed, eval_pass=False) == ours == Protocol()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: protocol("fix"), lambda: Protocol(monitor="acuracy")], ids=["name", "monitor"]
+)
+def test_an_unknown_choice_is_refused(make):
+    with pytest.raises(topoloss.OptionError, match="Did you mean"):
+        make()
+
+
+def generic():
+    return torch.randn(8, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+
+def test_a_regulariser_is_on_in_generic_batches():
+    x, plain = generic(), topoloss.regulariser("t1")
+    switch = OffWhenDegenerate(plain)
+    (gradient,) = torch.autograd.grad(switch(x), x)
+    (expected,) = torch.autograd.grad(plain(x), x)
+    assert torch.equal(gradient, expected)
+    assert (switch.batches, switch.off) == (1, 0)
+
+
+@pytest.mark.parametrize(("name", "off"), [("t1", (1, 1)), ("t2", (1, 1)), ("naive", (1, 0))])
+def test_a_constant_neuron_and_copies_switch_off_what_they_break(name, off):
+    """Copies lose the diagram a death; the mean correlation has no diagram."""
+    for degenerate, expected in zip(("constant", "copies"), off, strict=True):
+        x = generic().detach().clone()
+        x[:, 1] = 3.0 if degenerate == "constant" else x[:, 0]
+        switch = OffWhenDegenerate(topoloss.regulariser(name))
+        value = switch(x)
+        assert (switch.batches, switch.off) == (1, expected)
+        assert (float(value) == 0.0) == bool(expected)
+
+
+def test_the_fraction_of_batches_switched_off_is_recorded(small_network, blob_split):
+    faithful = replace(PROTOCOL, max_epochs=3, off_when_degenerate=True)
+    model = small_network()
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, -1.0  # a dead neuron, which stays dead
+    plain = copy.deepcopy(model)
+    outcome, _ = history_of(model, blob_split, "t1", 0.1, faithful)
+    assert outcome.off == 1.0
+    history_of(plain, blob_split, "none", 0.0, faithful)
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    fixed = replace(faithful, off_when_degenerate=False)
+    assert history_of(small_network(), blob_split, "t1", 0.1, fixed)[0].off == 0.0
+    assert history_of(small_network(), blob_split, "l2", 0.1, faithful)[0].off == 0.0

@@ -68,7 +68,7 @@ def test_it_is_compared_by_name(environment):
     command = ("-m", "topoloss", "compare", "none", "t1-distance-correlation=0.001")
     own = ("--model", "problem:network", "--data", "problem:data")
     out = environment(*command, *own, "--splits", 1, "--max-epochs", 2, "--out", "runs")
-    assert "t1-distance-correlation=0.001, split 0: test accuracy" in out
+    assert "t1-distance-correlation=0.001, split 0: validation accuracy" in out
 
 
 def test_it_is_validated_from_the_command_line(environment):

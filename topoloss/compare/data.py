@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from topoloss.compare import objects
 from topoloss.errors import InputError, UnknownNameError, nearest
 from topoloss.extras import needs_extra
 
-__all__ = ["DATASETS", "Dataset", "Part", "Split", "load", "split"]
+__all__ = ["DATASETS", "Dataset", "Part", "Split", "divided_twice", "load", "split"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Dataset:
         Sizes of these parts; the rest is for the test.
     fixed_test : bool
         The test part is the last samples, in every split, instead of random ones.
+    pixel_range : float
+        What the pixels of images were divided by; 1 for data that are no images.
+    standardise : bool
+        Shift and scale each feature by mean and deviation of the training part.
     """
 
     x: Float[Tensor, "samples *shape"]
@@ -39,6 +43,8 @@ class Dataset:
     train: int
     validation: int
     fixed_test: bool = False
+    pixel_range: float = 1.0
+    standardise: bool = False
 
     @property
     def classes(self) -> int:
@@ -62,9 +68,10 @@ def load(name: str) -> Dataset:
     Parameters
     ----------
     name : str
-        ``"digits"`` (scikit-learn's, bundled), ``"mnist"`` or ``"cifar10"`` (from OpenML,
-        which needs a network), or a reference to a function without arguments that
-        returns a `Dataset` or a pair (x, y), which is split 60/20/20 and used as it is.
+        ``"digits"`` and ``"breast-cancer"`` (bundled with scikit-learn), ``"mnist"`` or
+        ``"cifar10"`` (from OpenML, which needs a network), or a reference to a function without
+        arguments that returns a `Dataset` or a pair (x, y), which is split 60/20/20 and used
+        as it is.
 
     Raises
     ------
@@ -102,29 +109,62 @@ def split(data: Dataset, seed: int) -> Split:
     mixed = torch.randperm(used if data.fixed_test else n, generator=generator)
     order = torch.cat((mixed, torch.arange(len(mixed), n)))
     parts = torch.split(order, [data.train, data.validation, n - used])
-    return Split(*(Part(data.x[i], data.y[i]) for i in parts))
+    x = _standardised(data.x, parts[0]) if data.standardise else data.x
+    return Split(*(Part(x[i], data.y[i]) for i in parts))
+
+
+def divided_twice(data: Dataset) -> Dataset:
+    """Divide pixels by their range once more, as the authors' code does.
+
+    Raises
+    ------
+    InputError
+        For data that are no images.
+    """
+    if data.pixel_range == 1:
+        raise InputError(
+            "these data are no images, so there are no pixels to divide twice; choose another "
+            "protocol, or give the Dataset a pixel_range."
+        )
+    return replace(data, x=data.x / data.pixel_range)
+
+
+def _standardised(x: Tensor, train: Tensor) -> Tensor:
+    mean, deviation = x[train].mean(0), x[train].std(0, correction=0)
+    # A feature that does not vary in the training part is only shifted.
+    return (x - mean) / torch.where(deviation == 0, torch.ones_like(deviation), deviation)
 
 
 def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    return Dataset(_inputs(pixels / 16), _labels(labels), train=600, validation=397)
+    return Dataset(_inputs(pixels / 16), _labels(labels), 600, 397, pixel_range=16.0)
+
+
+def _breast_cancer() -> Dataset:
+    from sklearn.datasets import load_breast_cancer
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    return Dataset(_inputs(features), _labels(labels), 341, 114, standardise=True)
 
 
 def _mnist() -> Dataset:
     pixels, labels = _from_openml("mnist_784")
-    return Dataset(_inputs(pixels / 255), labels, 48_000, 12_000, fixed_test=True)
+    return Dataset(
+        _inputs(pixels / 255), labels, 48_000, 12_000, fixed_test=True, pixel_range=255.0
+    )
 
 
 def _cifar10() -> Dataset:
     pixels, labels = _from_openml("CIFAR_10")
     images = _inputs(pixels / 255).reshape(-1, 3, 32, 32)
-    return Dataset(images, labels, 40_000, 10_000, fixed_test=True)
+    return Dataset(images, labels, 40_000, 10_000, fixed_test=True, pixel_range=255.0)
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": _digits,
+    "breast-cancer": _breast_cancer,
     "mnist": _mnist,
     "cifar10": _cifar10,
 }

@@ -1,21 +1,35 @@
-"""What a comparison came to: selection by validation, a table, files and a figure."""
+"""What a comparison came to: tables, tests and figures, in a folder, from runs."""
 
 from __future__ import annotations
 
-import csv
 import os
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
-from topoloss.compare.sweep import Run
+from topoloss.compare import figures
+from topoloss.compare.runs import Problem, Run
+from topoloss.compare.runs import write as write_runs
+from topoloss.compare.statistics import (
+    critical_difference,
+    friedman,
+    mean_ranks,
+    nemenyi,
+    paired_difference,
+    scores,
+    select,
+)
+from topoloss.compare.training import PROTOCOLS, Protocol
 from topoloss.errors import InputError
-from topoloss.extras import needs_extra
 
-__all__ = ["HEADER", "Row", "check_plot_path", "markdown", "plot", "select", "summarise", "write"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+__all__ = ["HEADER", "Row", "check_plot_path", "markdown", "plot", "summarise", "write"]
 
 HEADER = ("regulariser", "weight", "test accuracy (%)", "gain over none", "epochs", "s per run")
 
@@ -62,35 +76,25 @@ class Row:
         )
 
 
-def select(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """For each regulariser and seed the run of best validation accuracy; ties: least weight."""
-    chosen: dict[str, dict[int, Run]] = {}
-    for run in sorted(runs, key=lambda r: r.arm.weight):
-        best = chosen.setdefault(run.arm.regulariser, {})
-        rival = best.get(run.seed)
-        if rival is None or run.outcome.validation_accuracy > rival.outcome.validation_accuracy:
-            best[run.seed] = run
-    order = dict.fromkeys(run.arm.regulariser for run in runs)
-    return {name: [chosen[name][seed] for seed in sorted(chosen[name])] for name in order}
-
-
 def summarise(runs: Sequence[Run]) -> list[Row]:
-    """One row for each regulariser, in the order in which they were given."""
-    chosen = select(runs)
-    plain = [100 * run.outcome.test_accuracy for run in chosen.get("none", [])]
+    """One row for each regulariser, in the order in which they were given; of one problem."""
+    chosen = figures.by_regulariser(select(runs))
+    plain = {run.seed: 100 * run.outcome.test_accuracy for run in chosen.get("none", [])}
     rows = []
     for name, best in chosen.items():
         accuracies = [100 * run.outcome.test_accuracy for run in best]
-        gains = [a - b for a, b in zip(accuracies, plain, strict=True)] if plain else []
+        gains = [
+            a - plain[r.seed] for a, r in zip(accuracies, best, strict=True) if r.seed in plain
+        ]
         rows.append(
             Row(
                 regulariser=name,
                 weights=tuple(sorted({run.arm.weight for run in best})),
-                accuracy=statistics.fmean(accuracies),
-                deviation=statistics.stdev(accuracies) if len(best) > 1 else nan,
-                gain=statistics.fmean(gains) if gains and name != "none" else None,
-                epochs=statistics.fmean(run.outcome.epochs for run in best),
-                seconds=statistics.fmean(run.outcome.seconds for run in best),
+                accuracy=fmean(accuracies),
+                deviation=stdev(accuracies) if len(best) > 1 else nan,
+                gain=fmean(gains) if gains and name != "none" else None,
+                epochs=fmean(run.outcome.epochs for run in best),
+                seconds=fmean(run.outcome.seconds for run in best),
                 diverged=sum(run.outcome.diverged for run in best),
             )
         )
@@ -99,27 +103,57 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
-    lines = [HEADER, ("-",) * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return _table(HEADER, [row.cells() for row in rows])
 
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write ``table.md``, ``runs.csv`` and ``figure.png``, each whole or not at all."""
-    made = {
-        "table.md": lambda path: path.write_text(markdown(summarise(runs)), encoding="utf-8"),
-        "runs.csv": lambda path: _write_csv(runs, path),
-        "figure.png": lambda path: _draw(select(runs), path),
-    }
-    return [_whole(folder / name, make) for name, make in made.items()]
-
-
-def plot(chosen: dict[str, list[Run]], path: Path) -> Path:
-    """Draw the density of deaths before and after training, and the accuracies, whole or not.
+    """Write a report from runs, each of its files whole or not at all.
 
     Parameters
     ----------
-    chosen : dict of str to list of Run
-        Runs by regulariser, as from :func:`select`. Densities pool their splits.
+    runs : sequence of Run
+        Of one problem or several.
+    folder : Path
+        Where ``report.md``, ``runs.csv`` with every run and, for each problem, ``table.md``,
+        ``figure.png`` (deaths and accuracies), ``weights.png`` and, from 3 regularisers on 2
+        splits on, ``critical_difference.png`` go; those of a second problem have ``-2`` at the
+        end of their names, and so on.
+
+    Returns
+    -------
+    list of Path
+        Of the files.
+
+    Raises
+    ------
+    InputError
+        If there are no runs.
+    """
+    if not runs:
+        raise InputError("there are no finished runs to report.")
+    made: dict[str, Callable[[Path], object]] = {
+        "runs.csv": lambda path: write_runs(runs, path),
+    }
+    sections = ["# Comparison"]
+    problems = list(dict.fromkeys(run.problem for run in runs))
+    for number, problem in enumerate(problems, start=1):
+        of_problem = [run for run in runs if run.problem == problem]
+        text, files = _section(of_problem, "" if number == 1 else f"-{number}")
+        sections.append(text)
+        made |= files
+    if len(problems) > 1:
+        sections.append(_across(runs))
+    made["report.md"] = _text("\n\n".join(sections) + "\n")
+    return [_whole(folder / name, make) for name, make in made.items()]
+
+
+def plot(chosen: Sequence[Run], path: Path) -> Path:
+    """Draw the deaths before and after training, and accuracies; the PNG is whole or not there.
+
+    Parameters
+    ----------
+    chosen : sequence of Run
+        As from :func:`topoloss.compare.statistics.select`. Densities pool their splits.
     path : Path
         Of the PNG.
 
@@ -127,7 +161,7 @@ def plot(chosen: dict[str, list[Run]], path: Path) -> Path:
     -------
     Path
     """
-    return _whole(path, lambda partial: _draw(chosen, partial))
+    return _whole(path, _png(figures.accuracies_and_deaths(chosen)))
 
 
 def check_plot_path(path: Path) -> None:
@@ -138,58 +172,137 @@ def check_plot_path(path: Path) -> None:
         raise InputError(f"the plot {path}: there is no folder {path.parent} to write to.")
 
 
-def _draw(chosen: dict[str, list[Run]], path: Path) -> None:
-    with needs_extra("compare"):
-        from matplotlib.figure import Figure
-
-    one_run = len(chosen) == 1 and len(next(iter(chosen.values()))) == 1
-    figure = Figure(figsize=(7 if one_run else 11, 4.2), layout="constrained")
-    if one_run:
-        _draw_densities(figure.subplots(), chosen)
-    else:
-        densities, accuracies = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_densities(densities, chosen)
-        _draw_accuracies(accuracies, chosen)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, format="png")
+_Files = dict[str, Callable[[Path], object]]
 
 
-def _draw_densities(axes: Any, chosen: dict[str, list[Run]]) -> None:
-    bins = [k / 50 for k in range(51)]
-    before = [d for run in next(iter(chosen.values())) for d in run.outcome.deaths_before]
-    axes.hist(before, bins, density=True, color="0.85", label="before training")
-    for k, (name, runs) in enumerate(chosen.items()):
-        after = [d for run in runs for d in run.outcome.deaths_after]
-        style = {"histtype": "step", "linewidth": 1.6, "color": f"C{k}"}
-        axes.hist(after, bins, density=True, label=f"after, {name}", **style)
-    axes.set(
-        xlabel="death: 1 - |r| along an edge of the spanning tree (1: constant neurons)",
-        ylabel="density",
-        title="Deaths in dimension 0, all neurons",
+def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
+    """What the report says of one problem, and the files that belong to it."""
+    chosen = select(runs)
+    table = markdown(summarise(runs))
+    drawn = {
+        f"figure{suffix}.png": figures.accuracies_and_deaths(chosen),
+        f"weights{suffix}.png": figures.weights(runs),
+    }
+    table_of_scores = scores(chosen)
+    parts = [f"## {_title(runs[0].problem)}", _protocol(runs[0].problem.protocol), table]
+    try:
+        parts.append(_ranks(table_of_scores, "splits of one data set, which are not independent"))
+        drawn[f"critical_difference{suffix}.png"] = figures.critical_differences(table_of_scores)
+    except InputError as reason:
+        parts.append(f"No test of ranks: {reason}")
+    parts += [_differences(table_of_scores, runs), _neurons(chosen)]
+    parts += [f"![{name}]({name})" for name in drawn]
+    files = {f"table{suffix}.md": _text(table)} | {name: _png(f) for name, f in drawn.items()}
+    return "\n\n".join(part.strip() for part in parts), files
+
+
+def _title(problem: Problem) -> str:
+    return f"{problem.model} on {problem.data}, {_name(problem.protocol)}"
+
+
+def _name(protocol: Protocol) -> str:
+    """The name of a protocol, whatever its number of epochs and criterion of stopping."""
+    plain = replace(protocol, max_epochs=Protocol.max_epochs, monitor=Protocol.monitor)
+    return next((name for name, known in PROTOCOLS.items() if known == plain), "own protocol")
+
+
+def _protocol(protocol: Protocol) -> str:
+    listed = ", ".join(f"{name} {value}" for name, value in asdict(protocol).items())
+    return (
+        f"Protocol: {listed}. The weight is chosen on each split by validation accuracy, the "
+        "least of the best. ± is the standard deviation over splits."
     )
-    axes.legend(frameon=False, loc="upper center")
 
 
-def _draw_accuracies(axes: Any, chosen: dict[str, list[Run]]) -> None:
-    for k, runs in enumerate(chosen.values()):
-        values = [100 * run.outcome.test_accuracy for run in runs]
-        axes.plot([k] * len(values), values, "o", color=f"C{k}", alpha=0.6)
-        axes.plot(k, statistics.fmean(values), "_", color=f"C{k}", markersize=26)
-    axes.set(ylabel="test accuracy (%)", title="Each split, and the mean")
-    axes.set_xticks(range(len(chosen)), list(chosen))
-    axes.margins(x=0.2)
+def _ranks(table: DataFrame, blocks: str) -> str:
+    ranks, test, pairs = mean_ranks(table), friedman(table), nemenyi(table)
+    names = list(table)
+    rows = [(n, f"{ranks[n]:.2f}", *(f"{pairs.loc[n, m]:.3g}" for m in names)) for n in names]
+    return (
+        f"Friedman's test over {len(table)} blocks: statistic {test.statistic:.4g}, "
+        f"p = {test.p:.3g}. The blocks are {blocks}. P-values of Nemenyi's test; critical "
+        f"difference of the mean ranks at 5%: {critical_difference(len(names), len(table)):.2f}."
+        "\n\n" + _table(("regulariser", "mean rank", *names), rows)
+    )
 
 
-def _write_csv(runs: Sequence[Run], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        columns = ["test_accuracy", "validation_accuracy", "epochs", "seconds", "diverged"]
-        writer = csv.writer(file)
-        writer.writerow(["regulariser", "weight", "seed", *columns])
-        for run in runs:
-            outcome = asdict(run.outcome)
-            values = [outcome[column] for column in columns]
-            writer.writerow([run.arm.regulariser, run.arm.weight, run.seed, *values])
+def _differences(table: DataFrame, runs: Sequence[Run]) -> str:
+    if "none" not in table or len(table) < 2:
+        return "No paired differences: they need `none` and at least 2 splits."
+    ratio = runs[0].outcome.test_size / runs[0].outcome.train_size
+    rows = []
+    for name in table:
+        if name != "none":
+            d = paired_difference(table, name, "none", ratio)
+            interval = f"{d.low:+.2f} to {d.high:+.2f}"
+            rows.append((name, f"{d.mean:+.2f}", interval, f"{d.t:.2f}", f"{d.p:.3g}"))
+    header = ("regulariser", "gain over none", "95% interval", "corrected t", "corrected p")
+    return (
+        f"Paired differences in test accuracy (%) over {len(table)} splits. The interval is the "
+        "percentile bootstrap's and holds for these samples; the corrected resampled t-test "
+        "(Nadeau and Bengio) allows for the overlap of the training parts.\n\n"
+        + _table(header, rows)
+    )
+
+
+def _neurons(chosen: Sequence[Run]) -> str:
+    grouped = figures.by_regulariser(chosen)
+    time_of = {
+        name: sum(r.outcome.seconds for r in runs) / sum(r.outcome.epochs for r in runs)
+        for name, runs in grouped.items()
+    }
+    rows = []
+    for name, runs in grouped.items():
+        before, after = ([getattr(r.outcome, w) for r in runs] for w in ("before", "after"))
+        overhead = f"{time_of[name] / time_of['none']:.2f}" if "none" in time_of else "-"
+        rows.append(
+            (
+                name,
+                *(f"{fmean(n.correlation for n in part):.3f}" for part in (before, after)),
+                *(f"{fmean(n.median for n in part):.3f}" for part in (before, after)),
+                f"{1000 * time_of[name]:.1f}",
+                overhead,
+                f"{100 * fmean(r.outcome.off for r in runs):.1f}",
+            )
+        )
+    header = (
+        *("regulariser", "mean abs. correlation before", "after", "median death before", "after"),
+        *("ms per epoch", "times none", "batches switched off (%)"),
+    )
+    return "Neurons, on the validation part; time.\n\n" + _table(header, rows)
+
+
+def _across(runs: Sequence[Run]) -> str:
+    """Ranks with problems as blocks, for each protocol that has several."""
+    import pandas as pd
+
+    means: dict[Protocol, dict[str, Series]] = {}
+    for problem in dict.fromkeys(run.problem for run in runs):
+        table = scores(select(run for run in runs if run.problem == problem))
+        of_protocol = means.setdefault(problem.protocol, {})
+        of_protocol[f"{problem.model} on {problem.data}"] = table.mean()
+    parts = ["## Problems as blocks"]
+    for protocol, columns in means.items():
+        table = pd.DataFrame(columns).T.dropna(axis="columns")
+        parts.append(f"### {_name(protocol)}")
+        try:
+            parts.append(_ranks(table, "mean accuracies on each problem"))
+        except InputError as reason:
+            parts.append(f"No test of ranks: {reason}")
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ("-",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def _png(figure: Figure) -> Callable[[Path], object]:
+    return lambda path: figure.savefig(path, dpi=150, format="png")
 
 
 def _whole(path: Path, make: Callable[[Path], object]) -> Path:

@@ -13,12 +13,25 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from topoloss import registry
 from topoloss.attachment import attach
 from topoloss.compare.data import Part, Split
-from topoloss.errors import NonFiniteError
+from topoloss.compare.degenerate import OffWhenDegenerate
+from topoloss.errors import NonFiniteError, check_choice
 from topoloss.regularisers import Regulariser
 
-__all__ = ["Epoch", "Outcome", "Protocol", "train"]
+__all__ = [
+    "DEATH_BINS",
+    "PROTOCOLS",
+    "Epoch",
+    "Neurons",
+    "Outcome",
+    "Protocol",
+    "protocol",
+    "train",
+]
+
+DEATH_BINS = 50
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,16 @@ class Protocol:
         Epochs without a strictly lower validation loss that are tolerated.
     learning_rate, momentum, decay, decay_steps
         Nesterov momentum; the rate is ``learning_rate * decay ** (step // decay_steps)``.
+    monitor : {"loss", "accuracy"}
+        Of the validation part, without the penalty; what early stopping looks at. The
+        authors' code takes the loss, their paper says accuracy.
     eval_pass : bool
         Value a separate pass in evaluation mode, as the authors did, not the training pass.
+    off_when_degenerate : bool
+        Switch the regulariser off in degenerate batches; see
+        :class:`topoloss.compare.degenerate.OffWhenDegenerate`.
+    divide_twice : bool
+        Divide pixels by their range once more, as the authors did.
 
     References
     ----------
@@ -49,7 +70,35 @@ class Protocol:
     momentum: float = 0.9
     decay: float = 0.95
     decay_steps: int = 3520
+    monitor: str = "loss"
     eval_pass: bool = False
+    off_when_degenerate: bool = False
+    divide_twice: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("monitor", self.monitor, ("loss", "accuracy"))
+
+
+# The same experiment with the authors' behaviour, with its defects mended, and with the
+# values of the training pass, which `attach` takes by default.
+PROTOCOLS = {
+    "faithful": Protocol(eval_pass=True, off_when_degenerate=True, divide_twice=True),
+    "fixed": Protocol(eval_pass=True),
+    "training-forward": Protocol(),
+}
+
+
+def protocol(name: str) -> Protocol:
+    """Return the protocol of that name.
+
+    Examples
+    --------
+    >>> from topoloss.compare.training import protocol
+    >>> protocol("fixed").eval_pass
+    True
+    """
+    check_choice("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -62,22 +111,45 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Neurons:
+    """How alike the neurons are, on the validation part, in evaluation mode.
+
+    Attributes
+    ----------
+    deaths : tuple of int
+        Counts of the deaths in dimension 0, of all neurons, in 50 equal bins of [0, 1].
+    lowest, median, highest : float
+        Of the deaths.
+    correlation : float
+        Mean absolute correlation over all pairs.
+    """
+
+    deaths: tuple[int, ...]
+    lowest: float
+    median: float
+    highest: float
+    correlation: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a run came to.
 
     Attributes
     ----------
     test_accuracy, validation_accuracy : float
-        Of the weights with the lowest validation loss.
+        Of the weights that early stopping restored.
     epochs : int
         Epochs trained.
     seconds : float
         Wall-clock time of the training loop.
     diverged : bool
-        Whether training stopped because a loss or an activation was no longer finite.
-    deaths_before, deaths_after : list of float
-        Deaths of the correlation dissimilarity on the validation part, over all neurons,
-        in evaluation mode.
+        The loss or an activation became infinite or NaN, which ended the run.
+    off : float
+        Fraction of the batches in which the regulariser was switched off.
+    train_size, test_size : int
+    before, after : Neurons
+        Before training, and with the restored weights.
     """
 
     test_accuracy: float
@@ -85,8 +157,11 @@ class Outcome:
     epochs: int
     seconds: float
     diverged: bool
-    deaths_before: list[float]
-    deaths_after: list[float]
+    off: float
+    train_size: int
+    test_size: int
+    before: Neurons
+    after: Neurons
 
 
 def train(
@@ -118,18 +193,19 @@ def train(
     -------
     Outcome
     """
-    deaths_before = _deaths(model, split.validation)
+    before = _neurons(model, split.validation)
+    made, switch = _switched(regulariser, protocol)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=protocol.learning_rate, momentum=protocol.momentum, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: protocol.decay ** (step // protocol.decay_steps)
     )
-    best_loss, best = float("inf"), copy.deepcopy(model.state_dict())
+    best_merit, best = float("-inf"), copy.deepcopy(model.state_dict())
     number = stale = 0
     diverged = False
     start = time.perf_counter()
-    with attach(model, regulariser, eval_pass=protocol.eval_pass) as penalty:
+    with attach(model, made, eval_pass=protocol.eval_pass) as penalty:
         for batches in _epochs(split.train, protocol, seed):
             number += 1
             model.train()
@@ -139,8 +215,9 @@ def train(
             loss, accuracy = _evaluate(model, split.validation)
             on_epoch(Epoch(number, loss, accuracy))
             stale += 1
-            if loss < best_loss:
-                best_loss, best, stale = loss, copy.deepcopy(model.state_dict()), 0
+            merit = accuracy if protocol.monitor == "accuracy" else -loss
+            if merit > best_merit:
+                best_merit, best, stale = merit, copy.deepcopy(model.state_dict()), 0
             if stale > protocol.patience:
                 break
     seconds = time.perf_counter() - start
@@ -151,9 +228,22 @@ def train(
         epochs=number,
         seconds=seconds,
         diverged=diverged,
-        deaths_before=deaths_before,
-        deaths_after=_deaths(model, split.validation),
+        off=switch.off / switch.batches if switch is not None and switch.batches else 0.0,
+        train_size=len(split.train.y),
+        test_size=len(split.test.y),
+        before=before,
+        after=_neurons(model, split.validation),
     )
+
+
+def _switched(
+    regulariser: str | Regulariser, protocol: Protocol
+) -> tuple[Regulariser, OffWhenDegenerate | None]:
+    made = registry.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
+    if protocol.off_when_degenerate and made.observes == "activations":
+        switch = OffWhenDegenerate(made)
+        return switch, switch
+    return made, None
 
 
 def _epochs(part: Part, protocol: Protocol, seed: int) -> Iterator[Iterator[Part]]:
@@ -197,9 +287,19 @@ def _evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _deaths(model: nn.Module, part: Part) -> list[float]:
+def _neurons(model: nn.Module, part: Part) -> Neurons:
     model.eval()
+    x = part.x[:4096]
     with attach(model, "t1") as penalty:
-        model(part.x[:4096])
+        model(x)
         deaths: Float[Tensor, " deaths"] = penalty.diagrams()[0].deaths
-    return [float(d) for d in deaths]
+    with attach(model, "naive") as penalty:
+        model(x)
+        correlation = penalty().item()
+    return Neurons(
+        deaths=tuple(int(n) for n in deaths.float().histc(DEATH_BINS, 0, 1)),
+        lowest=deaths.min().item(),
+        median=deaths.median().item(),
+        highest=deaths.max().item(),
+        correlation=correlation,
+    )

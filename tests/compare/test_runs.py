@@ -1,0 +1,54 @@
+import pytest
+
+import topoloss
+from topoloss.compare.runs import Arm, Problem, Run, read, write
+from topoloss.compare.training import protocol
+
+
+@pytest.fixture
+def runs(outcome):
+    return [
+        Run(Problem(), Arm("none", 0.0), 0, outcome(1 / 3, 0.1 + 0.2)),
+        Run(Problem("net1", "a:b", protocol("faithful")), Arm("t1", 1e-5), 7, outcome(0.9, 0.8)),
+        Run(Problem(), Arm("t2", 5.0), 1, outcome(0.1, 0.1, diverged=True, off=0.25)),
+    ]
+
+
+def test_runs_are_read_back_as_they_were(runs, tmp_path):
+    write(runs, tmp_path / "runs.csv")
+    assert read(tmp_path / "runs.csv") == runs
+
+
+def test_columns_are_in_the_documented_order(runs, tmp_path):
+    write(runs, tmp_path / "runs.csv")
+    header = (tmp_path / "runs.csv").read_text(encoding="utf-8").split("\n")[0].strip().split(",")
+    assert header[:3] == ["model", "data", "batch_size"]
+    assert header.index("divide_twice") + 1 == header.index("regulariser")
+    assert header[header.index("regulariser") :][:4] == [
+        *("regulariser", "weight", "seed", "test_accuracy")
+    ]
+    assert header[-10] == "before_deaths"
+    assert header[-1] == "after_correlation"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("weight", "wait", 1), r"columns differ in \['wait', 'weight'\]"),
+        (lambda text: text.replace("t2,5.0", "t2,much"), "line 4 holds no run: could not convert"),
+        (lambda text: text.replace("True", "yes"), "line 3 holds no run"),
+        (lambda text: text.strip() + ",1", "line 4 holds no run"),
+        (lambda text: "", "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_runs_is_refused(runs, tmp_path, change, message):
+    path = tmp_path / "runs.csv"
+    write(runs, path)
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(topoloss.InputError, match=message):
+        read(path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(topoloss.InputError, match=r"cannot be read from .*none\.csv"):
+        read(tmp_path / "none.csv")

@@ -1,0 +1,126 @@
+"""The figures of a comparison; each takes chosen runs, or all, and returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from topoloss.compare.runs import Run
+from topoloss.compare.statistics import critical_difference, mean_ranks, nemenyi
+from topoloss.compare.training import DEATH_BINS
+from topoloss.extras import needs_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["accuracies_and_deaths", "by_regulariser", "critical_differences", "weights"]
+
+
+def by_regulariser(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs, in the order in which regularisers appear."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.arm.regulariser, []).append(run)
+    return grouped
+
+
+def accuracies_and_deaths(chosen: Sequence[Run]) -> Figure:
+    """Densities of the deaths before and after training, over all splits; test accuracies."""
+    grouped = by_regulariser(chosen)
+    if len(chosen) == 1:
+        figure = _figure(7, 4.2)
+        _draw_densities(figure.subplots(), grouped)
+    else:
+        figure = _figure(11, 4.2)
+        densities, accuracies = figure.subplots(1, 2, width_ratios=(3, 2))
+        _draw_densities(densities, grouped)
+        _draw_accuracies(accuracies, grouped)
+    _without_frame(figure)
+    return figure
+
+
+def weights(runs: Sequence[Run]) -> Figure:
+    """Validation accuracy against weight, mean and range over splits; the baseline without."""
+    figure = _figure(7, 4.2)
+    axes = figure.subplots()
+    for k, (name, of_name) in enumerate(by_regulariser(runs).items()):
+        at_weight: dict[float, list[float]] = {}
+        for run in sorted(of_name, key=lambda r: r.arm.weight):
+            value = 100 * run.outcome.validation_accuracy
+            at_weight.setdefault(run.arm.weight, []).append(value)
+        means = [statistics.fmean(values) for values in at_weight.values()]
+        if list(at_weight) == [0.0]:
+            axes.axhline(means[0], color=f"C{k}", linestyle="--", label=name)
+            continue
+        axes.plot(list(at_weight), means, "o-", color=f"C{k}", label=name)
+        lows, highs = (list(map(end, at_weight.values())) for end in (min, max))
+        axes.fill_between(list(at_weight), lows, highs, color=f"C{k}", alpha=0.12, linewidth=0)
+    # A weight of 0 has no place on a logarithmic axis.
+    least = min((run.arm.weight for run in runs if run.arm.weight), default=1.0)
+    axes.set_xscale("symlog", linthresh=least)
+    axes.set(xlabel="weight", ylabel="validation accuracy (%)", title="Mean and range over splits")
+    axes.legend(frameon=False)
+    _without_frame(figure)
+    return figure
+
+
+def critical_differences(scores: DataFrame) -> Figure:
+    """Mean ranks; a bar joins regularisers that Nemenyi's test does not tell apart at 5%."""
+    with needs_extra("compare"):
+        from scikit_posthocs import critical_difference_diagram
+    figure = _figure(8, 2.5)
+    blocks, treatments = scores.shape
+    axes = figure.subplots()
+    critical_difference_diagram(
+        mean_ranks(scores),
+        nemenyi(scores),
+        cd=critical_difference(treatments, blocks),
+        ax=axes,
+        label_fmt_left="{label} ({rank:.2f})",
+        label_fmt_right="({rank:.2f}) {label}",
+    )
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    with needs_extra("compare"):
+        from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _without_frame(figure: Figure) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
+    edges = [k / DEATH_BINS for k in range(DEATH_BINS + 1)]
+
+    def draw(deaths: Sequence[tuple[int, ...]], **style: Any) -> None:
+        counts = [sum(bin_counts) for bin_counts in zip(*deaths, strict=True)]
+        axes.stairs([DEATH_BINS * n / sum(counts) for n in counts], edges, **style)
+
+    before = [run.outcome.before.deaths for run in next(iter(grouped.values()))]
+    draw(before, fill=True, color="0.85", label="before training")
+    for k, (name, runs) in enumerate(grouped.items()):
+        after = [run.outcome.after.deaths for run in runs]
+        draw(after, linewidth=1.6, color=f"C{k}", label=f"after, {name}")
+    axes.set(
+        xlabel="death: 1 - |r| along an edge of the spanning tree (1: constant neurons)",
+        ylabel="density",
+        title="Deaths in dimension 0, all neurons",
+    )
+    axes.legend(frameon=False, loc="upper center")
+
+
+def _draw_accuracies(axes: Axes, grouped: dict[str, list[Run]]) -> None:
+    for k, runs in enumerate(grouped.values()):
+        values = [100 * run.outcome.test_accuracy for run in runs]
+        axes.plot([k] * len(values), values, "o", color=f"C{k}", alpha=0.6)
+        axes.plot(k, statistics.fmean(values), "_", color=f"C{k}", markersize=26)
+    axes.set(ylabel="test accuracy (%)", title="Each split, and the mean")
+    axes.set_xticks(range(len(grouped)), list(grouped))
+    axes.margins(x=0.2)

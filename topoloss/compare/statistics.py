@@ -1,0 +1,316 @@
+"""What may be concluded from a comparison: ranks, tests and intervals over blocks.
+
+A table of scores has a row for each block (a split of one data set, or a whole data set) and
+a column for each regulariser; higher scores are better. What a test licenses depends on the
+blocks: splits of one data set share samples, so they are no independent data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from topoloss.errors import InputError
+from topoloss.extras import needs_extra
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+    from topoloss.compare.runs import Run
+
+__all__ = [
+    "Friedman",
+    "PairedDifference",
+    "corrected_t_test",
+    "critical_difference",
+    "friedman",
+    "mean_ranks",
+    "nemenyi",
+    "paired_difference",
+    "scores",
+    "select",
+]
+
+
+class Friedman(NamedTuple):
+    statistic: float
+    p: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A regulariser's scores less those of a baseline on the same splits.
+
+    Attributes
+    ----------
+    mean : float
+    low, high : float
+        Bootstrap interval of the mean, by percentiles.
+    t, p : float
+        The corrected resampled t-test, two-sided.
+    """
+
+    mean: float
+    low: float
+    high: float
+    t: float
+    p: float
+
+
+def select(runs: Iterable[Run]) -> list[Run]:
+    """Choose the weight of each regulariser on each split of each problem by validation.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+
+    Returns
+    -------
+    list of Run
+        For each problem, regulariser and seed the run with the best validation accuracy, the
+        least weight among the best; in the order in which problems and regularisers were
+        given, and of the seeds.
+
+    Notes
+    -----
+    Test accuracies play no part, so those of the chosen runs are unbiased by the choice.
+    """
+    best: dict[tuple[int, int, int], Run] = {}
+    order: dict[Any, int] = {}
+    for run in runs:
+        key = (
+            order.setdefault(run.problem, len(order)),
+            order.setdefault(run.arm.regulariser, len(order)),
+            run.seed,
+        )
+        rival = best.get(key)
+        if rival is None or _merit(run) > _merit(rival):
+            best[key] = run
+    return [best[key] for key in sorted(best)]
+
+
+def _merit(run: Run) -> tuple[float, float]:
+    return run.outcome.validation_accuracy, -run.arm.weight
+
+
+def scores(chosen: Iterable[Run]) -> DataFrame:
+    """Tabulate the test accuracies of chosen runs of one problem, in percent.
+
+    Returns
+    -------
+    DataFrame, shape (splits, regularisers)
+        Without the splits that some regulariser has not met.
+
+    Raises
+    ------
+    InputError
+        If the runs are of several problems.
+    """
+    with needs_extra("compare"):
+        import pandas as pd
+    chosen = list(chosen)
+    if len({run.problem for run in chosen}) > 1:
+        raise InputError("scores of several problems were asked for at once; give those of one.")
+    columns: dict[str, dict[int, float]] = {}
+    for run in chosen:
+        columns.setdefault(run.arm.regulariser, {})[run.seed] = 100 * run.outcome.test_accuracy
+    return pd.DataFrame(columns).dropna().sort_index()
+
+
+def mean_ranks(scores: DataFrame) -> Series:
+    """Mean rank of each treatment over the blocks: 1 is best, ties share their mean.
+
+    Notes
+    -----
+    Descriptive: it licenses no more than a statement on these very blocks.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from topoloss.compare.statistics import mean_ranks
+    >>> mean_ranks(pd.DataFrame({"none": [90, 91], "t1": [92, 91]})).to_dict()
+    {'none': 1.75, 't1': 1.25}
+    """
+    return scores.rank(axis=1, ascending=False).mean()
+
+
+def friedman(scores: DataFrame) -> Friedman:
+    """Friedman's test that all treatments rank alike.
+
+    Raises
+    ------
+    InputError
+        For fewer than 3 treatments or 2 blocks, or scores that are all tied.
+
+    Notes
+    -----
+    Licenses a statement on new blocks if the blocks are independent. Data sets are; splits of
+    one data set are not, and make the p-value too small. It is then a statement on splits of
+    this one data set, and :func:`corrected_t_test` is the one to trust.
+
+    References
+    ----------
+    Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from topoloss.compare.statistics import friedman
+    >>> friedman(pd.DataFrame({"a": [1, 1, 1], "b": [2, 2, 2], "c": [3, 3, 3]})).statistic
+    6.0
+    """
+    _check_blocks(scores)
+    with needs_extra("compare"):
+        from scipy.stats import friedmanchisquare
+    result = friedmanchisquare(*scores.to_numpy().T)
+    return Friedman(float(result.statistic), float(result.pvalue))
+
+
+def nemenyi(scores: DataFrame) -> DataFrame:
+    """P-values of Nemenyi's test of all pairs, after Friedman's; corrected for their number.
+
+    Returns
+    -------
+    DataFrame, shape (treatments, treatments)
+
+    Raises
+    ------
+    InputError
+        As :func:`friedman`.
+
+    Notes
+    -----
+    Licenses what :func:`friedman` does, of pairs: with splits as blocks the p-values are too
+    small for a claim about other data sets.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from topoloss.compare.statistics import nemenyi
+    >>> nemenyi(pd.DataFrame({"a": [1, 1], "b": [2, 2], "c": [3, 3]})).loc["a", "c"].round(3)
+    np.float64(0.112)
+    """
+    _check_blocks(scores)
+    with needs_extra("compare"):
+        from scikit_posthocs import posthoc_nemenyi_friedman
+    return posthoc_nemenyi_friedman(scores)
+
+
+def critical_difference(treatments: int, blocks: int, alpha: float = 0.05) -> float:
+    """Mean ranks that differ by more do so significantly, by Nemenyi's test.
+
+    Examples
+    --------
+    >>> from topoloss.compare.statistics import critical_difference
+    >>> round(critical_difference(4, 14), 2)  # the example of Demsar (2006), section 3.2.2
+    1.25
+    """
+    with needs_extra("compare"):
+        from scipy.stats import studentized_range
+    q = studentized_range.ppf(1 - alpha, treatments, np.inf) / sqrt(2)
+    return float(q * sqrt(treatments * (treatments + 1) / (6 * blocks)))
+
+
+def paired_difference(
+    scores: DataFrame, treatment: str, baseline: str, test_per_train: float
+) -> PairedDifference:
+    """Compare a treatment with a baseline, split by split.
+
+    Parameters
+    ----------
+    scores : DataFrame, shape (splits, treatments)
+        At least 2 splits of one data set.
+    treatment, baseline : str
+        Columns.
+    test_per_train : float
+        Size of the test part over that of the training part.
+
+    Notes
+    -----
+    The interval is that of percentiles of 9999 bootstrap means, with a fixed seed: unlike BCa
+    it is defined when all differences are equal. It resamples splits as if they were
+    independent, so it licenses a statement on the mean over such splits of these very samples,
+    and is too narrow for new samples. The corrected t-test beside it allows for that.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from topoloss.compare.statistics import paired_difference
+    >>> two = pd.DataFrame({"none": [90.0, 91.0, 90.0], "t1": [92.0, 92.0, 93.0]})
+    >>> difference = paired_difference(two, "t1", "none", test_per_train=0.5)
+    >>> difference.low, difference.mean, difference.high
+    (1.0, 2.0, 3.0)
+    """
+    with needs_extra("compare"):
+        from scipy.stats import bootstrap
+    differences = (scores[treatment] - scores[baseline]).to_numpy()
+    t, p = corrected_t_test(differences, test_per_train)
+    interval = bootstrap(
+        (differences,), np.mean, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return PairedDifference(
+        float(differences.mean()), float(interval.low), float(interval.high), t, p
+    )
+
+
+def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, float]:
+    """Corrected resampled t-test of Nadeau and Bengio: statistic and two-sided p-value.
+
+    Parameters
+    ----------
+    differences : array_like, shape (splits,)
+        Paired differences over random splits of one data set.
+    test_per_train : float
+        Size of the test part over that of the training part.
+
+    Raises
+    ------
+    InputError
+        For fewer than 2 splits.
+
+    Notes
+    -----
+    The variance of the mean over k splits is taken as ``(1/k + test/train) * s**2``, with k - 1
+    degrees of freedom, because the training parts overlap. Licenses, approximately, a
+    statement on new samples from the same source; never on other data sets. Differences that
+    are all equal have no variance: the statistic is then infinite, or 0 if they are 0.
+
+    References
+    ----------
+    Nadeau, Bengio, Inference for the generalization error, Machine Learning 52 (2003).
+
+    Examples
+    --------
+    >>> from topoloss.compare.statistics import corrected_t_test
+    >>> t, p = corrected_t_test([1, 2, 3], test_per_train=2 / 3)  # variance of the mean: 1
+    >>> round(t, 12), round(p, 3)
+    (2.0, 0.184)
+    """
+    with needs_extra("compare"):
+        from scipy.stats import t as student
+    differences = np.asarray(differences, dtype=float)
+    k = len(differences)
+    if k < 2:
+        raise InputError(f"{k} paired difference was given; a test over splits needs at least 2.")
+    mean = differences.mean()
+    error = sqrt((1 / k + test_per_train) * differences.var(ddof=1))
+    if error == 0:
+        statistic = float(np.copysign(np.inf, mean)) if mean else 0.0
+    else:
+        statistic = float(mean / error)
+    return statistic, float(2 * student.sf(abs(statistic), k - 1))
+
+
+def _check_blocks(scores: DataFrame) -> None:
+    blocks, treatments = scores.shape
+    if blocks < 2 or treatments < 3:
+        raise InputError(
+            f"{treatments} treatments on {blocks} blocks were given; Friedman's and Nemenyi's "
+            "tests need at least 3 treatments on 2 blocks."
+        )
+    if (scores.nunique(axis=1) == 1).all():
+        raise InputError("all scores of each block are tied, so there is nothing to rank.")
