@@ -140,6 +140,9 @@ def test_float32_products_in_lower_precision_change_no_tree(by_tiles, monkeypatc
     torch.set_float32_matmul_precision("medium")
     try:
         assert torch.equal(tree(v, "dot_descending"), expected)
+        made = similarities.Similarities(v[None], METRICS["dot_descending"], torch.float32)
+        # Both factors of unit vectors' products may be rounded to 8 bits.
+        assert made.margins[0] > 2 * 2**-8
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -302,6 +305,7 @@ v = torch.nn.functional.normalize(1 + 0.1 * torch.randn(300, 16), dim=1)
 mst = topoloss.persistence("mst")
 expected = mst.from_features(v, "dot_descending")[0].death_edges
 torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+assert similarities.Similarities(v[None], 1, torch.float32).margins[0] > 2 * 2**-8
 assert torch.equal(mst.from_features(v, "dot_descending")[0].death_edges, expected)
 """
 
