@@ -18,6 +18,7 @@ from benchmarks.contestants import LIMIT, OURS
 from benchmarks.rows import Row
 from benchmarks.t1_step import FILES
 from benchmarks.training import PROFILE, TRAINING
+from topoloss.compare.tables import as_markdown
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "benchmark.png"
 # Below this, what a call costs whatever n is outweighs what grows with it.
@@ -55,7 +56,7 @@ def speed_table(timed: Sequence[Row]) -> str:
             ]
         )
     header = ["neurons", "Gram product alone", "topoloss", "ratio"]
-    return _markdown([*header, "the paper's way", "times faster"], cells)
+    return as_markdown([*header, "the paper's way", "times faster"], cells)
 
 
 def table_by_size(timed: Sequence[Row], quantity: str) -> str:
@@ -67,7 +68,7 @@ def table_by_size(timed: Sequence[Row], quantity: str) -> str:
         own = [_row(timed, name, n) for n, _ in sizes]
         values = [_number(row[quantity]) or row["note"] for row in own]
         cells.append([name, own[0]["computes"], *values])
-    return _markdown(header, cells)
+    return as_markdown(header, cells)
 
 
 def exponents(timed: Sequence[Row], quantity: str = "median_ms") -> dict[str, float]:
@@ -89,7 +90,7 @@ def exponents(timed: Sequence[Row], quantity: str = "median_ms") -> dict[str, fl
 def exponent_table(timed: Sequence[Row]) -> str:
     time, memory = exponents(timed), exponents(timed, "extra_mib")
     cells = [[name, f"{time[name]:.2f}", f"{memory[name]:.2f}"] for name in time]
-    return _markdown(["contestant", "time", "memory"], cells)
+    return as_markdown(["contestant", "time", "memory"], cells)
 
 
 def target_table(timed: Sequence[Row], trained: Sequence[Row]) -> str:
@@ -103,17 +104,17 @@ def target_table(timed: Sequence[Row], trained: Sequence[Row]) -> str:
     cells.append(["50,000: extra memory in MiB", "at most 1536", f"{memory}"])
     step = next(row["over_plain"] for row in trained if row["regulariser"] == "t1")
     cells.append(["network 0: a step over the plain step", "at most 2.3", step])
-    return _markdown(["", "target", "measured"], cells)
+    return as_markdown(["", "target", "measured"], cells)
 
 
 def training_table(trained: Sequence[Row]) -> str:
     columns = ("regulariser", "median_ms", "over_plain")
-    return _markdown(["regulariser", "ms", "over plain"], _columns(trained, columns))
+    return as_markdown(["regulariser", "ms", "over plain"], _columns(trained, columns))
 
 
 def profile_table(profile: Sequence[Row]) -> str:
     columns = ("activations", "part", "median_ms", "share")
-    return _markdown(["activations", "part", "ms", "share"], _columns(profile, columns))
+    return as_markdown(["activations", "part", "ms", "share"], _columns(profile, columns))
 
 
 def gpu_table(timed: Sequence[Row]) -> str:
@@ -174,11 +175,6 @@ def _number(text: str) -> str:
 
 def _columns(found: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
     return [[row[name] for name in names] for row in found]
-
-
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["-"] * len(header), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

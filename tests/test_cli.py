@@ -92,7 +92,8 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
     status, _, _ = run(*command)
     assert status == 0
     assert files_in(tmp_path) == [
-        *("figure.png", "report.md", "runs.csv", "study.db", "table.md", "weights.png")
+        *("differences.md", "figure.png", "neurons.md", "ranks.md", "report.md", "runs.csv"),
+        *("study.db", "table.md", "weights.png"),
     ]
     first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
     run(*command)
@@ -123,6 +124,8 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
             ("compare", "none", "--data", "breast-cancer", "--protocol", "faithful"),
             "no pixels to divide twice",
         ),
+        (("compare", "none", "--device", "tpu9"), "device='tpu9' cannot be used here"),
+        (("train", "--device", "tpu9"), "device='tpu9' cannot be used here"),
         (("report", "nowhere.csv"), "cannot be read from nowhere.csv"),
     ],
 )
@@ -140,7 +143,7 @@ def test_a_command_that_fails_says_why_and_writes_nothing(
 def test_compare_in_all_its_options(run, tmp_path):
     command = (
         *("compare", "none", "l2=1e-5,1e-3", "--search", "tpe", "--trials", 2, "--splits", 2),
-        *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "accuracy", "--jobs", 2),
+        *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "score", "--jobs", 2),
     )
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
     status, out, _ = run(*command, "--out", tmp_path / "a", "--storage", shared)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import topoloss
 from topoloss import registry
-from topoloss.compare import objects, report, runs, sweep
+from topoloss.compare import networks, objects, report, runs, sweep
 from topoloss.compare.runs import Arm, Problem, Run
 from topoloss.compare.training import Epoch, protocol
 from topoloss.errors import OptionError, PluginWarning, TopolossError, check_choice
@@ -40,12 +40,16 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option(help="net0, net1, net2 of the paper, or package.module:function")
+    str,
+    typer.Option(
+        help="net0, net1, net2 of the paper, vgg256 and its like, or package.module:function"
+    ),
 ]
 DataName = Annotated[
     str,
     typer.Option(
-        "--data", help="digits, breast-cancer, mnist, cifar10, or package.module:function"
+        "--data",
+        help="digits, breast-cancer, diabetes, mnist, cifar10, or package.module:function",
     ),
 ]
 ProtocolName = Annotated[
@@ -53,10 +57,12 @@ ProtocolName = Annotated[
     typer.Option(
         "--protocol",
         help="training-forward: value the training pass. fixed: a pass in evaluation mode, as "
-        "the paper's authors. faithful: as their code, with its defects.",
+        "the paper's authors. faithful: as their code, with its defects. switch-off: with the "
+        "regulariser off in degenerate batches alone of these.",
     ),
 ]
-Monitor = Annotated[str, typer.Option(help="loss or accuracy: what stops training early.")]
+Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
+Monitor = Annotated[str, typer.Option(help="loss or score: what stops training early.")]
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after this many epochs.")]
 
 
@@ -149,6 +155,7 @@ def train_command(
     protocol_name: ProtocolName = "training-forward",
     monitor: Monitor = "loss",
     max_epochs: MaxEpochs = 1200,
+    device: Device = "cpu",
     plot: Annotated[Path | None, typer.Option(help="PNG of the density of deaths.")] = None,
 ) -> None:
     """Train one network with one regulariser, and show its accuracy and deaths."""
@@ -161,6 +168,7 @@ def train_command(
             raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
         weight = _USEFUL_WEIGHTS[regulariser]
     problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
+    sweep.check(problem, device)
     arm = Arm(regulariser, weight)
     with _progress(console) as progress:
         task = progress.add_task(str(arm), total=max_epochs, detail="")
@@ -169,7 +177,7 @@ def train_command(
             progress.update(task, advance=1, detail=_epoch_detail(epoch))
 
         try:
-            trained = sweep.run(problem, arm, seed, advance)
+            trained = sweep.run(problem, arm, seed, advance, device)
         except KeyboardInterrupt:
             console.print("interrupted; nothing was written")
             raise typer.Exit(130) from None
@@ -185,8 +193,8 @@ def train_command(
     table.add_row("mean abs. correlation", f"{before.correlation:.3f}", f"{after.correlation:.3f}")
     console.print(table)
     console.print(
-        f"test accuracy {100 * outcome.test_accuracy:.2f} %, validation "
-        f"{100 * outcome.validation_accuracy:.2f} %, {outcome.epochs} epochs, "
+        f"test {outcome.metric} {100 * outcome.test_score:.2f} %, validation "
+        f"{100 * outcome.validation_score:.2f} %, {outcome.epochs} epochs, "
         f"{outcome.seconds:.1f} s" + (", diverged" if outcome.diverged else "")
     )
     if plot is not None:
@@ -211,6 +219,7 @@ def compare(
         str, typer.Option(help="grid: each weight. tpe: between a lowest and a highest weight.")
     ] = "grid",
     trials: Annotated[int, typer.Option(min=1, help="For tpe: weights on each split.")] = 20,
+    device: Device = "cpu",
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
     storage: Annotated[
         str | None,
@@ -232,7 +241,7 @@ def compare(
     check_choice("search", search, ("grid", "tpe"))
     searches = sweep.parse(arms, trials if search == "tpe" else None)
     problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
-    sweep.check(problem)
+    sweep.check(problem, device)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; name a folder.")
     if fresh and storage is not None:
@@ -252,6 +261,7 @@ def compare(
                 problem,
                 storage or sweep.database(out),
                 jobs=jobs,
+                device=device,
                 known=known_runs,
                 on_start=live.start,
                 on_epoch=live.epoch,
@@ -302,14 +312,14 @@ class _Live:
         self._show()
 
     def finish(self, run: Run) -> None:
-        accuracy = run.outcome.validation_accuracy
-        if self._best is None or accuracy > self._best.outcome.validation_accuracy:
+        score = run.outcome.validation_score
+        if self._best is None or score > self._best.outcome.validation_score:
             self._best = run
         self._epoch = ""
         self._progress.advance(self._task)
         self._show()
         self._progress.console.print(
-            f"{run.arm}, split {run.seed}: validation accuracy {100 * accuracy:.2f} %, "
+            f"{run.arm}, split {run.seed}: validation {run.outcome.metric} {100 * score:.2f} %, "
             f"{run.outcome.epochs} epochs" + (", diverged" if run.outcome.diverged else ""),
             highlight=False,
         )
@@ -319,8 +329,7 @@ class _Live:
         if self._best is not None:
             best = self._best
             parts.append(
-                f"best {best.arm}, split {best.seed}: "
-                f"{100 * best.outcome.validation_accuracy:.1f} %"
+                f"best {best.arm}, split {best.seed}: {100 * best.outcome.validation_score:.1f} %"
             )
         self._progress.update(self._task, detail="; ".join(filter(None, parts)))
 
@@ -331,8 +340,8 @@ def _write_report(console: Console, finished: list[Run], folder: Path) -> None:
 
 
 def _problem(model: str, data_name: str, name: str, monitor: str, max_epochs: int) -> Problem:
-    chosen = replace(protocol(name), max_epochs=max_epochs, monitor=monitor)
-    return Problem(model, data_name, chosen)
+    base = replace(networks.protocol(model), max_epochs=max_epochs, monitor=monitor)
+    return Problem(model, data_name, protocol(name, base))
 
 
 def _kinds(given: object, kind: str | None) -> list[str]:
@@ -351,14 +360,14 @@ def _outcome(case: Case) -> tuple[str, str]:
 
 
 def _rich_table(rows: list[report.Row], title: str) -> Table:
-    table = Table(*report.HEADER, title=title)
+    table = Table(*report.header(rows), title=title)
     for row in rows:
         table.add_row(*row.cells())
     return table
 
 
 def _epoch_detail(epoch: Epoch) -> str:
-    return f"epoch {epoch.number}, validation {100 * epoch.validation_accuracy:.1f} %"
+    return f"epoch {epoch.number}, validation {100 * epoch.validation_score:.1f} %"
 
 
 def _progress(console: Console) -> Progress:

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from torch import nn
 
@@ -18,6 +20,21 @@ def blobs():
 
 
 @pytest.fixture
+def openml(monkeypatch):
+    """Make OpenML give so many images, as it does: bytes in rows, and labels as strings."""
+
+    def give(n):
+        def fetch(name, **options):
+            pixels = {"mnist_784": 784, "CIFAR_10": 3072}[name]
+            images = (np.arange(pixels) + np.arange(n)[:, None]) % 256
+            return images.astype(float), np.array([str(k % 10) for k in range(n)], dtype=object)
+
+        monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+
+    return give
+
+
+@pytest.fixture
 def blob_split(blobs):
     return split(blobs, seed=0)
 
@@ -34,14 +51,14 @@ def small_network():
 def neurons(bin_of_all):
     counts = tuple(5 * (k == bin_of_all) for k in range(DEATH_BINS))
     death = (bin_of_all + 0.5) / DEATH_BINS
-    return Neurons(counts, death, death, death, correlation=1 - death)
+    return Neurons(counts, death, death, death, correlation=1 - death, constant=0)
 
 
 @pytest.fixture
 def outcome():
-    """An outcome with given accuracies and otherwise plain values."""
+    """An outcome with given scores and otherwise plain values."""
 
-    def make(test, validation, **changes):
+    def make(test, validation, metric="accuracy", **changes):
         plain = {
             "epochs": 10,
             "seconds": 1.0,
@@ -52,6 +69,6 @@ def outcome():
             "before": neurons(bin_of_all=10),
             "after": neurons(bin_of_all=40),
         }
-        return Outcome(test, validation, **(plain | changes))
+        return Outcome(metric, test, validation, **(plain | changes))
 
     return make

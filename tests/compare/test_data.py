@@ -1,7 +1,6 @@
 import sys
 import urllib.error
 
-import numpy as np
 import pytest
 import sklearn.datasets
 import torch
@@ -62,7 +61,7 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     monkeypatch.chdir(tmp_path)
     data = load("own_pair:load")
-    assert (data.train, data.validation, data.classes) == (30, 10, 4)
+    assert (data.train, data.validation, data.outputs) == (30, 10, 4)
     assert data.x.dtype == torch.float32
 
 
@@ -71,7 +70,9 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
     [
         ("3", "returned int; expected"),
         ("(np.zeros((5, 2)), np.zeros(4, int))", r"shapes \(5, 2\) and \(4,\)"),
-        ("(np.zeros((5, 2)), np.zeros(5))", "integer class labels"),
+        ("(np.zeros((5, 2)), np.zeros((5, 2), int))", "integer class labels"),
+        ("(np.zeros((5, 2)), np.zeros((5, 2, 2)))", r"floating-point targets, \(samples,\) or"),
+        ("(np.zeros((5, 2)), np.full(5, np.inf))", "5 of 5 targets hold NaN or infinity"),
         ("(np.zeros((5, 2)), np.array(['a'] * 5))", "cannot be made tensors of"),
         ("(np.zeros(5), np.zeros(5, int))", r"the inputs have shape \(5,\); expected"),
         ("(np.zeros((0, 2)), np.zeros(0, int))", r"the inputs have shape \(0, 2\); expected"),
@@ -115,20 +116,21 @@ def test_openml_without_a_network_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "pixels", "shape"), [("mnist", 784, (784,)), ("cifar10", 3072, (3, 32, 32))]
+    ("name", "n", "shape", "sizes"),
+    [("mnist", 70, (1, 28, 28), [48, 12, 10]), ("cifar10", 60, (3, 32, 32), [40, 10, 10])],
 )
-def test_openml_data_in_its_format(monkeypatch, name, pixels, shape):
-    """OpenML gives bytes in rows and labels as strings."""
-
-    def fetch(*args, **kwargs):
-        return np.full((4, pixels), 255.0), np.array(["3", "0", "9", "1"], dtype=object)
-
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+def test_openml_data_in_its_format(openml, name, n, shape, sizes):
+    """With a thousandth of the samples, split in the proportions of the whole."""
+    openml(n)
     data = load(name)
-    assert data.x.shape == (4, *shape)
-    assert data.x.max() == 1
-    assert data.y.tolist() == [3, 0, 9, 1]
-    assert data.fixed_test
+    assert data.x.shape == (n, *shape)
+    assert (data.x.min(), data.x.max()) == (0, 1)
+    # Pixel by pixel, then row by row, then channel by channel.
+    assert data.x[0].flatten()[:3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
+    assert data.y[:11].tolist() == [*range(10), 0]
+    parts = split(data, seed=0)
+    assert [len(part.y) for part in parts] == sizes
+    assert torch.equal(parts.test.y, data.y[-10:])
 
 
 def test_breast_cancer_is_standardised_by_the_training_part():
@@ -137,6 +139,27 @@ def test_breast_cancer_is_standardised_by_the_training_part():
     torch.testing.assert_close(parts.train.x.mean(0), torch.zeros(30), rtol=0, atol=1e-5)
     torch.testing.assert_close(parts.train.x.std(0, correction=0), torch.ones(30))
     assert parts.test.x.mean(0).abs().max() > 0.01
+
+
+def test_targets_of_a_regression_are_standardised_by_the_training_part():
+    diabetes = load("diabetes")
+    assert diabetes.outputs == 1
+    parts = split(diabetes, seed=3)
+    assert [part.y.shape for part in parts] == [(266, 1), (88, 1), (88, 1)]
+    torch.testing.assert_close(parts.train.y.mean(0), torch.zeros(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(parts.train.y.std(0, correction=0), torch.ones(1))
+    every = torch.cat([part.y for part in parts]).sort(0).values
+    expected = torch.tensor(sklearn.datasets.load_diabetes().target).sort().values
+    correlation = torch.corrcoef(torch.stack((every[:, 0].double(), expected)))[0, 1]
+    assert correlation == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((10,), 1), ((10, 3), 3)])
+def test_own_floating_point_targets_make_a_regression(own_module, shape, outputs):
+    name = own_module(f"import numpy as np\nload = lambda: (np.zeros((10, 2)), np.ones({shape}))\n")
+    data = load(f"{name}:load")
+    assert data.y.shape == (10, outputs)
+    assert (data.outputs, data.y.dtype) == (outputs, torch.float32)
 
 
 def test_a_feature_that_does_not_vary_is_only_shifted():

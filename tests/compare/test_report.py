@@ -1,5 +1,6 @@
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -7,10 +8,11 @@ import topoloss
 from topoloss.compare import report
 from topoloss.compare.runs import Arm, Problem, Run, read
 from topoloss.compare.statistics import select
-from topoloss.compare.training import protocol
+from topoloss.compare.training import Protocol, protocol
 
 PNG = b"\x89PNG\r\n\x1a\n"
-FILES = ["figure.png", "report.md", "runs.csv", "table.md", "weights.png"]
+PARTS = ("table.md", "ranks.md", "differences.md", "neurons.md")
+FILES = sorted([*PARTS, "figure.png", "report.md", "runs.csv", "weights.png"])
 
 
 def of(problem, outcome, *results):
@@ -48,11 +50,16 @@ def test_rows_by_hand(runs):
     none, t1 = report.summarise(runs)
     assert (none.regulariser, t1.regulariser) == ("none", "t1")
     assert none.gain is None
-    assert none.accuracy == pytest.approx(91.0)
+    assert none.score == pytest.approx(91.0)
     assert none.deviation == pytest.approx(2**0.5)
-    assert t1.accuracy == pytest.approx(91.5)
+    assert t1.score == pytest.approx(91.5)
     assert t1.gain == pytest.approx(((93 - 90) + (90 - 92)) / 2)
-    assert t1.weights == (0.01,)
+    assert t1.weights == {0.01: 2}
+
+
+def test_each_weight_is_told_with_its_number_of_splits(runs):
+    chosen = [replace(runs[4], seed=2), replace(runs[5], seed=3), *runs[:4]]
+    assert "| 0.01 x 2, 0.1 x 2 |" in report.markdown(report.summarise(chosen))
 
 
 def test_one_split_has_no_deviation(runs):
@@ -72,6 +79,19 @@ def test_diverged_runs_are_marked(outcome):
     assert "(1 diverged)" in report.markdown(report.summarise(runs))
 
 
+def test_runs_that_the_limit_of_epochs_ended_are_told(outcome):
+    problem = Problem(protocol=Protocol(max_epochs=10))
+    at_limit = [Run(problem, Arm("none", 0.0), seed, outcome(0.1, 0.1)) for seed in (0, 1)]
+    assert "(2 stopped at the limit of epochs)" in report.markdown(report.summarise(at_limit))
+    stopped_before = [replace(run, outcome=replace(run.outcome, epochs=9)) for run in at_limit]
+    assert "limit" not in report.markdown(report.summarise(stopped_before))
+
+
+def test_the_score_of_a_regression_has_its_name(outcome, tmp_path):
+    runs = [Run(Problem(data="diabetes"), Arm("none", 0.0), 0, outcome(0.5, 0.4, metric="R2"))]
+    assert "| test R2 (%) |" in text_of(runs, tmp_path)
+
+
 def test_markdown_has_one_line_for_each_regulariser(runs):
     lines = report.markdown(report.summarise(runs)).splitlines()
     assert lines[2:] == [
@@ -84,8 +104,9 @@ def test_written_files_are_whole(runs, tmp_path):
     paths = report.write(runs, tmp_path)
     assert names_in(tmp_path) == sorted(path.name for path in paths) == FILES
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table == report.markdown(report.summarise(runs))
-    assert table in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert table == report.markdown(report.summarise(runs)) + "\n"
+    whole = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert all((tmp_path / part).read_text(encoding="utf-8").strip() in whole for part in PARTS)
     assert read(tmp_path / "runs.csv") == runs
     for name in ("figure.png", "weights.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG)
@@ -98,7 +119,7 @@ def test_the_file_of_runs_has_plain_columns(runs, tmp_path):
     assert [(r["regulariser"], float(r["weight"]), int(r["seed"])) for r in rows] == [
         (run.arm.regulariser, run.arm.weight, run.seed) for run in runs
     ]
-    assert [float(r["test_accuracy"]) for r in rows] == [r.outcome.test_accuracy for r in runs]
+    assert [float(r["test_score"]) for r in rows] == [r.outcome.test_score for r in runs]
 
 
 def text_of(runs, folder):
@@ -127,10 +148,13 @@ def test_the_report_tells_neurons_and_time(outcome, tmp_path):
         Run(Problem(), Arm("none", 0.0), 0, outcome(0.9, 0.9, seconds=2.0, epochs=20)),
         Run(Problem(), Arm("t1", 0.1), 0, outcome(0.9, 0.9, seconds=3.0, epochs=10, off=0.75)),
     ]
+    runs[1] = replace(
+        runs[1], outcome=replace(runs[1].outcome, after=replace(runs[1].outcome.after, constant=7))
+    )
     text = text_of(runs, tmp_path)
     # Deaths all lie in the bins 10 and 40 of 50.
-    assert "| none | 0.790 | 0.190 | 0.210 | 0.810 | 100.0 | 1.00 | 0.0 |" in text
-    assert "| t1 | 0.790 | 0.190 | 0.210 | 0.810 | 300.0 | 3.00 | 75.0 |" in text
+    assert "| none | 0.790 | 0.190 | 0.210 | 0.810 | 100.0 | 1.00 | 0.0 | 0 | 0 |" in text
+    assert "| t1 | 0.790 | 0.190 | 0.210 | 0.810 | 300.0 | 3.00 | 75.0 | 0 | 7 |" in text
 
 
 def test_several_problems_have_their_own_sections_and_are_blocks(three, outcome, tmp_path):
@@ -144,6 +168,7 @@ def test_several_problems_have_their_own_sections_and_are_blocks(three, outcome,
     assert "over 2 blocks: statistic 4," in across
     assert re.search(r"\| none \| 2\.00 .*\n\| t1 \| 1\.00 .*\n\| l2 \| 3\.00", across)
     assert {"figure-2.png", "table-2.md", "weights-2.png"} <= set(names_in(tmp_path))
+    assert (tmp_path / "across.md").read_text(encoding="utf-8").strip() in text
 
 
 def test_protocols_are_no_blocks_of_one_another(three, tmp_path):

@@ -25,10 +25,10 @@ def test_columns_are_in_the_documented_order(runs, tmp_path):
     assert header[:3] == ["model", "data", "batch_size"]
     assert header.index("divide_twice") + 1 == header.index("regulariser")
     assert header[header.index("regulariser") :][:4] == [
-        *("regulariser", "weight", "seed", "test_accuracy")
+        *("regulariser", "weight", "seed", "metric")
     ]
-    assert header[-10] == "before_deaths"
-    assert header[-1] == "after_correlation"
+    assert header[-12] == "before_deaths"
+    assert header[-1] == "after_constant"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_columns_are_in_the_documented_order(runs, tmp_path):
     [
         (lambda text: text.replace("weight", "wait", 1), r"columns differ in \['wait', 'weight'\]"),
         (lambda text: text.replace("t2,5.0", "t2,much"), "line 4 holds no run: could not convert"),
-        (lambda text: text.replace("True", "yes"), "line 3 holds no run"),
+        (lambda text: text.replace("True", "yes"), "line 2 holds no run: 'yes'"),
         (lambda text: text.strip() + ",1", "line 4 holds no run"),
         (lambda text: "", "cannot be read"),
     ],

@@ -37,7 +37,7 @@ def test_the_weight_is_chosen_by_validation_and_a_tie_by_the_least(run):
         run("t1", 0.01, 0, test=0.93, validation=0.95),
         run("t1", 0.01, 1, test=0.90, validation=0.97),
     ]
-    # Split 0: 0.95 beats 0.94, whatever the test accuracy. Split 1: a tie.
+    # Split 0: 0.95 beats 0.94, whatever the test score. Split 1: a tie.
     assert select(runs) == select(runs[::-1]) == runs[2:]
 
 

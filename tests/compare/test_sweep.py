@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import optuna
 import pytest
 import torch
 
 import topoloss
+from topoloss.compare.networks import protocol as usual
 from topoloss.compare.runs import Arm, Problem
 from topoloss.compare.sweep import (
     PAPER_WEIGHTS,
@@ -17,7 +19,7 @@ from topoloss.compare.sweep import (
     parse,
     sweep,
 )
-from topoloss.compare.training import Protocol
+from topoloss.compare.training import Protocol, protocol
 
 PROBLEM = Problem("net0", "digits", Protocol(max_epochs=1))
 SEARCHES = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
@@ -104,7 +106,7 @@ KILLED = """
 import sys
 from topoloss.compare.runs import Problem
 from topoloss.compare.sweep import Grid, sweep
-from topoloss.compare.training import Protocol
+from topoloss.compare.training import Protocol, protocol
 
 problem = Problem("net0", "digits", Protocol(max_epochs=1))
 searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
@@ -215,6 +217,18 @@ def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
     assert all(1e-6 <= run.arm.weight <= 1e-2 for run in runs)
     assert len({run.arm for run in runs}) == 6
     assert started(tmp_path, searches=searches) == ([], runs)
+
+
+@pytest.mark.parametrize(("model", "data"), [("net1", "mnist"), ("vgg256-dropout", "cifar10")])
+def test_the_papers_large_problems_in_small(tmp_path, openml, model, data):
+    """Its networks on data in the format of its own; one step, with and without T1."""
+    openml(140)
+    problem = Problem(model, data, protocol("faithful", replace(usual(model), max_epochs=1)))
+    searches = [Grid("none", (0.0,)), Grid("t1", (1e-3,))]
+    _, runs = started(tmp_path, searches, problem, seeds=(0,))
+    assert [run.outcome.epochs for run in runs] == [1, 1]
+    assert not any(run.outcome.diverged for run in runs)
+    assert sum(runs[0].outcome.before.deaths) == {"mnist": 1009, "cifar10": 1151}[data]
 
 
 def test_known_runs_are_not_done_again(tmp_path):

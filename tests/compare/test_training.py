@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.sparse.csgraph import minimum_spanning_tree
+from sklearn.metrics import r2_score
+from torch import nn
 
 import topoloss
+from topoloss.compare.data import Part, Split
 from topoloss.compare.degenerate import OffWhenDegenerate
 from topoloss.compare.training import PROTOCOLS, Protocol, protocol, train
 
@@ -52,6 +55,39 @@ def test_none_is_plain_training(small_network, blob_split):
         optimiser.step()
     for trained, expected in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(trained, expected)
+
+
+def test_a_regression_is_plain_training_on_squared_errors(blob_split):
+    """One step without momentum, written out by hand, and the score by scikit-learn."""
+    protocol = replace(
+        PROTOCOL, batch_size=30, max_epochs=1, momentum=0.0, nesterov=False, learning_rate=0.05
+    )
+    mixed = torch.tensor([[2.0, 1.0], [-1.0, 3.0]])
+    parts = Split(*(Part(part.x, part.x @ mixed + 1) for part in blob_split))
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    w, b = model.weight.detach().clone(), model.bias.detach().clone()
+    outcome, (epoch,) = history_of(model, parts, protocol=protocol)
+    x, y = parts.train
+    error = x @ w.T + b - y
+    torch.testing.assert_close(model.weight.data, w - 0.05 * error.T @ x / 30)
+    torch.testing.assert_close(model.bias.data, b - 0.05 * error.mean(0))
+    x, y = parts.validation
+    predicted = model(x).detach()
+    assert epoch.validation_loss == pytest.approx((predicted - y).square().mean().item(), rel=1e-6)
+    assert outcome.metric == "R2"
+    assert outcome.validation_score == pytest.approx(r2_score(y, predicted), rel=1e-6)
+
+
+def test_a_single_neuron_is_refused(blob_split):
+    with pytest.raises(topoloss.InputError, match="the network has one neuron"):
+        history_of(nn.Linear(2, 1), blob_split)
+
+
+def test_the_regulariser_sees_the_protocols_fraction(small_network, blob_split):
+    half = replace(PROTOCOL, max_epochs=1, fraction=0.5)
+    outcome, _ = history_of(small_network(), blob_split, "t1", 0.1, half)
+    assert sum(outcome.before.deaths) == 6 + 3 - 1
 
 
 def test_learning_rate_decays_in_steps(small_network, blob_split):
@@ -120,27 +156,35 @@ def test_neurons_by_hand(small_network, blob_split):
     assert before.correlation == pytest.approx(r[pairs].mean(), rel=1e-5)
     assert (before.lowest, before.highest) == pytest.approx((tree.min(), tree.max()), abs=1e-5)
     assert before.deaths == tuple(np.histogram(tree, 50, (0, 1))[0])
+    assert before.constant == (~live).sum()
 
 
 def test_stopping_by_accuracy(small_network, blob_split):
     """Here the accuracy stands still while the loss still falls."""
-    protocol = replace(PROTOCOL, max_epochs=400, monitor="accuracy")
+    protocol = replace(PROTOCOL, max_epochs=400, monitor="score")
     outcome, epochs = history_of(small_network(), blob_split, protocol=protocol)
-    accuracies = [e.validation_accuracy for e in epochs]
+    accuracies = [e.validation_score for e in epochs]
     best = accuracies.index(max(accuracies))
     assert outcome.epochs == best + 1 + PROTOCOL.patience + 1
     assert epochs[-1].validation_loss < epochs[best].validation_loss
 
 
 def test_protocols_differ_in_the_authors_behaviour_alone():
-    faithful, fixed, ours = (protocol(n) for n in ("faithful", "fixed", "training-forward"))
-    assert list(PROTOCOLS) == ["faithful", "fixed", "training-forward"]
-    assert replace(faithful, off_when_degenerate=False, divide_twice=False) == fixed
+    faithful, off, fixed, ours = (protocol(name) for name in PROTOCOLS)
+    assert list(PROTOCOLS) == ["faithful", "switch-off", "fixed", "training-forward"]
+    assert replace(faithful, divide_twice=False) == off
+    assert replace(off, off_when_degenerate=False) == fixed
     assert replace(fixed, eval_pass=False) == ours == Protocol()
 
 
+def test_a_protocol_keeps_the_settings_of_its_base():
+    base = Protocol(learning_rate=0.1, fraction=0.5)
+    assert protocol("fixed", base) == replace(base, eval_pass=True)
+    assert protocol("training-forward", protocol("faithful", base)) == base
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: protocol("fix"), lambda: Protocol(monitor="acuracy")], ids=["name", "monitor"]
+    "make", [lambda: protocol("fix"), lambda: Protocol(monitor="sore")], ids=["name", "monitor"]
 )
 def test_an_unknown_choice_is_refused(make):
     with pytest.raises(topoloss.OptionError, match="Did you mean"):

@@ -1,4 +1,4 @@
-"""Labelled data, and its split into training, validation and test parts."""
+"""Data with targets, and their split into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["DATASETS", "Dataset", "Part", "Split", "divided_twice", "load", "spl
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled samples, and how they are split.
+    """Samples with their targets, and how they are split.
 
     Attributes
     ----------
     x : Tensor, shape (samples, ...)
         Inputs, scaled to [0, 1] for images.
-    y : Tensor of int64, shape (samples,)
-        Class labels from 0.
+    y : Tensor
+        Class labels from 0 of int64, shape (samples,); or the targets of a regression, of the
+        type of `x`, shape (samples, targets).
     train, validation : int
         Sizes of these parts; the rest is for the test.
     fixed_test : bool
@@ -35,11 +36,12 @@ class Dataset:
     pixel_range : float
         What the pixels of images were divided by; 1 for data that are no images.
     standardise : bool
-        Shift and scale each feature by mean and deviation of the training part.
+        Shift and scale each feature, and each target of a regression, by mean and deviation
+        of the training part.
     """
 
     x: Float[Tensor, "samples *shape"]
-    y: Int[Tensor, " samples"]
+    y: Int[Tensor, " samples"] | Float[Tensor, "samples targets"]
     train: int
     validation: int
     fixed_test: bool = False
@@ -47,8 +49,9 @@ class Dataset:
     standardise: bool = False
 
     @property
-    def classes(self) -> int:
-        return int(self.y.max()) + 1
+    def outputs(self) -> int:
+        """How many outputs a network needs: one for each class, or for each target."""
+        return self.y.shape[1] if self.y.is_floating_point() else int(self.y.max()) + 1
 
 
 class Part(NamedTuple):
@@ -61,6 +64,9 @@ class Split(NamedTuple):
     validation: Part
     test: Part
 
+    def to(self, device: str) -> Split:
+        return Split(*(Part(part.x.to(device), part.y.to(device)) for part in self))
+
 
 def load(name: str) -> Dataset:
     """Load data by name, or from the user's ``package.module:function``.
@@ -68,21 +74,21 @@ def load(name: str) -> Dataset:
     Parameters
     ----------
     name : str
-        ``"digits"`` and ``"breast-cancer"`` (bundled with scikit-learn), ``"mnist"`` or
-        ``"cifar10"`` (from OpenML, which needs a network), or a reference to a function without
-        arguments that returns a `Dataset` or a pair (x, y), which is split 60/20/20 and used
-        as it is.
+        ``"digits"``, ``"breast-cancer"`` and ``"diabetes"``, a regression (bundled with
+        scikit-learn), ``"mnist"`` or ``"cifar10"`` (from OpenML, which needs a network), or a
+        reference to a function without arguments that returns a `Dataset` or a pair (x, y),
+        which is split 60/20/20 and used as it is. Floating-point y are a regression's targets.
 
     Raises
     ------
     InputError, UnknownNameError
-        For data that cannot be had or are not finite inputs with integer labels from 0.
+        For data that cannot be had or are not finite, or labels that do not count from 0.
 
     Examples
     --------
     >>> from topoloss.compare.data import load
     >>> digits = load("digits")
-    >>> tuple(digits.x.shape), digits.classes
+    >>> tuple(digits.x.shape), digits.outputs
     ((1797, 64), 10)
     """
     if ":" in name:
@@ -109,8 +115,11 @@ def split(data: Dataset, seed: int) -> Split:
     mixed = torch.randperm(used if data.fixed_test else n, generator=generator)
     order = torch.cat((mixed, torch.arange(len(mixed), n)))
     parts = torch.split(order, [data.train, data.validation, n - used])
-    x = _standardised(data.x, parts[0]) if data.standardise else data.x
-    return Split(*(Part(x[i], data.y[i]) for i in parts))
+    x, y = data.x, data.y
+    if data.standardise:
+        x = _standardised(x, parts[0])
+        y = _standardised(y, parts[0]) if y.is_floating_point() else y
+    return Split(*(Part(x[i], y[i]) for i in parts))
 
 
 def divided_twice(data: Dataset) -> Dataset:
@@ -131,7 +140,7 @@ def divided_twice(data: Dataset) -> Dataset:
 
 def _standardised(x: Tensor, train: Tensor) -> Tensor:
     mean, deviation = x[train].mean(0), x[train].std(0, correction=0)
-    # A feature that does not vary in the training part is only shifted.
+    # What does not vary in the training part is only shifted.
     return (x - mean) / torch.where(deviation == 0, torch.ones_like(deviation), deviation)
 
 
@@ -149,22 +158,33 @@ def _breast_cancer() -> Dataset:
     return Dataset(_inputs(features), _labels(labels), 341, 114, standardise=True)
 
 
+def _diabetes() -> Dataset:
+    from sklearn.datasets import load_diabetes
+
+    features, targets = load_diabetes(return_X_y=True)
+    return Dataset(_inputs(features), _inputs(targets)[:, None], 266, 88, standardise=True)
+
+
 def _mnist() -> Dataset:
-    pixels, labels = _from_openml("mnist_784")
-    return Dataset(
-        _inputs(pixels / 255), labels, 48_000, 12_000, fixed_test=True, pixel_range=255.0
-    )
+    return _images("mnist_784", (1, 28, 28), test=1 / 7)  # 10,000 of 70,000
 
 
 def _cifar10() -> Dataset:
-    pixels, labels = _from_openml("CIFAR_10")
-    images = _inputs(pixels / 255).reshape(-1, 3, 32, 32)
-    return Dataset(images, labels, 40_000, 10_000, fixed_test=True, pixel_range=255.0)
+    return _images("CIFAR_10", (3, 32, 32), test=1 / 6)  # 10,000 of 60,000
+
+
+def _images(name: str, shape: tuple[int, ...], test: float) -> Dataset:
+    """Images whose last ones are for the test; a fifth of the others is for validation."""
+    pixels, labels = _from_openml(name)
+    images = _inputs(pixels / 255).reshape(-1, *shape)
+    seen = len(images) - round(test * len(images))
+    return Dataset(images, labels, seen - seen // 5, seen // 5, fixed_test=True, pixel_range=255.0)
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": _digits,
     "breast-cancer": _breast_cancer,
+    "diabetes": _diabetes,
     "mnist": _mnist,
     "cifar10": _cifar10,
 }
@@ -198,13 +218,16 @@ def _own(reference: str) -> Dataset:
         x, y = (torch.as_tensor(part) for part in made)
     except TypeError as error:
         raise InputError(f"data {reference!r} cannot be made tensors of: {error}") from error
-    if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
+    labelled = y.ndim == 1 and not y.is_floating_point()
+    if len(x) != len(y) or not (labelled or (y.ndim in (1, 2) and y.is_floating_point())):
         raise InputError(
             f"data {reference!r} returned shapes {tuple(x.shape)} and {tuple(y.shape)} of "
-            f"{y.dtype}; expected as many integer class labels, (samples,), as inputs."
+            f"{y.dtype}; expected as many integer class labels, (samples,), or floating-point "
+            "targets, (samples,) or (samples, targets), as inputs."
         )
     fifth = len(x) // 5
-    return Dataset(x.float(), y.long(), train=len(x) - 2 * fifth, validation=fifth)
+    y = y.long() if labelled else y.float().reshape(len(y), -1)
+    return Dataset(x.float(), y, train=len(x) - 2 * fifth, validation=fifth)
 
 
 def _checked(data: Dataset, name: str) -> Dataset:
@@ -212,13 +235,14 @@ def _checked(data: Dataset, name: str) -> Dataset:
         raise InputError(
             f"data {name!r}: the inputs have shape {tuple(data.x.shape)}; expected (samples, ...)."
         )
-    bad = ~torch.isfinite(data.x).flatten(1).all(1)
-    if bad.any():
-        raise InputError(
-            f"data {name!r}: {int(bad.sum())} of {len(bad)} inputs hold NaN or infinity; remove "
-            "or impute them."
-        )
-    if data.y.min() < 0:
+    for what, values in (("inputs", data.x), ("targets", data.y)):
+        bad = ~torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.zeros(1)
+        if bad.any():
+            raise InputError(
+                f"data {name!r}: {int(bad.sum())} of {len(bad)} {what} hold NaN or infinity; "
+                "remove or impute them."
+            )
+    if not data.y.is_floating_point() and data.y.min() < 0:
         raise InputError(f"data {name!r}: a label is {int(data.y.min())}; labels count from 0.")
     return data
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["accuracies_and_deaths", "by_regulariser", "critical_differences", "weights"]
+__all__ = ["by_regulariser", "critical_differences", "scores_and_deaths", "weights"]
 
 
 def by_regulariser(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -27,29 +27,29 @@ def by_regulariser(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return grouped
 
 
-def accuracies_and_deaths(chosen: Sequence[Run]) -> Figure:
-    """Densities of the deaths before and after training, over all splits; test accuracies."""
+def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
+    """Densities of the deaths before and after training, over all splits; test scores."""
     grouped = by_regulariser(chosen)
     if len(chosen) == 1:
         figure = _figure(7, 4.2)
         _draw_densities(figure.subplots(), grouped)
     else:
         figure = _figure(11, 4.2)
-        densities, accuracies = figure.subplots(1, 2, width_ratios=(3, 2))
+        densities, scores = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_densities(densities, grouped)
-        _draw_accuracies(accuracies, grouped)
+        _draw_scores(scores, grouped)
     _without_frame(figure)
     return figure
 
 
 def weights(runs: Sequence[Run]) -> Figure:
-    """Validation accuracy against weight, mean and range over splits; the baseline without."""
+    """Validation score against weight, mean and range over splits; the baseline without."""
     figure = _figure(7, 4.2)
     axes = figure.subplots()
     for k, (name, of_name) in enumerate(by_regulariser(runs).items()):
         at_weight: dict[float, list[float]] = {}
         for run in sorted(of_name, key=lambda r: r.arm.weight):
-            value = 100 * run.outcome.validation_accuracy
+            value = 100 * run.outcome.validation_score
             at_weight.setdefault(run.arm.weight, []).append(value)
         means = [statistics.fmean(values) for values in at_weight.values()]
         if list(at_weight) == [0.0]:
@@ -61,7 +61,8 @@ def weights(runs: Sequence[Run]) -> Figure:
     # A weight of 0 has no place on a logarithmic axis.
     least = min((run.arm.weight for run in runs if run.arm.weight), default=1.0)
     axes.set_xscale("symlog", linthresh=least)
-    axes.set(xlabel="weight", ylabel="validation accuracy (%)", title="Mean and range over splits")
+    metric = runs[0].outcome.metric
+    axes.set(xlabel="weight", ylabel=f"validation {metric} (%)", title="Mean and range over splits")
     axes.legend(frameon=False)
     _without_frame(figure)
     return figure
@@ -111,16 +112,17 @@ def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
     axes.set(
         xlabel="death: 1 - |r| along an edge of the spanning tree (1: constant neurons)",
         ylabel="density",
-        title="Deaths in dimension 0, all neurons",
+        title="Deaths in dimension 0",
     )
     axes.legend(frameon=False, loc="upper center")
 
 
-def _draw_accuracies(axes: Axes, grouped: dict[str, list[Run]]) -> None:
+def _draw_scores(axes: Axes, grouped: dict[str, list[Run]]) -> None:
     for k, runs in enumerate(grouped.values()):
-        values = [100 * run.outcome.test_accuracy for run in runs]
+        values = [100 * run.outcome.test_score for run in runs]
         axes.plot([k] * len(values), values, "o", color=f"C{k}", alpha=0.6)
         axes.plot(k, statistics.fmean(values), "_", color=f"C{k}", markersize=26)
-    axes.set(ylabel="test accuracy (%)", title="Each split, and the mean")
+    metric = next(iter(grouped.values()))[0].outcome.metric
+    axes.set(ylabel=f"test {metric} (%)", title="Each split, and the mean")
     axes.set_xticks(range(len(grouped)), list(grouped))
     axes.margins(x=0.2)

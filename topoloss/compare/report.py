@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,80 +23,99 @@ from topoloss.compare.statistics import (
     scores,
     select,
 )
+from topoloss.compare.tables import as_markdown
 from topoloss.compare.training import PROTOCOLS, Protocol
+from topoloss.compare.training import protocol as named
 from topoloss.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
 
-__all__ = ["HEADER", "Row", "check_plot_path", "markdown", "plot", "summarise", "write"]
-
-HEADER = ("regulariser", "weight", "test accuracy (%)", "gain over none", "epochs", "s per run")
+__all__ = ["Row", "across", "check_plot_path", "header", "markdown", "plot", "summarise", "write"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A regulariser over all splits; accuracies in percent.
+    """A regulariser over all splits; scores times 100.
 
     Attributes
     ----------
     regulariser : str
-    weights : tuple of float
-        The weights chosen, over the splits.
-    accuracy, deviation : float
-        Mean and sample standard deviation (NaN for one split) of the test accuracy.
+    weights : dict of float to int
+        The weights chosen, ascending, and on how many splits.
+    metric : str
+        Name of the score.
+    score, deviation : float
+        Mean and sample standard deviation (NaN for one split) of the test score.
     gain : float or None
         Mean of the paired differences to ``none``, where it is there.
     epochs, seconds : float
         Means.
-    diverged : int
-        Runs among the chosen ones that diverged.
+    diverged, cut : int
+        Chosen runs that diverged, and that the limit on epochs ended.
     """
 
     regulariser: str
-    weights: tuple[float, ...]
-    accuracy: float
+    weights: dict[float, int]
+    metric: str
+    score: float
     deviation: float
     gain: float | None
     epochs: float
     seconds: float
     diverged: int
+    cut: int
 
     def cells(self) -> tuple[str, ...]:
-        weights = ", ".join(f"{w:g}" for w in self.weights if w) or "-"
-        note = f" ({self.diverged} diverged)" if self.diverged else ""
+        times = {w: f" x {n}" if len(self.weights) > 1 else "" for w, n in self.weights.items()}
+        weights = ", ".join(f"{w:g}{times[w]}" for w in times if w) or "-"
+        counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        note = f" ({told})" if told else ""
         spread = "" if isnan(self.deviation) else f" ± {self.deviation:.2f}"
         return (
             self.regulariser,
             weights,
-            f"{self.accuracy:.2f}{spread}{note}",
+            f"{self.score:.2f}{spread}{note}",
             "-" if self.gain is None else f"{self.gain:+.2f}",
             f"{self.epochs:.0f}",
             f"{self.seconds:.1f}",
         )
 
 
+def header(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The names of the cells."""
+    return (
+        *("regulariser", "weight", f"test {rows[0].metric} (%)", "gain over none"),
+        *("epochs", "s per run"),
+    )
+
+
 def summarise(runs: Sequence[Run]) -> list[Row]:
     """One row for each regulariser, in the order in which they were given; of one problem."""
     chosen = figures.by_regulariser(select(runs))
-    plain = {run.seed: 100 * run.outcome.test_accuracy for run in chosen.get("none", [])}
+    plain = {run.seed: 100 * run.outcome.test_score for run in chosen.get("none", [])}
     rows = []
     for name, best in chosen.items():
-        accuracies = [100 * run.outcome.test_accuracy for run in best]
-        gains = [
-            a - plain[r.seed] for a, r in zip(accuracies, best, strict=True) if r.seed in plain
-        ]
+        scored = [100 * run.outcome.test_score for run in best]
+        gains = [s - plain[r.seed] for s, r in zip(scored, best, strict=True) if r.seed in plain]
         rows.append(
             Row(
                 regulariser=name,
-                weights=tuple(sorted({run.arm.weight for run in best})),
-                accuracy=fmean(accuracies),
-                deviation=stdev(accuracies) if len(best) > 1 else nan,
+                weights=dict(sorted(Counter(run.arm.weight for run in best).items())),
+                metric=best[0].outcome.metric,
+                score=fmean(scored),
+                deviation=stdev(scored) if len(best) > 1 else nan,
                 gain=fmean(gains) if gains and name != "none" else None,
                 epochs=fmean(run.outcome.epochs for run in best),
                 seconds=fmean(run.outcome.seconds for run in best),
                 diverged=sum(run.outcome.diverged for run in best),
+                cut=sum(
+                    run.outcome.epochs == run.problem.protocol.max_epochs
+                    and not run.outcome.diverged
+                    for run in best
+                ),
             )
         )
     return rows
@@ -103,7 +123,7 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
-    return _table(HEADER, [row.cells() for row in rows])
+    return as_markdown(header(rows), [row.cells() for row in rows])
 
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -114,10 +134,11 @@ def write(runs: Sequence[Run], folder: Path) -> list[Path]:
     runs : sequence of Run
         Of one problem or several.
     folder : Path
-        Where ``report.md``, ``runs.csv`` with every run and, for each problem, ``table.md``,
-        ``figure.png`` (deaths and accuracies), ``weights.png`` and, from 3 regularisers on 2
-        splits on, ``critical_difference.png`` go; those of a second problem have ``-2`` at the
-        end of their names, and so on.
+        Where ``report.md``, ``runs.csv`` with every run and, for each problem, the report's
+        parts ``table.md``, ``ranks.md``, ``differences.md`` and ``neurons.md``, ``figure.png``
+        (deaths and scores), ``weights.png`` and, from 3 regularisers on 2 splits on,
+        ``critical_difference.png`` go; those of a second problem have ``-2`` at the end of
+        their names, and so on. With several problems, ``across.md`` has them as blocks.
 
     Returns
     -------
@@ -142,13 +163,14 @@ def write(runs: Sequence[Run], folder: Path) -> list[Path]:
         sections.append(text)
         made |= files
     if len(problems) > 1:
-        sections.append(_across(runs))
-    made["report.md"] = _text("\n\n".join(sections) + "\n")
+        sections.append(across(runs))
+        made["across.md"] = _text(sections[-1])
+    made["report.md"] = _text("\n\n".join(sections))
     return [_whole(folder / name, make) for name, make in made.items()]
 
 
 def plot(chosen: Sequence[Run], path: Path) -> Path:
-    """Draw the deaths before and after training, and accuracies; the PNG is whole or not there.
+    """Draw the deaths before and after training, and scores; the PNG is whole or not there.
 
     Parameters
     ----------
@@ -161,7 +183,7 @@ def plot(chosen: Sequence[Run], path: Path) -> Path:
     -------
     Path
     """
-    return _whole(path, _png(figures.accuracies_and_deaths(chosen)))
+    return _whole(path, _png(figures.scores_and_deaths(chosen)))
 
 
 def check_plot_path(path: Path) -> None:
@@ -178,22 +200,27 @@ _Files = dict[str, Callable[[Path], object]]
 def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
     """What the report says of one problem, and the files that belong to it."""
     chosen = select(runs)
-    table = markdown(summarise(runs))
     drawn = {
-        f"figure{suffix}.png": figures.accuracies_and_deaths(chosen),
+        f"figure{suffix}.png": figures.scores_and_deaths(chosen),
         f"weights{suffix}.png": figures.weights(runs),
     }
     table_of_scores = scores(chosen)
-    parts = [f"## {_title(runs[0].problem)}", _protocol(runs[0].problem.protocol), table]
     try:
-        parts.append(_ranks(table_of_scores, "splits of one data set, which are not independent"))
+        ranks = _ranks(table_of_scores, "splits of one data set, which are not independent")
         drawn[f"critical_difference{suffix}.png"] = figures.critical_differences(table_of_scores)
     except InputError as reason:
-        parts.append(f"No test of ranks: {reason}")
-    parts += [_differences(table_of_scores, runs), _neurons(chosen)]
-    parts += [f"![{name}]({name})" for name in drawn]
-    files = {f"table{suffix}.md": _text(table)} | {name: _png(f) for name, f in drawn.items()}
-    return "\n\n".join(part.strip() for part in parts), files
+        ranks = f"No test of ranks: {reason}"
+    parts = {
+        "table": markdown(summarise(runs)),
+        "ranks": ranks,
+        "differences": _differences(table_of_scores, runs),
+        "neurons": _neurons(chosen),
+    }
+    head = (f"## {_title(runs[0].problem)}", _protocol(runs[0].problem.protocol))
+    images = (f"![{name}]({name})" for name in drawn)
+    files = {f"{name}{suffix}.md": _text(part) for name, part in parts.items()}
+    files |= {name: _png(figure) for name, figure in drawn.items()}
+    return "\n\n".join((*head, *parts.values(), *images)), files
 
 
 def _title(problem: Problem) -> str:
@@ -201,15 +228,14 @@ def _title(problem: Problem) -> str:
 
 
 def _name(protocol: Protocol) -> str:
-    """The name of a protocol, whatever its number of epochs and criterion of stopping."""
-    plain = replace(protocol, max_epochs=Protocol.max_epochs, monitor=Protocol.monitor)
-    return next((name for name, known in PROTOCOLS.items() if known == plain), "own protocol")
+    """The name of a protocol, whatever its settings beside the authors' behaviour."""
+    return next((n for n in PROTOCOLS if named(n, protocol) == protocol), "own protocol")
 
 
 def _protocol(protocol: Protocol) -> str:
     listed = ", ".join(f"{name} {value}" for name, value in asdict(protocol).items())
     return (
-        f"Protocol: {listed}. The weight is chosen on each split by validation accuracy, the "
+        f"Protocol: {listed}. The weight is chosen on each split by the validation score, the "
         "least of the best. ± is the standard deviation over splits."
     )
 
@@ -222,7 +248,7 @@ def _ranks(table: DataFrame, blocks: str) -> str:
         f"Friedman's test over {len(table)} blocks: statistic {test.statistic:.4g}, "
         f"p = {test.p:.3g}. The blocks are {blocks}. P-values of Nemenyi's test; critical "
         f"difference of the mean ranks at 5%: {critical_difference(len(names), len(table)):.2f}."
-        "\n\n" + _table(("regulariser", "mean rank", *names), rows)
+        "\n\n" + as_markdown(("regulariser", "mean rank", *names), rows)
     )
 
 
@@ -238,10 +264,10 @@ def _differences(table: DataFrame, runs: Sequence[Run]) -> str:
             rows.append((name, f"{d.mean:+.2f}", interval, f"{d.t:.2f}", f"{d.p:.3g}"))
     header = ("regulariser", "gain over none", "95% interval", "corrected t", "corrected p")
     return (
-        f"Paired differences in test accuracy (%) over {len(table)} splits. The interval is the "
-        "percentile bootstrap's and holds for these samples; the corrected resampled t-test "
-        "(Nadeau and Bengio) allows for the overlap of the training parts.\n\n"
-        + _table(header, rows)
+        f"Paired differences in the test {runs[0].outcome.metric} (%) over {len(table)} splits. "
+        "The interval is the percentile bootstrap's and holds for these samples; the corrected "
+        "resampled t-test (Nadeau and Bengio) allows for the overlap of the training parts.\n\n"
+        + as_markdown(header, rows)
     )
 
 
@@ -263,16 +289,18 @@ def _neurons(chosen: Sequence[Run]) -> str:
                 f"{1000 * time_of[name]:.1f}",
                 overhead,
                 f"{100 * fmean(r.outcome.off for r in runs):.1f}",
+                *(f"{fmean(n.constant for n in part):.0f}" for part in (before, after)),
             )
         )
     header = (
         *("regulariser", "mean abs. correlation before", "after", "median death before", "after"),
         *("ms per epoch", "times none", "batches switched off (%)"),
+        *("constant neurons before", "after"),
     )
-    return "Neurons, on the validation part; time.\n\n" + _table(header, rows)
+    return "Neurons, on the validation part; time.\n\n" + as_markdown(header, rows)
 
 
-def _across(runs: Sequence[Run]) -> str:
+def across(runs: Sequence[Run]) -> str:
     """Ranks with problems as blocks, for each protocol that has several."""
     import pandas as pd
 
@@ -286,19 +314,14 @@ def _across(runs: Sequence[Run]) -> str:
         table = pd.DataFrame(columns).T.dropna(axis="columns")
         parts.append(f"### {_name(protocol)}")
         try:
-            parts.append(_ranks(table, "mean accuracies on each problem"))
+            parts.append(_ranks(table, "problems, each with its mean score"))
         except InputError as reason:
             parts.append(f"No test of ranks: {reason}")
-    return "\n\n".join(part.strip() for part in parts)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ("-",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n\n".join(parts)
 
 
 def _text(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text, encoding="utf-8")
+    return lambda path: path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _png(figure: Figure) -> Callable[[Path], object]:

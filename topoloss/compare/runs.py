@@ -4,7 +4,7 @@
 and a study is rebuilt. Its columns are, in this order, the fields of `Problem` (those of its
 `Protocol` among them), ``regulariser``, ``weight``, ``seed``, and the fields of `Outcome` (of
 each `Neurons` with ``before_`` or ``after_`` in front). Numbers are written so that they are
-read back exactly; lists of integers are separated by blanks. Accuracies are fractions.
+read back exactly; lists of integers are separated by blanks. Scores are fractions.
 """
 
 from __future__ import annotations

@@ -71,13 +71,13 @@ def select(runs: Iterable[Run]) -> list[Run]:
     Returns
     -------
     list of Run
-        For each problem, regulariser and seed the run with the best validation accuracy, the
+        For each problem, regulariser and seed the run with the best validation score, the
         least weight among the best; in the order in which problems and regularisers were
         given, and of the seeds.
 
     Notes
     -----
-    Test accuracies play no part, so those of the chosen runs are unbiased by the choice.
+    Test scores play no part, so those of the chosen runs are unbiased by the choice.
     """
     best: dict[tuple[int, int, int], Run] = {}
     order: dict[Any, int] = {}
@@ -94,11 +94,11 @@ def select(runs: Iterable[Run]) -> list[Run]:
 
 
 def _merit(run: Run) -> tuple[float, float]:
-    return run.outcome.validation_accuracy, -run.arm.weight
+    return run.outcome.validation_score, -run.arm.weight
 
 
 def scores(chosen: Iterable[Run]) -> DataFrame:
-    """Tabulate the test accuracies of chosen runs of one problem, in percent.
+    """Tabulate the test scores of chosen runs of one problem, times 100.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def scores(chosen: Iterable[Run]) -> DataFrame:
         raise InputError("scores of several problems were asked for at once; give those of one.")
     columns: dict[str, dict[int, float]] = {}
     for run in chosen:
-        columns.setdefault(run.arm.regulariser, {})[run.seed] = 100 * run.outcome.test_accuracy
+        columns.setdefault(run.arm.regulariser, {})[run.seed] = 100 * run.outcome.test_score
     return pd.DataFrame(columns).dropna().sort_index()
 
 

@@ -1,7 +1,7 @@
 """Many runs, resumably, in several processes and on several machines: a thin layer on Optuna.
 
 There is one study for each regulariser and seed, so that a weight is searched for on each split
-by itself. A run is a trial: its parameter is the weight, its value the validation accuracy,
+by itself. A run is a trial: its parameter is the weight, its value the validation score,
 and the whole outcome one of its attributes. A trial counts once it is complete. The trial of a
 process that was killed goes stale, and its weight is tried again.
 """
@@ -221,6 +221,7 @@ def run(
     arm: Arm,
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    device: str = "cpu",
 ) -> Run:
     """Train one network, reproducibly, and leave the global random state as found.
 
@@ -232,14 +233,15 @@ def run(
         Fixes the split, the initialisation, and the order of batches, for all arms alike.
     on_epoch : callable, optional
         Called after every epoch.
+    device : str
+        Where to train. The split and the initialisation are the same everywhere.
     """
     dataset = _dataset(problem)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = networks.build(problem.model, dataset)
+    with _seeded(seed, device):
+        model = networks.build(problem.model, dataset).to(device)
         outcome = train(
             model,
-            data.split(dataset, seed),
+            data.split(dataset, seed).to(device),
             arm.regulariser,
             arm.weight,
             problem.protocol,
@@ -249,15 +251,30 @@ def run(
     return Run(problem, arm, seed, outcome)
 
 
+@contextmanager
+def _seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    where = torch.device(device)
+    with torch.random.fork_rng([] if where.type == "cpu" else [where]):
+        torch.manual_seed(seed)
+        yield
+
+
 @lru_cache(maxsize=1)
 def _dataset(problem: Problem) -> data.Dataset:
     dataset = data.load(problem.data)
     return data.divided_twice(dataset) if problem.protocol.divide_twice else dataset
 
 
-def check(problem: Problem) -> None:
-    """Raise unless the data can be had and the network takes them."""
-    with torch.random.fork_rng(devices=[]):
+def check(problem: Problem, device: str = "cpu") -> None:
+    """Raise unless the device and the data can be had, and the network takes them."""
+    try:
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(
+            f"device={device!r} cannot be used here: {reason}. Choose for example 'cpu'."
+        ) from error
+    with _seeded(0):
         networks.build(problem.model, _dataset(problem))
 
 
@@ -274,6 +291,7 @@ def sweep(
     *,
     jobs: int = 1,
     known: Sequence[Run] = (),
+    device: str = "cpu",
     heartbeat: int = HEARTBEAT_SECONDS,
     on_start: Callable[[Arm, int], None] = lambda arm, seed: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -294,6 +312,8 @@ def sweep(
         are not called. They see installed plugins, not those registered by hand.
     known : sequence of Run
         Finished runs to put into the storage first; those of another problem are left out.
+    device : str
+        Where to train.
     heartbeat : int
         Seconds between signs of life. A run whose process gave none for twice as long is
         done again, by whoever finds it.
@@ -314,8 +334,8 @@ def sweep(
     -----
     A finished run is never lost or repeated, whichever process is killed when.
     """
-    check(problem)
-    sweeping = _Sweep(tuple(searches), tuple(seeds), problem, storage, heartbeat)
+    check(problem, device)
+    sweeping = _Sweep(tuple(searches), tuple(seeds), problem, storage, device, heartbeat)
     with _Studies(sweeping) as studies:
         studies.restore(known)
 
@@ -340,6 +360,7 @@ class _Sweep:
     seeds: tuple[int, ...]
     problem: Problem
     storage: str
+    device: str
     heartbeat: int
 
 
@@ -421,11 +442,14 @@ class _Studies:
             for search, seed, study in open_studies:
 
                 def objective(trial: Trial, search: Search = search, seed: int = seed) -> float:
+                    # Optuna's own first sign of life comes from a thread, maybe after a kill.
+                    self._storage.record_heartbeat(trial._trial_id)
                     arm = Arm(search.regulariser, search.weight(trial))
                     on_start(arm, seed)
-                    outcome = run(self.sweeping.problem, arm, seed, on_epoch).outcome
+                    problem, device = self.sweeping.problem, self.sweeping.device
+                    outcome = run(problem, arm, seed, on_epoch, device).outcome
                     trial.set_user_attr("outcome", asdict(outcome))
-                    return outcome.validation_accuracy
+                    return outcome.validation_score
 
                 while search.offer(study):
                     worked = True
@@ -488,7 +512,7 @@ class _Studies:
                         params=weight,
                         distributions={"weight": search.distribution()},
                         user_attrs=weight | {"outcome": asdict(each.outcome)},
-                        value=each.outcome.validation_accuracy,
+                        value=each.outcome.validation_score,
                     )
                     study.add_trial(trial)
                     there.add(each.arm)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from topoloss import registry
 from topoloss.attachment import attach
+from topoloss.compare import tasks
 from topoloss.compare.data import Part, Split
 from topoloss.compare.degenerate import OffWhenDegenerate
-from topoloss.errors import NonFiniteError, check_choice
+from topoloss.compare.tasks import Task
+from topoloss.errors import InputError, NonFiniteError, check_choice
 from topoloss.regularisers import Regulariser
 
 __all__ = [
@@ -33,6 +35,9 @@ __all__ = [
 
 DEATH_BINS = 50
 
+# Samples that are evaluated at once.
+_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -45,9 +50,12 @@ class Protocol:
     max_epochs : int
     patience : int
         Epochs without a strictly lower validation loss that are tolerated.
-    learning_rate, momentum, decay, decay_steps
-        Nesterov momentum; the rate is ``learning_rate * decay ** (step // decay_steps)``.
-    monitor : {"loss", "accuracy"}
+    learning_rate, momentum, nesterov, decay, decay_steps
+        Of stochastic gradient descent, whose rate is
+        ``learning_rate * decay ** (step // decay_steps)``.
+    fraction : float
+        Of the neurons of each layer, by largest mean activation, that the regulariser sees.
+    monitor : {"loss", "score"}
         Of the validation part, without the penalty; what early stopping looks at. The
         authors' code takes the loss, their paper says accuracy.
     eval_pass : bool
@@ -68,28 +76,31 @@ class Protocol:
     patience: int = 20
     learning_rate: float = 0.01
     momentum: float = 0.9
+    nesterov: bool = True
     decay: float = 0.95
     decay_steps: int = 3520
+    fraction: float = 1.0
     monitor: str = "loss"
     eval_pass: bool = False
     off_when_degenerate: bool = False
     divide_twice: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("monitor", self.monitor, ("loss", "accuracy"))
+        check_choice("monitor", self.monitor, ("loss", "score"))
 
 
-# The same experiment with the authors' behaviour, with its defects mended, and with the
-# values of the training pass, which `attach` takes by default.
-PROTOCOLS = {
-    "faithful": Protocol(eval_pass=True, off_when_degenerate=True, divide_twice=True),
-    "fixed": Protocol(eval_pass=True),
-    "training-forward": Protocol(),
+# The same experiment with the authors' behaviour, with one of its defects alone, with none of
+# them, and with the values of the training pass, which `attach` takes by default.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "faithful": {"eval_pass": True, "off_when_degenerate": True, "divide_twice": True},
+    "switch-off": {"eval_pass": True, "off_when_degenerate": True, "divide_twice": False},
+    "fixed": {"eval_pass": True, "off_when_degenerate": False, "divide_twice": False},
+    "training-forward": {"eval_pass": False, "off_when_degenerate": False, "divide_twice": False},
 }
 
 
-def protocol(name: str) -> Protocol:
-    """Return the protocol of that name.
+def protocol(name: str, base: Protocol = Protocol()) -> Protocol:
+    """Return the protocol of that name, in all else like `base`.
 
     Examples
     --------
@@ -98,7 +109,7 @@ def protocol(name: str) -> Protocol:
     True
     """
     check_choice("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+    return replace(base, **PROTOCOLS[name])
 
 
 @dataclass(frozen=True)
@@ -107,21 +118,25 @@ class Epoch:
 
     number: int
     validation_loss: float
-    validation_accuracy: float
+    validation_score: float
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """How alike the neurons are, on the validation part, in evaluation mode.
+    """How alike the neurons are that the regulariser sees, in evaluation mode.
+
+    On the first 1024 samples of the validation part.
 
     Attributes
     ----------
     deaths : tuple of int
-        Counts of the deaths in dimension 0, of all neurons, in 50 equal bins of [0, 1].
+        Counts of the deaths in dimension 0 in 50 equal bins of [0, 1].
     lowest, median, highest : float
         Of the deaths.
     correlation : float
         Mean absolute correlation over all pairs.
+    constant : int
+        Neurons that do not vary, as dead ones. Their correlation counts as 0.
     """
 
     deaths: tuple[int, ...]
@@ -129,6 +144,7 @@ class Neurons:
     median: float
     highest: float
     correlation: float
+    constant: int
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,9 @@ class Outcome:
 
     Attributes
     ----------
-    test_accuracy, validation_accuracy : float
+    metric : str
+        Name of the score: accuracy or, for a regression, R2.
+    test_score, validation_score : float
         Of the weights that early stopping restored.
     epochs : int
         Epochs trained.
@@ -152,8 +170,9 @@ class Outcome:
         Before training, and with the restored weights.
     """
 
-    test_accuracy: float
-    validation_accuracy: float
+    metric: str
+    test_score: float
+    validation_score: float
     epochs: int
     seconds: float
     diverged: bool
@@ -174,13 +193,14 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Outcome:
-    """Train a classifier on cross-entropy plus ``weight`` times a regulariser.
+    """Train a network on the loss of its task plus ``weight`` times a regulariser.
 
     Parameters
     ----------
     model : Module
-        From inputs to class logits; trained in place.
+        From inputs to class logits or predictions; trained in place.
     split : Split
+        On the device of the model.
     regulariser : str or Regulariser
     weight : float
     protocol : Protocol
@@ -193,10 +213,14 @@ def train(
     -------
     Outcome
     """
-    before = _neurons(model, split.validation)
+    task = tasks.of(split.train.y)
+    before = _neurons(model, split.validation, protocol.fraction)
     made, switch = _switched(regulariser, protocol)
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=protocol.learning_rate, momentum=protocol.momentum, nesterov=True
+        model.parameters(),
+        lr=protocol.learning_rate,
+        momentum=protocol.momentum,
+        nesterov=protocol.nesterov,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: protocol.decay ** (step // protocol.decay_steps)
@@ -205,17 +229,17 @@ def train(
     number = stale = 0
     diverged = False
     start = time.perf_counter()
-    with attach(model, made, eval_pass=protocol.eval_pass) as penalty:
+    with attach(model, made, eval_pass=protocol.eval_pass, fraction=protocol.fraction) as penalty:
         for batches in _epochs(split.train, protocol, seed):
             number += 1
             model.train()
-            diverged = not _train_epoch(model, batches, penalty, weight, optimiser, schedule)
+            diverged = not _train_epoch(model, batches, task, penalty, weight, optimiser, schedule)
             if diverged:
                 break
-            loss, accuracy = _evaluate(model, split.validation)
-            on_epoch(Epoch(number, loss, accuracy))
+            loss, score = _evaluate(model, split.validation, task)
+            on_epoch(Epoch(number, loss, score))
             stale += 1
-            merit = accuracy if protocol.monitor == "accuracy" else -loss
+            merit = score if protocol.monitor == "score" else -loss
             if merit > best_merit:
                 best_merit, best, stale = merit, copy.deepcopy(model.state_dict()), 0
             if stale > protocol.patience:
@@ -223,8 +247,9 @@ def train(
     seconds = time.perf_counter() - start
     model.load_state_dict(best)
     return Outcome(
-        test_accuracy=_evaluate(model, split.test)[1],
-        validation_accuracy=_evaluate(model, split.validation)[1],
+        metric=task.metric,
+        test_score=_evaluate(model, split.test, task)[1],
+        validation_score=_evaluate(model, split.validation, task)[1],
         epochs=number,
         seconds=seconds,
         diverged=diverged,
@@ -232,7 +257,7 @@ def train(
         train_size=len(split.train.y),
         test_size=len(split.test.y),
         before=before,
-        after=_neurons(model, split.validation),
+        after=_neurons(model, split.validation, protocol.fraction),
     )
 
 
@@ -256,6 +281,7 @@ def _epochs(part: Part, protocol: Protocol, seed: int) -> Iterator[Iterator[Part
 def _train_epoch(
     model: nn.Module,
     batches: Iterator[Part],
+    task: Task,
     penalty: Callable[[], Tensor],
     weight: float,
     optimiser: torch.optim.Optimizer,
@@ -264,7 +290,7 @@ def _train_epoch(
     """Train on each batch; False as soon as the loss or an activation is not finite."""
     for x, y in batches:
         optimiser.zero_grad()
-        loss = F.cross_entropy(model(x), y)
+        loss = task.loss(model(x), y)
         try:
             loss = loss + weight * penalty()
         except NonFiniteError:
@@ -278,22 +304,23 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in evaluation mode."""
+def _evaluate(model: nn.Module, part: Part, task: Task) -> tuple[float, float]:
+    """Loss and score in evaluation mode."""
     model.eval()
-    logits = torch.cat([model(x) for x in torch.split(part.x, 4096)])
-    accuracy = (logits.argmax(1) == part.y).double().mean()
-    return F.cross_entropy(logits, part.y).item(), accuracy.item()
+    outputs = torch.cat([model(x) for x in torch.split(part.x, _AT_ONCE)])
+    return task.loss(outputs, part.y).item(), task.score(outputs, part.y)
 
 
 @torch.no_grad()
-def _neurons(model: nn.Module, part: Part) -> Neurons:
+def _neurons(model: nn.Module, part: Part, fraction: float) -> Neurons:
     model.eval()
-    x = part.x[:4096]
-    with attach(model, "t1") as penalty:
+    x = part.x[:_AT_ONCE]
+    with attach(model, "t1", fraction=fraction) as penalty:
         model(x)
         deaths: Float[Tensor, " deaths"] = penalty.diagrams()[0].deaths
-    with attach(model, "naive") as penalty:
+    if not len(deaths):
+        raise InputError("the network has one neuron, which has no other to be compared with.")
+    with attach(model, "naive", fraction=fraction) as penalty:
         model(x)
         correlation = penalty().item()
     return Neurons(
@@ -302,4 +329,6 @@ def _neurons(model: nn.Module, part: Part) -> Neurons:
         median=deaths.median().item(),
         highest=deaths.max().item(),
         correlation=correlation,
+        # A constant neuron has distance 1, exactly, to every other.
+        constant=int((deaths == 1).sum()),
     )
