@@ -8,7 +8,7 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 # A Python where torch sees the GPU, with the package's extra 'test'; by default that of $(VENV).
 GPU_PYTHON ?=
 
-.PHONY: demo test test-gpu lint types check docs bench bench-report bench-gpu clean help
+.PHONY: demo test test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
@@ -18,6 +18,8 @@ help:
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
 	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
 	@echo "make bench-report  tables and figure of the committed rows"
+	@echo "make paper  the paper's experiment, hours of runs; goes on where the committed ones end"
+	@echo "make paper-report  its tables and figures, of the committed runs"
 	@echo "make bench-gpu     the benchmark on a GPU; GPU_PYTHON=python3 where torch is installed"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -52,6 +54,9 @@ types: $(INSTALLED)
 
 check: lint types test
 
+# Studies to run, by name; all of them by default.
+STUDIES ?=
+
 # Sizes to time, in neurons; all of them by default.
 SIZES ?=
 
@@ -59,6 +64,12 @@ bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.t1_step --neurons $(SIZES)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.report
+
+paper: $(INSTALLED)
+	$(BIN)/python -m benchmarks.paper run $(STUDIES)
+
+paper-report: $(INSTALLED)
+	$(BIN)/python -m benchmarks.paper report
 
 bench-report: $(INSTALLED)
 	$(BIN)/python -m benchmarks.report

@@ -140,6 +140,58 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
     assert again == runs
 
 
+KILLED_WITH_CHILDREN = """
+import sys
+from topoloss.compare.runs import Problem
+from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.training import Protocol
+
+def told(run):
+    print("a run", flush=True)
+
+if __name__ == "__main__":
+    problem = Problem("net0", "digits", Protocol(max_epochs=1))
+    searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
+    sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, jobs=2, on_finish=told)
+"""
+
+
+def test_children_end_with_their_killed_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED_WITH_CHILDREN, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, str(script), database(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "a run\n"
+        process.kill()
+        process.stdout.read()  # which ends when the children do, who have it open too
+    starts, runs = started(tmp_path, heartbeat=1)
+    assert len(starts) < len(POINTS)
+    assert [(run.arm, run.seed) for run in runs] == POINTS
+
+
+KILLED_AT_ONCE = """
+import os, sys
+import optuna
+from topoloss.compare.runs import Problem
+from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.training import Protocol
+
+thread = optuna.storages._heartbeat.HeartbeatThread
+thread.start = thread.join = lambda thread: None
+problem = Problem("net0", "digits", Protocol(max_epochs=1))
+searches = [Grid("none", (0.0,))]
+sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, on_start=lambda *_: os._exit(3))
+"""
+
+
+def test_a_trial_killed_with_its_weight_before_optunas_first_sign_of_life(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_ONCE, database(tmp_path)], check=False)
+    assert killed.returncode == 3
+    starts, _ = started(tmp_path, searches=SEARCHES[:1], heartbeat=1)
+    assert sorted(starts) == POINTS[:2]
+
+
 def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
     started(tmp_path, searches=SEARCHES[:1])
     study = optuna.load_study(study_name="l2, split 0", storage=_other(tmp_path))

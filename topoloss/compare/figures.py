@@ -43,26 +43,34 @@ def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
 
 
 def weights(runs: Sequence[Run]) -> Figure:
-    """Validation score against weight, mean and range over splits; the baseline without."""
+    """Validation score against weight, median and range over splits; the baseline without.
+
+    The axis ends 15 points below the best: training that failed is a line that leaves it.
+    """
     figure = _figure(7, 4.2)
     axes = figure.subplots()
+    best = float("-inf")
     for k, (name, of_name) in enumerate(by_regulariser(runs).items()):
         at_weight: dict[float, list[float]] = {}
         for run in sorted(of_name, key=lambda r: r.arm.weight):
             value = 100 * run.outcome.validation_score
             at_weight.setdefault(run.arm.weight, []).append(value)
-        means = [statistics.fmean(values) for values in at_weight.values()]
+        medians = [statistics.median(values) for values in at_weight.values()]
+        best = max(best, *medians)
         if list(at_weight) == [0.0]:
-            axes.axhline(means[0], color=f"C{k}", linestyle="--", label=name)
+            axes.axhline(medians[0], color=f"C{k}", linestyle="--", label=name)
             continue
-        axes.plot(list(at_weight), means, "o-", color=f"C{k}", label=name)
+        axes.plot(list(at_weight), medians, "o-", color=f"C{k}", label=name)
         lows, highs = (list(map(end, at_weight.values())) for end in (min, max))
         axes.fill_between(list(at_weight), lows, highs, color=f"C{k}", alpha=0.12, linewidth=0)
     # A weight of 0 has no place on a logarithmic axis.
     least = min((run.arm.weight for run in runs if run.arm.weight), default=1.0)
     axes.set_xscale("symlog", linthresh=least)
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], best - 15))
     metric = runs[0].outcome.metric
-    axes.set(xlabel="weight", ylabel=f"validation {metric} (%)", title="Mean and range over splits")
+    axes.set(
+        xlabel="weight", ylabel=f"validation {metric} (%)", title="Median and range over splits"
+    )
     axes.legend(frameon=False)
     _without_frame(figure)
     return figure
@@ -82,6 +90,7 @@ def critical_differences(scores: DataFrame) -> Figure:
         ax=axes,
         label_fmt_left="{label} ({rank:.2f})",
         label_fmt_right="({rank:.2f}) {label}",
+        color_palette={name: f"C{k}" for k, name in enumerate(scores)},
     )
     return figure
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -366,7 +368,7 @@ class _Sweep:
 
 def _share(sweeping: _Sweep, jobs: int, report: Callable[[], None]) -> None:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin_child) as pool:
         running = {pool.submit(_work_in_child, sweeping) for _ in range(jobs)}
         while running:
             done, running = wait(running, timeout=2, return_when="FIRST_EXCEPTION")
@@ -375,16 +377,22 @@ def _share(sweeping: _Sweep, jobs: int, report: Callable[[], None]) -> None:
                 future.result()
 
 
-def _work_in_child(sweeping: _Sweep) -> None:
+def _begin_child() -> None:
+    torch.set_num_threads(1)
+    # The pool's processes would wait for work for ever when their parent is killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
+    parent.join()
+    os._exit(1)
 
-    def stop_with_parent(epoch: Epoch) -> None:
-        if not parent.is_alive():
-            raise KeyboardInterrupt
 
+def _work_in_child(sweeping: _Sweep) -> None:
     with _Studies(sweeping) as studies:
-        studies.work(on_epoch=stop_with_parent)
+        studies.work()
 
 
 class _Studies:

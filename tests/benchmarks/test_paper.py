@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import topoloss
+from benchmarks import networks, paper
+from topoloss.compare import report
+from topoloss.compare.runs import Problem, read
+from topoloss.compare.sweep import Grid
+from topoloss.compare.training import Protocol
+
+COMMITTED = [study for study in paper.STUDIES.values() if study.file.exists()]
+
+
+def test_studies_are_those_that_are_asked_for():
+    digits = [s for s in paper.STUDIES.values() if s.data == "digits" and s.searches is paper.GRID]
+    for protocol in ("training-forward", "switch-off", "faithful", "fixed"):
+        splits = {s.model: s.splits for s in digits if s.protocol == protocol}
+        assert splits == {"net0": 20, "net1": 8, "net2": 8}
+    assert {s.data for s in paper.STUDIES.values()} == {"digits", "breast-cancer", "diabetes"}
+    assert all(len(search.weights) == 5 for search in paper.GRID if search.regulariser != "none")
+
+
+@pytest.mark.parametrize("study", COMMITTED, ids=lambda study: study.name)
+def test_committed_runs_are_the_study_s(study):
+    found = study.finished()
+    assert found
+    assert {run.problem for run in found} == {study.problem}
+    points = [(run.arm, run.seed) for run in found]
+    assert len(set(points)) == len(points)
+    weights = {search.regulariser: search.weights for search in study.searches}
+    for arm, seed in points:
+        assert arm.weight in weights[arm.regulariser]
+        assert seed < study.splits
+
+
+def test_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypatch):
+    committed = {path: path.read_text(encoding="utf-8") for path in paper.FOLDER.rglob("*.md")}
+    monkeypatch.setattr(report, "_png", lambda figure: lambda path: path.touch())
+    elsewhere = tmp_path / "paper"
+    for study in COMMITTED:
+        (elsewhere / study.name).mkdir(parents=True)
+        (elsewhere / study.name / "runs.csv").write_bytes(study.file.read_bytes())
+    monkeypatch.setattr(paper, "FOLDER", elsewhere)
+    paper.write_reports(list(paper.STUDIES.values()))
+    written = {
+        paper.RESULTS / path.relative_to(tmp_path): path.read_text(encoding="utf-8")
+        for path in elsewhere.rglob("*.md")
+    }
+    assert written == committed
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A study of two runs of one epoch, whose files are written elsewhere."""
+
+    class Quick(paper.Study):
+        @property
+        def problem(self):
+            return Problem(self.model, self.data, Protocol(max_epochs=1))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "FOLDER", tmp_path / "results")
+    return Quick("net0", "digits", "training-forward", 2, (Grid("none", (0.0,)),))
+
+
+def test_a_study_goes_on_where_its_committed_runs_end(quick, tmp_path, capsys):
+    paper.run(replace(quick, splits=1), jobs=1)
+    first = read(quick.file)
+    (tmp_path / "runs" / "paper" / quick.name / "study.db").unlink()
+    capsys.readouterr()
+    paper.run(quick, jobs=1)
+    both = read(quick.file)
+    assert [run.seed for run in both] == [0, 1]
+    assert both[:1] == first
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_misspelt_study_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["paper", "run", "digits-net9"])
+    with pytest.raises(SystemExit):
+        paper.main()
+    assert "there is no study ['digits-net9']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "neurons"), [("quarter", 259), ("half", 510), ("double", 2010), ("quadruple", 4010)]
+)
+def test_networks_of_other_widths_have_the_neurons_that_weights_are_scaled_by(name, neurons):
+    model = getattr(networks, name)()
+    penalty = topoloss.attach(model, "t1")
+    model(torch.zeros(2, 64))
+    assert sum(map(len, penalty.neurons.values())) == neurons
+    study = paper.STUDIES[f"digits-{name}-training-forward"]
+    (weights,) = (search.weights for search in study.searches if search.regulariser == "t1")
+    assert min(abs(weight * neurons - 1) for weight in weights) < 1e-3
