@@ -177,6 +177,23 @@ def test_report_joins_runs_and_counts_none_twice(run, tmp_path):
     assert "## net0 on breast-cancer" in (tmp_path / "both" / "report.md").read_text("utf-8")
 
 
+def test_a_smaller_comparison_loses_no_runs(run, tmp_path):
+    command = ("compare", "none", "--max-epochs", 1, "--out", tmp_path)
+    run(*command, "--splits", 2)
+    both = (tmp_path / "runs.csv").read_text(encoding="utf-8")
+    run(*command, "--splits", 1, "--runs", tmp_path / "runs.csv")
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") == both
+    assert "| none | - | 1 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    run(*command, "--splits", 1, "--fresh")
+    assert len((tmp_path / "runs.csv").read_text(encoding="utf-8").splitlines()) == 1 + 1
+
+
+def test_a_report_of_several_needs_a_folder_of_its_own(run, tmp_path):
+    status, _, err = run("report", tmp_path / "a", tmp_path / "b")
+    assert status == 1
+    assert "needs a folder of its own: --out" in err
+
+
 def test_out_that_is_a_file_is_refused(run, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("mine", encoding="utf-8")
@@ -194,6 +211,8 @@ def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
     status, out, _ = run("compare", "none", "--out", tmp_path / "runs")
     assert status == 130
     assert "repeat the command to go on" in out
+    _, out, _ = run("compare", "none", "--out", tmp_path / "runs", "--fresh")
+    assert "repeat the command without --fresh to go on" in out
 
 
 def test_version_is_printed(run):

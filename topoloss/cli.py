@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -235,7 +236,8 @@ def compare(
     """Compare regularisers on several splits; the weight is chosen by validation.
 
     Finished runs are kept in the folder: an interrupted comparison goes on where it stopped
-    when the same command is given again. NAME=paper stands for the paper's grid of weights.
+    when the same command is given again, without --fresh. NAME=paper stands for the paper's
+    grid of weights.
     """
     console = Console()
     check_choice("search", search, ("grid", "tpe"))
@@ -249,7 +251,8 @@ def compare(
     known_runs = [] if known is None else runs.read(known)
     out.mkdir(parents=True, exist_ok=True)
     if fresh:
-        (out / "study.db").unlink(missing_ok=True)
+        for name in ("study.db", "runs.csv"):
+            (out / name).unlink(missing_ok=True)
     total = splits * sum(each.runs for each in searches)
     try:
         with _progress(console) as progress:
@@ -268,11 +271,14 @@ def compare(
                 on_finish=live.finish,
             )
     except KeyboardInterrupt:
-        console.print(f"interrupted; the finished runs are in {out}: repeat the command to go on")
+        kept = storage or out
+        console.print(f"interrupted; {kept} has the finished runs: repeat the command", end=" ")
+        console.print("without --fresh to go on" if fresh else "to go on")
         raise typer.Exit(130) from None
     title = f"{model} on {data_name}, {splits} split{'s' if splits > 1 else ''}"
     console.print(_rich_table(report.summarise(finished), title))
-    _write_report(console, finished, out)
+    before = runs.read(out / "runs.csv") if (out / "runs.csv").exists() else []
+    _write_report(console, finished, out, also=runs.joined(before, known_runs))
 
 
 @app.command(name="report")
@@ -280,19 +286,18 @@ def report_command(
     files: Annotated[
         list[Path], typer.Argument(metavar="RUNS.CSV|FOLDER...", help="Of one or more comparisons.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder. [default: of the first]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: that of the runs]")] = None,
 ) -> None:
     """Write the report of finished runs anew: tables, tests and figures.
 
     With the runs of several networks or data sets, these are blocks as well.
     """
-    found: dict[tuple[Problem, Arm, int], Run] = {}
-    for path in files:
-        for each in runs.read(path / "runs.csv" if path.is_dir() else path):
-            found.setdefault((each.problem, each.arm, each.seed), each)
+    if out is None and len(files) > 1:
+        raise OptionError("a report of several comparisons needs a folder of its own: --out.")
+    found = [runs.read(path / "runs.csv" if path.is_dir() else path) for path in files]
     folder = out or (files[0] if files[0].is_dir() else files[0].parent)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_report(Console(), list(found.values()), folder)
+    _write_report(Console(), runs.joined(*found), folder)
 
 
 class _Live:
@@ -334,8 +339,10 @@ class _Live:
         self._progress.update(self._task, detail="; ".join(filter(None, parts)))
 
 
-def _write_report(console: Console, finished: list[Run], folder: Path) -> None:
-    for path in report.write(finished, folder):
+def _write_report(
+    console: Console, finished: list[Run], folder: Path, also: Sequence[Run] = ()
+) -> None:
+    for path in report.write(finished, folder, also):
         console.print(f"wrote {path}")
 
 

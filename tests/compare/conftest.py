@@ -65,6 +65,7 @@ def outcome():
             "diverged": False,
             "off": 0.0,
             "train_size": 600,
+            "validation_size": 397,
             "test_size": 800,
             "before": neurons(bin_of_all=10),
             "after": neurons(bin_of_all=40),

@@ -69,19 +69,27 @@ def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
     ("returned", "message"),
     [
         ("3", "returned int; expected"),
-        ("(np.zeros((5, 2)), np.zeros(4, int))", r"shapes \(5, 2\) and \(4,\)"),
-        ("(np.zeros((5, 2)), np.zeros((5, 2), int))", "integer class labels"),
-        ("(np.zeros((5, 2)), np.zeros((5, 2, 2)))", r"floating-point targets, \(samples,\) or"),
+        ("(np.zeros((5, 2)), np.zeros(4, int))", r"for 5 inputs .*int64 of shape \(4,\);"),
+        ("(np.zeros((5, 2)), np.zeros((5, 2), int))", "expected as many class labels, int64"),
+        ("(np.zeros((5, 2)), np.zeros((5, 2, 2)))", r"or targets .* of shape \(samples, targets"),
+        ("(np.zeros((5, 2)), 4)", r"for 5 inputs .*int64 of shape \(1,\);"),
+        ("(np.zeros((5, 2)) + 1j, np.zeros(5, int))", "they are complex numbers"),
+        ("([[1.0], [1.0, 2.0]], [0, 1])", "cannot be made tensors of"),
+        ("Dataset(torch.zeros(5, 2), torch.zeros(5).int(), 3, 1)", "torch.int32 of shape"),
+        ("Dataset(torch.zeros(5, 2), torch.zeros(5), 3, 1)", r"float32 of shape \(5,\)"),
+        ("Dataset(torch.zeros(5, 2), torch.zeros(4).long(), 3, 1)", "for 5 inputs"),
+        ("(np.zeros((5, 2)), np.array([0, 2, 2, 0, 0]))", r"\[0, 2\]; number the 2 classes"),
         ("(np.zeros((5, 2)), np.full(5, np.inf))", "5 of 5 targets hold NaN or infinity"),
         ("(np.zeros((5, 2)), np.array(['a'] * 5))", "cannot be made tensors of"),
-        ("(np.zeros(5), np.zeros(5, int))", r"the inputs have shape \(5,\); expected"),
-        ("(np.zeros((0, 2)), np.zeros(0, int))", r"the inputs have shape \(0, 2\); expected"),
+        ("(np.zeros(5), np.zeros(5, int))", r"the inputs are torch.float32 of shape \(5,\)"),
+        ("(np.zeros((0, 2)), np.zeros(0, int))", r"the inputs are .* of shape \(0, 2\)"),
         ("(np.full((5, 2), np.nan), np.zeros(5, int))", "5 of 5 inputs hold NaN"),
-        ("(np.zeros((5, 2)), np.full(5, -1))", "a label is -1; labels count from 0"),
+        ("(np.zeros((5, 2)), np.full(5, -1))", r"the labels are \[-1\]; number"),
     ],
 )
 def test_own_data_of_the_wrong_form_is_refused(own_module, returned, message):
-    name = own_module(f"import numpy as np\nload = lambda: {returned}\n")
+    imports = "import numpy as np, torch\nfrom topoloss.compare.data import Dataset\n"
+    name = own_module(f"{imports}load = lambda: {returned}\n")
     with pytest.raises(topoloss.InputError, match=message):
         load(f"{name}:load")
 

@@ -6,6 +6,7 @@ import pytest
 
 import topoloss
 from topoloss.compare import report
+from topoloss.compare.networks import protocol as usual
 from topoloss.compare.runs import Arm, Problem, Run, read
 from topoloss.compare.statistics import select
 from topoloss.compare.training import Protocol, protocol
@@ -95,8 +96,8 @@ def test_the_score_of_a_regression_has_its_name(outcome, tmp_path):
 def test_markdown_has_one_line_for_each_regulariser(runs):
     lines = report.markdown(report.summarise(runs)).splitlines()
     assert lines[2:] == [
-        "| none | - | 91.00 ± 1.41 | - | 10 | 1.0 |",
-        "| t1 | 0.01 | 91.50 ± 2.12 | +0.50 | 10 | 1.0 |",
+        "| none | - | 2 | 91.00 ± 1.41 | - | 10 | 1.0 |",
+        "| t1 | 0.01 | 2 | 91.50 ± 2.12 | +0.50 | 10 | 1.0 |",
     ]
 
 
@@ -138,8 +139,8 @@ def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path):
     assert "over 2 blocks: statistic 3, p = 0.223" in text
     assert "splits of one data set, which are not independent" in text
     assert re.search(r"\| none \| 1\.50 \|.*\n\| t1 \| 1\.50 \|.*\n\| l2 \| 3\.00 \|", text)
-    # Differences 3 and -2: resampled means lie between. Variance 12.5, (1/2 + 4/3) * 12.5.
-    assert "| t1 | +0.50 | -2.00 to +3.00 | 0.10 |" in text
+    # Differences 3 and -2: resampled means lie between. Variance 12.5, (1/2 + 800/997) * 12.5.
+    assert "| t1 | 2 | +0.50 | -2.00 to +3.00 | 0.12 |" in text
     assert f"![{'weights.png'}](weights.png)" in text
 
 
@@ -171,11 +172,57 @@ def test_several_problems_have_their_own_sections_and_are_blocks(three, outcome,
     assert (tmp_path / "across.md").read_text(encoding="utf-8").strip() in text
 
 
+def test_networks_that_are_trained_at_other_rates_are_blocks_of_one_test(three, tmp_path):
+    other = Problem("vgg256", "cifar10", protocol("training-forward", usual("vgg256")))
+    runs = three + [Run(other, run.arm, run.seed, run.outcome) for run in three]
+    across = text_of(runs, tmp_path).split("## Problems as blocks")[1]
+    assert across.count("###") == 1
+    assert "over 2 blocks" in across
+
+
+def test_differences_are_of_each_regularisers_own_splits(three, outcome, tmp_path):
+    more = of(
+        Problem(),
+        outcome,
+        *(("none", 0.0, s, 0.9, 0.9) for s in (2, 3)),
+        *(("t1", 0.01, s, 0.9, 0.96) for s in (2, 3)),
+    )
+    text = text_of(three + more, tmp_path)
+    assert "| t1 | 4 | +0.25 |" in text
+    assert "| l2 | 2 | -10.50 |" in text
+
+
+def test_a_test_part_that_is_always_the_same_licenses_no_corrected_test(runs, tmp_path):
+    fixed = [replace(run, fixed_test=True) for run in runs]
+    text = text_of(fixed, tmp_path)
+    assert "| t1 | 2 | +0.50 | -2.00 to +3.00 | - | - |" in text
+    assert "nothing is said of other test samples" in text
+
+
+def test_a_weight_of_zero_that_was_chosen_is_told(runs):
+    zero = [replace(runs[0], arm=Arm("t1", 0.0), seed=s) for s in (5, 6)]
+    assert "| 0 x 2, 0.01 x 2 |" in report.markdown(report.summarise(runs + zero))
+
+
+def test_a_report_removes_what_an_earlier_one_has_more_and_nothing_else(three, tmp_path):
+    other = Problem("net2")
+    report.write(three + [Run(other, r.arm, r.seed, r.outcome) for r in three], tmp_path)
+    (tmp_path / "figure-of-mine.png").write_bytes(b"mine")
+    report.write(three[:6], tmp_path)
+    assert names_in(tmp_path) == sorted([*FILES, "figure-of-mine.png"])
+
+
+def test_runs_that_are_not_reported_stay_in_the_file(runs, tmp_path):
+    report.write(runs[:2], tmp_path, also=runs)
+    assert read(tmp_path / "runs.csv") == runs
+    assert "t1" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_protocols_are_no_blocks_of_one_another(three, tmp_path):
     faithful = Problem(protocol=protocol("faithful"))
     runs = three + [Run(faithful, run.arm, run.seed, run.outcome) for run in three]
     across = text_of(runs, tmp_path).split("## Problems as blocks")[1]
-    assert "### training-forward" in across
+    assert "### training-forward, stopped by loss or after 1200 epochs" in across
     assert "### faithful" in across
     assert across.count("on 1 blocks were given") == 2
 

@@ -27,8 +27,8 @@ def test_columns_are_in_the_documented_order(runs, tmp_path):
     assert header[header.index("regulariser") :][:4] == [
         *("regulariser", "weight", "seed", "metric")
     ]
-    assert header[-12] == "before_deaths"
-    assert header[-1] == "after_constant"
+    assert header[-13] == "before_deaths"
+    assert header[-2:] == ["after_constant", "fixed_test"]
 
 
 @pytest.mark.parametrize(

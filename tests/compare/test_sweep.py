@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from topoloss.compare.sweep import (
     PAPER_WEIGHTS,
     Grid,
     Tpe,
-    _lock_from_the_start,
+    _opened,
     database,
     parse,
     sweep,
@@ -240,6 +241,116 @@ def test_an_error_in_a_process_is_raised(tmp_path, monkeypatch):
         sweep(SEARCHES[:1], (0,), problem, database(tmp_path), jobs=2)
 
 
+def test_an_error_in_a_process_ends_the_others(tmp_path, monkeypatch):
+    """Of many runs, none of which is short, those that have begun are the most that finish."""
+    (tmp_path / "sometimes.py").write_text(
+        "import multiprocessing, os, torch\n"
+        "def make():\n"
+        "    if multiprocessing.parent_process():\n"
+        "        try:\n"
+        "            os.mkdir('first')\n"
+        "        except FileExistsError:\n"
+        "            pass\n"
+        "        else:\n"
+        "            raise RuntimeError('the first of all')\n"
+        "    return torch.nn.Linear(64, 10)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = Problem("sometimes:make", "digits", Protocol(max_epochs=100_000, patience=100_000))
+    with pytest.raises(RuntimeError, match="the first of all"):
+        sweep(SEARCHES, (0, 1), problem, database(tmp_path), jobs=2)
+
+
+def test_a_killed_process_is_told(tmp_path, monkeypatch):
+    (tmp_path / "killed_network.py").write_text(
+        "import multiprocessing, os, signal, torch\n"
+        "def make():\n"
+        "    if multiprocessing.parent_process():\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return torch.nn.Linear(64, 10)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = Problem("killed_network:make", "digits", Protocol(max_epochs=1))
+    with pytest.raises(topoloss.TopolossError, match=r"was killed.*fewer --jobs"):
+        sweep(SEARCHES[:1], (0,), problem, database(tmp_path), jobs=2)
+
+
+OWN = """
+import torch
+samples, seed, width = 30, 0, 4
+def data():
+    x = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed))
+    return x, torch.arange(samples) % 2
+def network():
+    return torch.nn.Linear(3, width)
+shared_network = network()
+def shared():
+    return shared_network
+def unseeded():
+    return torch.rand(samples, 3), torch.arange(samples) % 2
+"""
+
+
+def own_problem(own_module, model="network", data="data"):
+    name = own_module(OWN)
+    return Problem(f"{name}:{model}", f"{name}:{data}", Protocol(max_epochs=1))
+
+
+def change(monkeypatch, problem, values):
+    module = importlib.import_module(problem.model.partition(":")[0])
+    for name, value in values.items():
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize("values", [{"seed": 1}, {"width": 5}])
+def test_runs_of_a_changed_module_are_those_of_another_problem(
+    tmp_path, own_module, monkeypatch, values
+):
+    problem = own_problem(own_module)
+    started(tmp_path, SEARCHES[:1], problem, seeds=(0,))
+    change(monkeypatch, problem, values)
+    with pytest.raises(topoloss.InputError, match="digest is"):
+        started(tmp_path, SEARCHES[:1], problem, seeds=(0, 1))
+
+
+@pytest.mark.parametrize("functions", [{"data": "unseeded"}, {"model": "shared"}])
+def test_data_and_networks_that_are_not_made_anew_alike_are_refused(
+    tmp_path, own_module, functions
+):
+    with pytest.raises(topoloss.InputError, match="not the same when they are made again"):
+        started(tmp_path, SEARCHES[:1], own_problem(own_module, **functions))
+
+
+@pytest.mark.parametrize("samples", [427, 5])
+def test_a_batch_of_one_sample_is_told_before_any_run(tmp_path, own_module, monkeypatch, samples):
+    """427 are split into 257, 85 and 85; the last of 257 in batches of 256 is alone."""
+    problem = own_problem(own_module)
+    change(monkeypatch, problem, {"samples": samples})
+    with pytest.raises(topoloss.InputError, match="the last would hold one sample"):
+        started(tmp_path, SEARCHES[:1], problem)
+
+
+def test_tpe_counts_a_weight_once_that_is_there_twice():
+    """As when two processes restore known runs at once."""
+    search = Tpe("l2", 1e-6, 1e-2, trials=2)
+    study = optuna.create_study(direction="maximize")
+    for _ in range(2):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"weight": 1e-4},
+                distributions={"weight": search.distribution()},
+                value=0.5,
+            )
+        )
+    assert search.offer(study)
+    assert 1e-6 <= search.weight(study.ask()) <= 1e-2
+    assert not search.offer(study)
+
+
 def test_of_two_trials_of_one_weight_the_first_goes_on(tmp_path):
     """As when two processes queue a weight at once."""
     study = optuna.create_study(direction="maximize")
@@ -377,15 +488,12 @@ def test_arms_that_make_no_sense(arms, trials, error, message):
         parse(arms, trials)
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat")
 def test_a_trial_that_waits_is_taken_once(tmp_path):
     """Four workers, each with connections of its own, empty a queue."""
 
     def opened():
-        storage = optuna.storages.RDBStorage(
-            database(tmp_path), engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-        _lock_from_the_start(storage.engine)
-        return storage
+        return _opened(database(tmp_path), heartbeat=20)
 
     queue = optuna.create_study(storage=opened(), study_name="queue")
     for k in range(40):

@@ -36,6 +36,31 @@ def test_stops_after_patience_and_restores_the_best_weights(small_network, blob_
     assert restored.item() == pytest.approx(losses[best], rel=1e-6)
 
 
+@pytest.mark.parametrize("eval_pass", [False, True])
+def test_dropout_is_on_in_training_alone(blob_split, eval_pass):
+    """By the mode in which the model meets each number of samples, over three epochs."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(2, 12), nn.Tanh(), nn.Dropout(0.5), nn.Linear(12, 3))
+    modes = []
+    model.register_forward_pre_hook(lambda m, args: modes.append((len(args[0]), m.training)))
+    protocol = replace(PROTOCOL, batch_size=30, max_epochs=3, eval_pass=eval_pass)
+    history_of(model, blob_split, "t1", 0.01, protocol)
+    # The parts have 30, 15 and 15 samples; only training batches are in training mode.
+    assert modes.count((30, True)) == 3
+    assert modes.count((30, False)) == (3 if eval_pass else 0)
+    assert {training for size, training in modes if size == 15} == {False}
+
+
+def test_weights_after_which_the_loss_is_not_finite_are_not_the_best(blob_split):
+    """Accuracy is a number whatever the logits are, so it alone would keep them."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 3))
+    protocol = replace(PROTOCOL, batch_size=30, max_epochs=1, learning_rate=1e30, monitor="score")
+    before = copy.deepcopy(model.state_dict())
+    history_of(model, blob_split, protocol=protocol)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_a_loss_that_only_equals_the_best_is_no_improvement(small_network, blob_split):
     protocol = replace(PROTOCOL, learning_rate=0.0)
     outcome, _ = history_of(small_network(), blob_split, protocol=protocol)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from topoloss.compare import objects
@@ -40,8 +39,8 @@ class Dataset:
         of the training part.
     """
 
-    x: Float[Tensor, "samples *shape"]
-    y: Int[Tensor, " samples"] | Float[Tensor, "samples targets"]
+    x: Tensor
+    y: Tensor
     train: int
     validation: int
     fixed_test: bool = False
@@ -215,36 +214,59 @@ def _own(reference: str) -> Dataset:
             "topoloss.compare.data.Dataset or a pair (x, y)."
         )
     try:
-        x, y = (torch.as_tensor(part) for part in made)
-    except TypeError as error:
+        x, y = map(_tensor, made)
+    except (TypeError, ValueError) as error:
         raise InputError(f"data {reference!r} cannot be made tensors of: {error}") from error
-    labelled = y.ndim == 1 and not y.is_floating_point()
-    if len(x) != len(y) or not (labelled or (y.ndim in (1, 2) and y.is_floating_point())):
-        raise InputError(
-            f"data {reference!r} returned shapes {tuple(x.shape)} and {tuple(y.shape)} of "
-            f"{y.dtype}; expected as many integer class labels, (samples,), or floating-point "
-            "targets, (samples,) or (samples, targets), as inputs."
-        )
+    y = y.float() if y.is_floating_point() else y.long()
+    if y.is_floating_point() and y.ndim == 1:
+        y = y[:, None]
     fifth = len(x) // 5
-    y = y.long() if labelled else y.float().reshape(len(y), -1)
     return Dataset(x.float(), y, train=len(x) - 2 * fifth, validation=fifth)
 
 
+def _tensor(values: Any) -> Tensor:
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if tensor.is_complex():
+        raise ValueError("they are complex numbers.")
+    return tensor if tensor.ndim else tensor[None]
+
+
 def _checked(data: Dataset, name: str) -> Dataset:
-    if data.x.ndim < 2 or not len(data.x):
+    x, y = data.x, data.y
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x)):
         raise InputError(
-            f"data {name!r}: the inputs have shape {tuple(data.x.shape)}; expected (samples, ...)."
+            f"data {name!r}: the inputs are {_described(x)}; expected a floating-point tensor of "
+            "shape (samples, ...)."
         )
-    for what, values in (("inputs", data.x), ("targets", data.y)):
-        bad = ~torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.zeros(1)
+    labelled = isinstance(y, Tensor) and y.dtype == torch.int64 and y.ndim == 1
+    targets = isinstance(y, Tensor) and y.is_floating_point() and y.ndim == 2
+    if not (labelled or targets) or len(x) != len(y):
+        raise InputError(
+            f"data {name!r}: for {len(x)} inputs there are {_described(y)}; expected as many class "
+            "labels, int64 of shape (samples,), or targets of a regression, floating-point of "
+            "shape (samples, targets)."
+        )
+    for what, values in (("inputs", x), ("targets", y)):
+        bad = ~torch.isfinite(values).reshape(len(x), -1).all(1)
         if bad.any():
             raise InputError(
                 f"data {name!r}: {int(bad.sum())} of {len(bad)} {what} hold NaN or infinity; "
                 "remove or impute them."
             )
-    if not data.y.is_floating_point() and data.y.min() < 0:
-        raise InputError(f"data {name!r}: a label is {int(data.y.min())}; labels count from 0.")
+    if labelled:
+        classes = torch.unique(y)
+        if not torch.equal(classes, torch.arange(len(classes))):
+            raise InputError(
+                f"data {name!r}: the labels are {classes.tolist()[:10]}; number the "
+                f"{len(classes)} classes from 0 on."
+            )
     return data
+
+
+def _described(values: Any) -> str:
+    if isinstance(values, Tensor):
+        return f"{values.dtype} of shape {tuple(values.shape)}"
+    return type(values).__name__
 
 
 def _inputs(pixels: Any) -> Tensor:

@@ -151,7 +151,7 @@ def _check_fit(model: nn.Module, name: str, data: Dataset) -> None:
     model.eval()
     try:
         outputs = model(data.x[:2])
-    except RuntimeError as error:
+    except Exception as error:
         raise InputError(
             f"model {name!r} does not take inputs of shape {tuple(data.x[:2].shape)}: {error}"
         ) from error
@@ -164,7 +164,8 @@ def _check_fit(model: nn.Module, name: str, data: Dataset) -> None:
     ):
         given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         expected = (
-            f"{tuple(data.y[:2].shape)}, as the targets have"
+            f"{tuple(data.y[:2].shape)}, as the targets have, which are floating-point and so "
+            "a regression's; make labels of classes integers"
             if regression
             else f"a logit for each of the {data.outputs} classes (labels count from 0)"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from topoloss.compare import figures
-from topoloss.compare.runs import Problem, Run
+from topoloss.compare.files import write_whole
+from topoloss.compare.runs import Problem, Run, joined
 from topoloss.compare.runs import write as write_runs
 from topoloss.compare.statistics import (
     critical_difference,
@@ -44,6 +46,7 @@ class Row:
     regulariser : str
     weights : dict of float to int
         The weights chosen, ascending, and on how many splits.
+    splits : int
     metric : str
         Name of the score.
     score, deviation : float
@@ -58,6 +61,7 @@ class Row:
 
     regulariser: str
     weights: dict[float, int]
+    splits: int
     metric: str
     score: float
     deviation: float
@@ -68,8 +72,9 @@ class Row:
     cut: int
 
     def cells(self) -> tuple[str, ...]:
-        times = {w: f" x {n}" if len(self.weights) > 1 else "" for w, n in self.weights.items()}
-        weights = ", ".join(f"{w:g}{times[w]}" for w in times if w) or "-"
+        several = len(self.weights) > 1
+        chosen = (f"{w:g}" + f" x {n}" * several for w, n in self.weights.items())
+        weights = "-" if list(self.weights) == [0] else ", ".join(chosen)
         counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         note = f" ({told})" if told else ""
@@ -77,6 +82,7 @@ class Row:
         return (
             self.regulariser,
             weights,
+            f"{self.splits}",
             f"{self.score:.2f}{spread}{note}",
             "-" if self.gain is None else f"{self.gain:+.2f}",
             f"{self.epochs:.0f}",
@@ -87,7 +93,7 @@ class Row:
 def header(rows: Sequence[Row]) -> tuple[str, ...]:
     """The names of the cells."""
     return (
-        *("regulariser", "weight", f"test {rows[0].metric} (%)", "gain over none"),
+        *("regulariser", "weight", "splits", f"test {rows[0].metric} (%)", "gain over none"),
         *("epochs", "s per run"),
     )
 
@@ -104,6 +110,7 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
             Row(
                 regulariser=name,
                 weights=dict(sorted(Counter(run.arm.weight for run in best).items())),
+                splits=len(best),
                 metric=best[0].outcome.metric,
                 score=fmean(scored),
                 deviation=stdev(scored) if len(best) > 1 else nan,
@@ -126,13 +133,17 @@ def markdown(rows: Sequence[Row]) -> str:
     return as_markdown(header(rows), [row.cells() for row in rows])
 
 
-def write(runs: Sequence[Run], folder: Path) -> list[Path]:
+def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[Path]:
     """Write a report from runs, each of its files whole or not at all.
+
+    What an earlier report in the folder has and this one has not is removed.
 
     Parameters
     ----------
     runs : sequence of Run
         Of one problem or several.
+    also : sequence of Run
+        Others that ``runs.csv`` holds too, so that none is lost.
     folder : Path
         Where ``report.md``, ``runs.csv`` with every run and, for each problem, the report's
         parts ``table.md``, ``ranks.md``, ``differences.md`` and ``neurons.md``, ``figure.png``
@@ -153,7 +164,7 @@ def write(runs: Sequence[Run], folder: Path) -> list[Path]:
     if not runs:
         raise InputError("there are no finished runs to report.")
     made: dict[str, Callable[[Path], object]] = {
-        "runs.csv": lambda path: write_runs(runs, path),
+        "runs.csv": lambda path: write_runs(joined(runs, also), path),
     }
     sections = ["# Comparison"]
     problems = list(dict.fromkeys(run.problem for run in runs))
@@ -166,7 +177,16 @@ def write(runs: Sequence[Run], folder: Path) -> list[Path]:
         sections.append(across(runs))
         made["across.md"] = _text(sections[-1])
     made["report.md"] = _text("\n\n".join(sections))
-    return [_whole(folder / name, make) for name, make in made.items()]
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in made:
+            path.unlink()
+    return [write_whole(folder / name, make) for name, make in made.items()]
+
+
+_OURS = re.compile(
+    r"across\.md|(table|ranks|differences|neurons)(-\d+)?\.md"
+    r"|(figure|weights|critical_difference)(-\d+)?\.png"
+)
 
 
 def plot(chosen: Sequence[Run], path: Path) -> Path:
@@ -183,7 +203,7 @@ def plot(chosen: Sequence[Run], path: Path) -> Path:
     -------
     Path
     """
-    return _whole(path, _png(figures.scores_and_deaths(chosen)))
+    return write_whole(path, _png(figures.scores_and_deaths(chosen)))
 
 
 def check_plot_path(path: Path) -> None:
@@ -213,7 +233,7 @@ def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
     parts = {
         "table": markdown(summarise(runs)),
         "ranks": ranks,
-        "differences": _differences(table_of_scores, runs),
+        "differences": _differences(chosen),
         "neurons": _neurons(chosen),
     }
     head = (f"## {_title(runs[0].problem)}", _protocol(runs[0].problem.protocol))
@@ -252,22 +272,35 @@ def _ranks(table: DataFrame, blocks: str) -> str:
     )
 
 
-def _differences(table: DataFrame, runs: Sequence[Run]) -> str:
-    if "none" not in table or len(table) < 2:
+def _differences(chosen: Sequence[Run]) -> str:
+    grouped = figures.by_regulariser(chosen)
+    if "none" not in grouped or len(grouped["none"]) < 2:
         return "No paired differences: they need `none` and at least 2 splits."
-    ratio = runs[0].outcome.test_size / runs[0].outcome.train_size
+    outcome = chosen[0].outcome
+    learnt_from = outcome.train_size + outcome.validation_size
     rows = []
-    for name in table:
-        if name != "none":
-            d = paired_difference(table, name, "none", ratio)
-            interval = f"{d.low:+.2f} to {d.high:+.2f}"
-            rows.append((name, f"{d.mean:+.2f}", interval, f"{d.t:.2f}", f"{d.p:.3g}"))
-    header = ("regulariser", "gain over none", "95% interval", "corrected t", "corrected p")
+    for name, runs in grouped.items():
+        pairs = scores((*grouped["none"], *runs))
+        if name == "none" or len(pairs) < 2:
+            continue
+        d = paired_difference(pairs, name, "none", outcome.test_size / learnt_from)
+        interval = f"{d.low:+.2f} to {d.high:+.2f}"
+        corrected = ("-", "-") if chosen[0].fixed_test else (f"{d.t:.2f}", f"{d.p:.3g}")
+        rows.append((name, f"{len(pairs)}", f"{d.mean:+.2f}", interval, *corrected))
+    header = (
+        *("regulariser", "splits", "gain over none", "95% interval", "corrected t"),
+        "corrected p",
+    )
+    licensed = (
+        "All splits have the same test part, so nothing is said of other test samples."
+        if chosen[0].fixed_test
+        else "The corrected resampled t-test (Nadeau and Bengio) allows for the overlap of the "
+        f"parts, of {outcome.test_size} samples for the test and {learnt_from} to learn from, "
+        "validation included."
+    )
     return (
-        f"Paired differences in the test {runs[0].outcome.metric} (%) over {len(table)} splits. "
-        "The interval is the percentile bootstrap's and holds for these samples; the corrected "
-        "resampled t-test (Nadeau and Bengio) allows for the overlap of the training parts.\n\n"
-        + as_markdown(header, rows)
+        f"Paired differences in the test {outcome.metric} (%). The interval is the percentile "
+        f"bootstrap's and holds for these samples. {licensed}\n\n" + as_markdown(header, rows)
     )
 
 
@@ -300,21 +333,29 @@ def _neurons(chosen: Sequence[Run]) -> str:
     return "Neurons, on the validation part; time.\n\n" + as_markdown(header, rows)
 
 
+_PROBLEMS_AS_BLOCKS = "problems, each with its mean score; those on one data set share its samples"
+
+
 def across(runs: Sequence[Run]) -> str:
-    """Ranks with problems as blocks, for each protocol that has several."""
+    """Ranks with problems as blocks, for each protocol.
+
+    Networks that are trained at other rates are blocks of one test nevertheless.
+    """
     import pandas as pd
 
-    means: dict[Protocol, dict[str, Series]] = {}
+    means: dict[tuple[str, str, int], dict[str, Series]] = {}
     for problem in dict.fromkeys(run.problem for run in runs):
         table = scores(select(run for run in runs if run.problem == problem))
-        of_protocol = means.setdefault(problem.protocol, {})
+        protocol = problem.protocol
+        key = (_name(protocol), protocol.monitor, protocol.max_epochs)
+        of_protocol = means.setdefault(key, {})
         of_protocol[f"{problem.model} on {problem.data}"] = table.mean()
     parts = ["## Problems as blocks"]
-    for protocol, columns in means.items():
+    for (name, monitor, max_epochs), columns in means.items():
         table = pd.DataFrame(columns).T.dropna(axis="columns")
-        parts.append(f"### {_name(protocol)}")
+        parts.append(f"### {name}, stopped by {monitor} or after {max_epochs} epochs")
         try:
-            parts.append(_ranks(table, "problems, each with its mean score"))
+            parts.append(_ranks(table, _PROBLEMS_AS_BLOCKS))
         except InputError as reason:
             parts.append(f"No test of ranks: {reason}")
     return "\n\n".join(parts)
@@ -326,13 +367,3 @@ def _text(text: str) -> Callable[[Path], object]:
 
 def _png(figure: Figure) -> Callable[[Path], object]:
     return lambda path: figure.savefig(path, dpi=150, format="png")
-
-
-def _whole(path: Path, make: Callable[[Path], object]) -> Path:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        make(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

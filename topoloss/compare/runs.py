@@ -3,8 +3,9 @@
 ``runs.csv`` is the format of record: a line for each finished run, from which a report is made
 and a study is rebuilt. Its columns are, in this order, the fields of `Problem` (those of its
 `Protocol` among them), ``regulariser``, ``weight``, ``seed``, and the fields of `Outcome` (of
-each `Neurons` with ``before_`` or ``after_`` in front). Numbers are written so that they are
-read back exactly; lists of integers are separated by blanks. Scores are fractions.
+each `Neurons` with ``before_`` or ``after_`` in front), and ``fixed_test``. Numbers are written
+so that they are read back exactly; lists of integers are separated by blanks. Scores are
+fractions.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from topoloss.compare.files import write_whole
 from topoloss.compare.training import Neurons, Outcome, Protocol
 from topoloss.errors import InputError
 
-__all__ = ["Arm", "Problem", "Run", "read", "write"]
+__all__ = ["Arm", "Problem", "Run", "joined", "read", "write"]
 
 
 @dataclass(frozen=True, order=True)
@@ -43,21 +45,46 @@ class Problem:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained network."""
+    """One trained network.
+
+    Attributes
+    ----------
+    problem : Problem
+    arm : Arm
+    seed : int
+        Of the split.
+    outcome : Outcome
+    fixed_test : bool
+        All splits have the same test part.
+    """
 
     problem: Problem
     arm: Arm
     seed: int
     outcome: Outcome
+    fixed_test: bool = False
 
 
 def write(runs: Iterable[Run], path: Path) -> None:
-    """Write runs to a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(column for column, _ in _columns(Run))
+    """Write runs to a CSV file, which is whole or as it was."""
+
+    def fill(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(column for column, _ in _columns(Run))
+            for run in runs:
+                writer.writerow(_cell(value) for value in _values(run))
+
+    write_whole(path, fill)
+
+
+def joined(*several: Iterable[Run]) -> list[Run]:
+    """Runs of several lists, each once; of two of the same point the first."""
+    found: dict[tuple[Problem, Arm, int], Run] = {}
+    for runs in several:
         for run in runs:
-            writer.writerow(_cell(value) for value in _values(run))
+            found.setdefault((run.problem, run.arm, run.seed), run)
+    return list(found.values())
 
 
 def read(path: Path) -> list[Run]:

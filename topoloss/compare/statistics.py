@@ -227,7 +227,8 @@ def paired_difference(
     treatment, baseline : str
         Columns.
     test_per_train : float
-        Size of the test part over that of the training part.
+        Size of the test part over the number of samples that were learnt from: those of the
+        validation part too, if it stopped training or chose the weight.
 
     Notes
     -----
@@ -265,7 +266,7 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
     differences : array_like, shape (splits,)
         Paired differences over random splits of one data set.
     test_per_train : float
-        Size of the test part over that of the training part.
+        Size of the test part over the number of samples that were learnt from.
 
     Raises
     ------
@@ -275,8 +276,9 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
     Notes
     -----
     The variance of the mean over k splits is taken as ``(1/k + test/train) * s**2``, with k - 1
-    degrees of freedom, because the training parts overlap. Licenses, approximately, a
-    statement on new samples from the same source; never on other data sets. Differences that
+    degrees of freedom, because the parts overlap. Licenses, approximately, a statement on new
+    samples from the same source; never on other data sets, and not at all if the test part is
+    the same in all splits, whose variance the differences do not show. Differences that
     are all equal have no variance: the statistic is then infinite, or 0 if they are 0.
 
     References

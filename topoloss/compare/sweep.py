@@ -8,6 +8,7 @@ process that was killed goes stale, and its weight is tried again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -29,10 +31,12 @@ from topoloss import registry
 from topoloss.compare import data, networks
 from topoloss.compare.runs import Arm, Problem, Run
 from topoloss.compare.training import Epoch, Neurons, Outcome, train
-from topoloss.errors import InputError, OptionError
+from topoloss.errors import InputError, OptionError, TopolossError
 from topoloss.extras import needs_extra
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -129,16 +133,20 @@ class Tpe:
         return TPESampler()
 
     def offer(self, study: Study) -> bool:
-        trials = study.get_trials(deepcopy=False)
-        return sum(_state(t) in _LIVE for t in trials) < self.trials
+        return self._taken(study.get_trials(deepcopy=False)) < self.trials
 
     def weight(self, trial: Trial) -> float:
         import optuna
 
         trials = trial.study.get_trials(deepcopy=False)
-        if sum(t.number < trial.number and _state(t) in _LIVE for t in trials) >= self.trials:
+        if self._taken([t for t in trials if t.number < trial.number]) >= self.trials:
             raise optuna.TrialPruned
         return trial.suggest_float("weight", self.low, self.high, log=True)
+
+    def _taken(self, trials: Sequence[FrozenTrial]) -> int:
+        """Weights that are finished, each once, and trials that are not."""
+        finished = {t.params["weight"] for t in trials if _state(t) == "COMPLETE"}
+        return len(finished) + sum(_state(t) in ("WAITING", "RUNNING") for t in trials)
 
     def has(self, weight: float) -> bool:
         return self.low <= weight <= self.high
@@ -250,7 +258,7 @@ def run(
             seed=seed,
             on_epoch=on_epoch,
         )
-    return Run(problem, arm, seed, outcome)
+    return Run(problem, arm, seed, outcome, dataset.fixed_test)
 
 
 @contextmanager
@@ -267,8 +275,21 @@ def _dataset(problem: Problem) -> data.Dataset:
     return data.divided_twice(dataset) if problem.protocol.divide_twice else dataset
 
 
-def check(problem: Problem, device: str = "cpu") -> None:
-    """Raise unless the device and the data can be had, and the network takes them."""
+def check(problem: Problem, device: str = "cpu") -> str:
+    """Raise unless the runs of a problem can be done, and be done again.
+
+    Returns
+    -------
+    str
+        A digest of the data and of an untrained network: runs of another belong to another
+        problem, whatever its name is.
+
+    Raises
+    ------
+    InputError, OptionError, UnknownNameError
+        If the device or the data cannot be had, the network does not take them, a batch would
+        hold one sample, or either is not the same the next time.
+    """
     try:
         torch.zeros(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -276,8 +297,39 @@ def check(problem: Problem, device: str = "cpu") -> None:
         raise OptionError(
             f"device={device!r} cannot be used here: {reason}. Choose for example 'cpu'."
         ) from error
-    with _seeded(0):
-        networks.build(problem.model, _dataset(problem))
+    dataset = _dataset(problem)
+    data.split(dataset, 0)
+    batch_size = problem.protocol.batch_size
+    if dataset.train % batch_size == 1 or dataset.validation < 2:
+        raise InputError(
+            f"{dataset.train} samples for training and {dataset.validation} for validation were "
+            f"given; in batches of {batch_size} the last would hold one sample, or the "
+            "validation part has less than two, which have no correlation. Return a "
+            "topoloss.compare.data.Dataset with other sizes."
+        )
+    models, digests = [], []
+    for _ in range(2):
+        with _seeded(0):
+            models.append(networks.build(problem.model, dataset))
+        _dataset.cache_clear()
+        again = _dataset(problem)
+        digests.append(_digest([again.x, again.y, *models[-1].state_dict().values()]))
+    if models[0] is models[1] or digests[0] != digests[1]:
+        raise InputError(
+            f"model {problem.model!r} and data {problem.data!r} are not the same when they are "
+            "made again: return a new network each time, which follows torch's seed, and seed "
+            "what is random in the data."
+        )
+    return digests[0]
+
+
+def _digest(tensors: Sequence[torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def database(folder: Path) -> str:
@@ -336,8 +388,8 @@ def sweep(
     -----
     A finished run is never lost or repeated, whichever process is killed when.
     """
-    check(problem, device)
-    sweeping = _Sweep(tuple(searches), tuple(seeds), problem, storage, device, heartbeat)
+    digest = check(problem, device)
+    sweeping = _Sweep(tuple(searches), tuple(seeds), problem, digest, storage, device, heartbeat)
     with _Studies(sweeping) as studies:
         studies.restore(known)
 
@@ -361,6 +413,7 @@ class _Sweep:
     searches: tuple[Search, ...]
     seeds: tuple[int, ...]
     problem: Problem
+    digest: str
     storage: str
     device: str
     heartbeat: int
@@ -368,16 +421,31 @@ class _Sweep:
 
 def _share(sweeping: _Sweep, jobs: int, report: Callable[[], None]) -> None:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin_child) as pool:
-        running = {pool.submit(_work_in_child, sweeping) for _ in range(jobs)}
-        while running:
-            done, running = wait(running, timeout=2, return_when="FIRST_EXCEPTION")
-            report()
-            for future in done:
-                future.result()
+    stop = context.Event()
+    with ProcessPoolExecutor(jobs, context, _begin_child, (stop,)) as pool:
+        try:
+            running = {pool.submit(_work_in_child, sweeping) for _ in range(jobs)}
+            while running:
+                done, running = wait(running, timeout=2, return_when="FIRST_EXCEPTION")
+                report()
+                for future in done:
+                    future.result()
+        except BrokenProcessPool as error:
+            raise TopolossError(
+                "a process of the comparison was killed, maybe for want of memory. Finished runs "
+                "are kept: repeat the command, or use fewer --jobs."
+            ) from error
+        except BaseException:
+            stop.set()  # leaving the pool waits for its processes
+            raise
 
 
-def _begin_child() -> None:
+_stop: Event
+
+
+def _begin_child(stop: Event) -> None:
+    global _stop
+    _stop = stop
     torch.set_num_threads(1)
     # The pool's processes would wait for work for ever when their parent is killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -391,8 +459,12 @@ def _end_with_parent() -> None:
 
 
 def _work_in_child(sweeping: _Sweep) -> None:
+    def end_if_told(epoch: Epoch) -> None:
+        if _stop.is_set():
+            raise KeyboardInterrupt
+
     with _Studies(sweeping) as studies:
-        studies.work()
+        studies.work(on_epoch=end_if_told)
 
 
 class _Studies:
@@ -418,7 +490,7 @@ class _Studies:
     def _study(self, search: Search, seed: int) -> Study:
         import optuna
 
-        described = json.dumps(asdict(self.sweeping.problem))
+        described = json.dumps(asdict(self.sweeping.problem) | {"digest": self.sweeping.digest})
         study = optuna.create_study(
             storage=self._storage,
             study_name=f"{search.study}, split {seed}",
@@ -461,7 +533,7 @@ class _Studies:
 
                 while search.offer(study):
                     worked = True
-                    study.optimize(objective, n_trials=1)
+                    self._optimise(study, objective)
                     report()
             open_studies = [
                 each for each in open_studies if len(_finished(each[0], each[2])) < each[0].runs
@@ -471,6 +543,27 @@ class _Studies:
                 time.sleep(min(1, self.sweeping.heartbeat))
                 for _, _, study in open_studies:
                     self._fail_stale(study)
+
+    def _optimise(self, study: Study, objective: Callable[[Trial], float]) -> None:
+        """Do one trial, unless this process slept so long that another has taken it over."""
+        import optuna
+
+        done: list[Trial] = []
+
+        def noting(trial: Trial) -> float:
+            try:
+                value = objective(trial)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                done.append(trial)
+                raise
+            done.append(trial)
+            return value
+
+        try:
+            study.optimize(noting, n_trials=1)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            if not done or _state(study.trials[done[0].number]) != "FAIL":
+                raise
 
     def _fail_stale(self, study: Study) -> None:
         import optuna
@@ -498,8 +591,10 @@ class _Studies:
                 yield from new
 
     def _runs(self, search: Search, seed: int, study: Study) -> list[Run]:
+        problem = self.sweeping.problem
+        fixed_test = _dataset(problem).fixed_test
         found = _finished(search, study)
-        return [Run(self.sweeping.problem, arm, seed, outcome) for arm, outcome in found]
+        return [Run(problem, arm, seed, outcome, fixed_test) for arm, outcome in found]
 
     def restore(self, known: Sequence[Run]) -> None:
         """Add finished runs, each in one transaction, but for those that are there."""
@@ -533,13 +628,18 @@ def _opened(storage: str, heartbeat: int) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed run raises its error anyway
     # Several processes wait for one another's writes.
     engine = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else None
-    try:
-        with _experimental_by_choice(optuna):
-            opened = optuna.storages.RDBStorage(
-                storage, engine_kwargs=engine, heartbeat_interval=heartbeat
-            )
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise InputError(f"the storage {storage} cannot be opened: {error}.") from error
+    # Of processes that make the tables of a new storage at once all but one fail, for a moment.
+    for attempt in reversed(range(5)):
+        try:
+            with _experimental_by_choice(optuna):
+                opened = optuna.storages.RDBStorage(
+                    storage, engine_kwargs=engine, heartbeat_interval=heartbeat
+                )
+            break
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            if attempt == 0 or not isinstance(error, sqlalchemy.exc.DatabaseError):
+                raise InputError(f"the storage {storage} cannot be opened: {error}.") from error
+            time.sleep(0.2)
     if opened.engine.dialect.name == "sqlite":
         _lock_from_the_start(opened.engine)
     return opened

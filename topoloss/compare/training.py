@@ -165,7 +165,7 @@ class Outcome:
         The loss or an activation became infinite or NaN, which ended the run.
     off : float
         Fraction of the batches in which the regulariser was switched off.
-    train_size, test_size : int
+    train_size, validation_size, test_size : int
     before, after : Neurons
         Before training, and with the restored weights.
     """
@@ -178,6 +178,7 @@ class Outcome:
     diverged: bool
     off: float
     train_size: int
+    validation_size: int
     test_size: int
     before: Neurons
     after: Neurons
@@ -240,7 +241,7 @@ def train(
             on_epoch(Epoch(number, loss, score))
             stale += 1
             merit = score if protocol.monitor == "score" else -loss
-            if merit > best_merit:
+            if merit > best_merit and isfinite(loss):
                 best_merit, best, stale = merit, copy.deepcopy(model.state_dict()), 0
             if stale > protocol.patience:
                 break
@@ -255,6 +256,7 @@ def train(
         diverged=diverged,
         off=switch.off / switch.batches if switch is not None and switch.batches else 0.0,
         train_size=len(split.train.y),
+        validation_size=len(split.validation.y),
         test_size=len(split.test.y),
         before=before,
         after=_neurons(model, split.validation, protocol.fraction),
