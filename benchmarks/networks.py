@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["double", "half", "quadruple", "quarter"]
+__all__ = ["double", "half", "quarter"]
 
 
 def quarter() -> nn.Module:
@@ -17,10 +17,6 @@ def half() -> nn.Module:
 
 def double() -> nn.Module:
     return _scaled(2)
-
-
-def quadruple() -> nn.Module:
-    return _scaled(4)
 
 
 def _scaled(factor: float) -> nn.Module:
