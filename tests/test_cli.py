@@ -1,9 +1,12 @@
 import sys
+from dataclasses import replace
 
 import pytest
 
 import topoloss
 from topoloss.__main__ import main
+from topoloss.compare.runs import read
+from topoloss.compare.training import protocol
 from topoloss.testing.suite import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -144,6 +147,7 @@ def test_compare_in_all_its_options(run, tmp_path):
     command = (
         *("compare", "none", "l2=1e-5,1e-3", "--search", "tpe", "--trials", 2, "--splits", 2),
         *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "score", "--jobs", 2),
+        *("--patience", 3),
     )
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
     status, out, _ = run(*command, "--out", tmp_path / "a", "--storage", shared)
@@ -151,6 +155,9 @@ def test_compare_in_all_its_options(run, tmp_path):
     assert out.count("validation accuracy") == 2 + 4
     assert "study.db" not in files_in(tmp_path / "a")
     runs = tmp_path / "a" / "runs.csv"
+    assert {run.problem.protocol for run in read(runs)} == {
+        replace(protocol("faithful"), max_epochs=1, monitor="score", patience=3)
+    }
     # A second machine finds every run in the storage; a new one in the file.
     for option in (("--storage", shared), ("--runs", runs)):
         run(*command, "--out", tmp_path / "b", *option)

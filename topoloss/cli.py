@@ -64,6 +64,9 @@ ProtocolName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
 Monitor = Annotated[str, typer.Option(help="loss or score: what stops training early.")]
+Patience = Annotated[
+    int, typer.Option(min=0, help="Epochs without a better validation part that are tolerated.")
+]
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop at the latest after this many epochs.")]
 
 
@@ -155,6 +158,7 @@ def train_command(
     seed: Annotated[int, typer.Option(min=0, help="Split, initialisation and batches.")] = 0,
     protocol_name: ProtocolName = "training-forward",
     monitor: Monitor = "loss",
+    patience: Patience = 20,
     max_epochs: MaxEpochs = 1200,
     device: Device = "cpu",
     plot: Annotated[Path | None, typer.Option(help="PNG of the density of deaths.")] = None,
@@ -168,7 +172,7 @@ def train_command(
         if regulariser not in _USEFUL_WEIGHTS:
             raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
         weight = _USEFUL_WEIGHTS[regulariser]
-    problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
+    problem = _problem(model, data_name, protocol_name, monitor, patience, max_epochs)
     sweep.check(problem, device)
     arm = Arm(regulariser, weight)
     with _progress(console) as progress:
@@ -212,6 +216,7 @@ def compare(
     data_name: DataName = "digits",
     protocol_name: ProtocolName = "training-forward",
     monitor: Monitor = "loss",
+    patience: Patience = 20,
     max_epochs: MaxEpochs = 1200,
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path(
         "runs/compare"
@@ -242,7 +247,7 @@ def compare(
     console = Console()
     check_choice("search", search, ("grid", "tpe"))
     searches = sweep.parse(arms, trials if search == "tpe" else None)
-    problem = _problem(model, data_name, protocol_name, monitor, max_epochs)
+    problem = _problem(model, data_name, protocol_name, monitor, patience, max_epochs)
     sweep.check(problem, device)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; name a folder.")
@@ -346,8 +351,11 @@ def _write_report(
         console.print(f"wrote {path}")
 
 
-def _problem(model: str, data_name: str, name: str, monitor: str, max_epochs: int) -> Problem:
-    base = replace(networks.protocol(model), max_epochs=max_epochs, monitor=monitor)
+def _problem(
+    model: str, data_name: str, name: str, monitor: str, patience: int, max_epochs: int
+) -> Problem:
+    usual = networks.protocol(model)
+    base = replace(usual, monitor=monitor, patience=patience, max_epochs=max_epochs)
     return Problem(model, data_name, protocol(name, base))
 
 

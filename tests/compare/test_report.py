@@ -222,7 +222,7 @@ def test_protocols_are_no_blocks_of_one_another(three, tmp_path):
     faithful = Problem(protocol=protocol("faithful"))
     runs = three + [Run(faithful, run.arm, run.seed, run.outcome) for run in three]
     across = text_of(runs, tmp_path).split("## Problems as blocks")[1]
-    assert "### training-forward, stopped by loss or after 1200 epochs" in across
+    assert "### training-forward, stopped by 20 epochs without a better loss, or 1200" in across
     assert "### faithful" in across
     assert across.count("on 1 blocks were given") == 2
 

@@ -343,17 +343,18 @@ def across(runs: Sequence[Run]) -> str:
     """
     import pandas as pd
 
-    means: dict[tuple[str, str, int], dict[str, Series]] = {}
+    means: dict[tuple[str, str, int, int], dict[str, Series]] = {}
     for problem in dict.fromkeys(run.problem for run in runs):
         table = scores(select(run for run in runs if run.problem == problem))
         protocol = problem.protocol
-        key = (_name(protocol), protocol.monitor, protocol.max_epochs)
+        key = (_name(protocol), protocol.monitor, protocol.patience, protocol.max_epochs)
         of_protocol = means.setdefault(key, {})
         of_protocol[f"{problem.model} on {problem.data}"] = table.mean()
     parts = ["## Problems as blocks"]
-    for (name, monitor, max_epochs), columns in means.items():
+    for (name, monitor, patience, max_epochs), columns in means.items():
         table = pd.DataFrame(columns).T.dropna(axis="columns")
-        parts.append(f"### {name}, stopped by {monitor} or after {max_epochs} epochs")
+        stopped = f"{patience} epochs without a better {monitor}, or {max_epochs} in all"
+        parts.append(f"### {name}, stopped by {stopped}")
         try:
             parts.append(_ranks(table, _PROBLEMS_AS_BLOCKS))
         except InputError as reason:
