@@ -18,7 +18,8 @@ from benchmarks.rows import RESULTS
 from topoloss.compare import report, runs
 from topoloss.compare.networks import protocol as usual
 from topoloss.compare.runs import Problem, Run
-from topoloss.compare.sweep import Grid, database, sweep
+from topoloss.compare.searches import Grid
+from topoloss.compare.sweep import database, sweep
 from topoloss.compare.tables import as_markdown
 from topoloss.compare.training import Protocol, protocol
 
@@ -229,11 +230,11 @@ def width_table(studies: Sequence[Study]) -> str:
             failed = {w for w, r in at_weight.items() if _failures(r, plain)}
             sound = max((w for w in at_weight if w < min(failed, default=inf)), default=nan)
             gain = means[best] - fmean(plain.values())
-            cells = (f"{best:.2g}", f"{best * neurons:.2g}", f"{gain:+.2f}", f"{sound:.2g}")
+            cells = (f"{best:.2g}", f"{gain:+.2f}", f"{sound:.2g}", f"{sound / neurons:.1e}")
             rows.append((neurons, name, f"{len(plain)}", *cells))
     header = (
-        *("neurons", "regulariser", "splits", "best weight", "times neurons"),
-        *("gain in validation accuracy (%)", "highest weight below the first failure"),
+        *("neurons", "regulariser", "splits", "best weight", "gain in validation accuracy (%)"),
+        *("highest weight below the first failure", "over neurons"),
     )
     ordered = sorted(rows, key=lambda row: (row[1], row[0]))
     return as_markdown(header, [(f"{row[0]:,}", *row[1:]) for row in ordered])

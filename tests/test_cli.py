@@ -214,7 +214,7 @@ def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("topoloss.compare.sweep.train", interrupt)
+    monkeypatch.setattr("topoloss.compare.problems.train", interrupt)
     status, out, _ = run("compare", "none", "--out", tmp_path / "runs")
     assert status == 130
     assert "repeat the command to go on" in out
@@ -230,7 +230,7 @@ def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("topoloss.compare.sweep.train", interrupt)
+    monkeypatch.setattr("topoloss.compare.problems.train", interrupt)
     status, out, _ = run("train", "--plot", tmp_path / "p.png")
     assert status == 130
     assert "interrupted; nothing was written" in out

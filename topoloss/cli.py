@@ -23,7 +23,7 @@ from rich.table import Table
 
 import topoloss
 from topoloss import registry
-from topoloss.compare import networks, objects, report, runs, sweep
+from topoloss.compare import networks, objects, problems, report, runs, searches, sweep
 from topoloss.compare.runs import Arm, Problem, Run
 from topoloss.compare.training import Epoch, protocol
 from topoloss.errors import OptionError, PluginWarning, TopolossError, check_choice
@@ -173,7 +173,7 @@ def train_command(
             raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
         weight = _USEFUL_WEIGHTS[regulariser]
     problem = _problem(model, data_name, protocol_name, monitor, patience, max_epochs)
-    sweep.check(problem, device)
+    problems.check(problem, device)
     arm = Arm(regulariser, weight)
     with _progress(console) as progress:
         task = progress.add_task(str(arm), total=max_epochs, detail="")
@@ -182,7 +182,7 @@ def train_command(
             progress.update(task, advance=1, detail=_epoch_detail(epoch))
 
         try:
-            trained = sweep.run(problem, arm, seed, advance, device)
+            trained = problems.run(problem, arm, seed, advance, device)
         except KeyboardInterrupt:
             console.print("interrupted; nothing was written")
             raise typer.Exit(130) from None
@@ -246,9 +246,9 @@ def compare(
     """
     console = Console()
     check_choice("search", search, ("grid", "tpe"))
-    searches = sweep.parse(arms, trials if search == "tpe" else None)
+    asked = searches.parse(arms, trials if search == "tpe" else None)
     problem = _problem(model, data_name, protocol_name, monitor, patience, max_epochs)
-    sweep.check(problem, device)
+    problems.check(problem, device)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; name a folder.")
     if fresh and storage is not None:
@@ -258,13 +258,13 @@ def compare(
     if fresh:
         for name in ("study.db", "runs.csv"):
             (out / name).unlink(missing_ok=True)
-    total = splits * sum(each.runs for each in searches)
+    total = splits * sum(each.runs for each in asked)
     try:
         with _progress(console) as progress:
             task = progress.add_task("compare", total=total, detail="")
             live = _Live(progress, task)
             finished = sweep.sweep(
-                searches,
+                asked,
                 range(splits),
                 problem,
                 storage or sweep.database(out),

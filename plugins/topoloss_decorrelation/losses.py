@@ -22,7 +22,8 @@ class T1(topoloss.Loss):
     ----------
     reduction : {"sum", "mean"}
         ``"mean"`` divides by the number of deaths that count, which is one less than that of
-        the neurons, so that values of networks of different sizes can be compared.
+        the neurons, so that values of networks of different sizes can be compared. The useful
+        weight then grows with that number, while that of the sum hardly depends on it.
 
     Notes
     -----

@@ -7,7 +7,7 @@ import topoloss
 from benchmarks import networks, paper
 from topoloss.compare import report
 from topoloss.compare.runs import Problem, read
-from topoloss.compare.sweep import Grid
+from topoloss.compare.searches import Grid
 from topoloss.compare.training import Protocol
 
 COMMITTED = [study for study in paper.STUDIES.values() if study.file.exists()]

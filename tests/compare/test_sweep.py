@@ -11,15 +11,8 @@ import torch
 import topoloss
 from topoloss.compare.networks import protocol as usual
 from topoloss.compare.runs import Arm, Problem
-from topoloss.compare.sweep import (
-    PAPER_WEIGHTS,
-    Grid,
-    Tpe,
-    _opened,
-    database,
-    parse,
-    sweep,
-)
+from topoloss.compare.searches import Grid, Tpe
+from topoloss.compare.sweep import _opened, database, sweep
 from topoloss.compare.training import Protocol, protocol
 
 PROBLEM = Problem("net0", "digits", Protocol(max_epochs=1))
@@ -106,7 +99,8 @@ def test_a_sweep_interrupted_while_it_stores_a_run_mixes_nothing_up(tmp_path, mo
 KILLED = """
 import sys
 from topoloss.compare.runs import Problem
-from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.searches import Grid
+from topoloss.compare.sweep import sweep
 from topoloss.compare.training import Protocol, protocol
 
 problem = Problem("net0", "digits", Protocol(max_epochs=1))
@@ -144,7 +138,8 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
 KILLED_WITH_CHILDREN = """
 import sys
 from topoloss.compare.runs import Problem
-from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.searches import Grid
+from topoloss.compare.sweep import sweep
 from topoloss.compare.training import Protocol
 
 def told(run):
@@ -175,7 +170,8 @@ KILLED_AT_ONCE = """
 import os, sys
 import optuna
 from topoloss.compare.runs import Problem
-from topoloss.compare.sweep import Grid, sweep
+from topoloss.compare.searches import Grid
+from topoloss.compare.sweep import sweep
 from topoloss.compare.training import Protocol
 
 thread = optuna.storages._heartbeat.HeartbeatThread
@@ -334,45 +330,6 @@ def test_a_batch_of_one_sample_is_told_before_any_run(tmp_path, own_module, monk
         started(tmp_path, SEARCHES[:1], problem)
 
 
-def test_tpe_counts_a_weight_once_that_is_there_twice():
-    """As when two processes restore known runs at once."""
-    search = Tpe("l2", 1e-6, 1e-2, trials=2)
-    study = optuna.create_study(direction="maximize")
-    for _ in range(2):
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={"weight": 1e-4},
-                distributions={"weight": search.distribution()},
-                value=0.5,
-            )
-        )
-    assert search.offer(study)
-    assert 1e-6 <= search.weight(study.ask()) <= 1e-2
-    assert not search.offer(study)
-
-
-def test_of_two_trials_of_one_weight_the_first_goes_on(tmp_path):
-    """As when two processes queue a weight at once."""
-    study = optuna.create_study(direction="maximize")
-    grid = Grid("l2", (1e-5,))
-    for _ in range(2):
-        study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
-    first, second = study.ask(), study.ask()
-    with pytest.raises(optuna.TrialPruned):
-        grid.weight(second)
-    assert grid.weight(first) == 1e-5
-    study.tell(first, 1.0)
-    study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
-    with pytest.raises(optuna.TrialPruned):
-        grid.weight(study.ask())
-
-
-def test_a_trial_that_found_the_queue_empty_is_pruned():
-    study = optuna.create_study(direction="maximize")
-    with pytest.raises(optuna.TrialPruned):
-        Grid("l2", (1e-5,)).weight(study.ask())
-
-
 def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
     searches = [Tpe("l2", 1e-6, 1e-2, trials=3)]
     starts, runs = started(tmp_path, searches=searches)
@@ -454,38 +411,6 @@ def test_an_unknown_network_leaves_no_storage(tmp_path):
 def test_a_storage_that_cannot_be_opened_is_told(storage):
     with pytest.raises(topoloss.InputError, match="cannot be opened"):
         sweep(SEARCHES, (0,), PROBLEM, storage)
-
-
-def test_parse_keeps_order_and_drops_repetitions():
-    searches = parse(["t1=1e-2,1e-3", "none", "t1=0.01,5"])
-    assert searches == [Grid("t1", (0.01, 0.001, 5.0)), Grid("none", (0.0,))]
-
-
-def test_parse_knows_the_papers_grid():
-    assert parse(["t1=paper"]) == [Grid("t1", PAPER_WEIGHTS)]
-    assert parse(["none", "t1=paper"], trials=4) == [
-        Grid("none", (0.0,)),
-        Tpe("t1", 1e-6, 100.0, 4),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arms", "trials", "error", "message"),
-    [
-        (["t9=1"], None, topoloss.UnknownNameError, "no regulariser is named 't9'"),
-        (["t1"], None, topoloss.OptionError, "has no weight; write t1=WEIGHT"),
-        (["t1=x"], None, topoloss.OptionError, "'x' is not a number"),
-        (["t1=-1"], None, topoloss.OptionError, "'-1' is not a number between"),
-        (["t1=nan"], None, topoloss.OptionError, "'nan' is not a number between"),
-        ([], None, topoloss.OptionError, "no regulariser was given"),
-        (["t1=1"], 5, topoloss.OptionError, "t1=1 is no range to search"),
-        (["t1=0,1"], 5, topoloss.OptionError, "t1=0,1 is no range to search"),
-        (["t1=1,2,3"], 5, topoloss.OptionError, "t1=1,2,3 is no range to search"),
-    ],
-)
-def test_arms_that_make_no_sense(arms, trials, error, message):
-    with pytest.raises(error, match=message):
-        parse(arms, trials)
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat")

@@ -8,7 +8,6 @@ process that was killed goes stale, and its weight is tried again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -21,315 +20,27 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from topoloss import registry
-from topoloss.compare import data, networks
+from topoloss.compare.problems import check, dataset, run
 from topoloss.compare.runs import Arm, Problem, Run
-from topoloss.compare.training import Epoch, Neurons, Outcome, train
-from topoloss.errors import InputError, OptionError, TopolossError
+from topoloss.compare.searches import Search, state_of
+from topoloss.compare.training import Epoch, Neurons, Outcome
+from topoloss.errors import InputError, TopolossError
 from topoloss.extras import needs_extra
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
     from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
-__all__ = ["PAPER_WEIGHTS", "Grid", "Search", "Tpe", "check", "database", "parse", "run", "sweep"]
+__all__ = ["HEARTBEAT_SECONDS", "database", "sweep"]
 
-PAPER_WEIGHTS: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0, 100.0)
 HEARTBEAT_SECONDS = 20
-
-_LARGEST_WEIGHT = 1e9
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Every one of some weights, on every split.
-
-    The points wait in Optuna's queue: its grid sampler would draw one twice when processes
-    draw at once, and repeat finished ones when the grid grows.
-    """
-
-    regulariser: str
-    weights: tuple[float, ...]
-
-    @property
-    def study(self) -> str:
-        return self.regulariser
-
-    @property
-    def runs(self) -> int:
-        """How many there are on a split."""
-        return len(self.weights)
-
-    def sampler(self) -> Any:
-        """None: a grid has nothing to sample."""
-        return None
-
-    def offer(self, study: Study) -> bool:
-        """Queue the next weight, if nobody has; return whether one waits."""
-        trials = study.get_trials(deepcopy=False)
-        live = {t.user_attrs.get("weight") for t in trials if _state(t) in _LIVE}
-        missing = [w for w in self.weights if w not in live]
-        if missing:
-            study.enqueue_trial({"weight": missing[0]}, user_attrs={"weight": missing[0]})
-        return bool(missing) or any(_state(t) == "WAITING" for t in trials)
-
-    def weight(self, trial: Trial) -> float:
-        """Return the trial's weight; it is pruned if another trial has the same."""
-        import optuna
-
-        weight = trial.user_attrs.get("weight")
-        if weight is None:  # another process took what waited
-            raise optuna.TrialPruned
-        rivals = [
-            t
-            for t in trial.study.get_trials(deepcopy=False)
-            if t.number != trial.number and t.user_attrs.get("weight") == weight
-        ]
-        # Of those that live the first goes on, so that exactly one does.
-        if any(_state(t) == "COMPLETE" for t in rivals) or any(
-            _state(t) in _LIVE and t.number < trial.number for t in rivals
-        ):
-            raise optuna.TrialPruned
-        return trial.suggest_float("weight", 0, _LARGEST_WEIGHT)
-
-    def has(self, weight: float) -> bool:
-        return weight in self.weights
-
-    def distribution(self) -> Any:
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(0, _LARGEST_WEIGHT)
-
-
-@dataclass(frozen=True)
-class Tpe:
-    """Weights that Optuna's TPE sampler draws from a range, in its logarithm, on every split."""
-
-    regulariser: str
-    low: float
-    high: float
-    trials: int
-
-    @property
-    def study(self) -> str:
-        return f"{self.regulariser} from {self.low:g} to {self.high:g}"
-
-    @property
-    def runs(self) -> int:
-        return self.trials
-
-    def sampler(self) -> Any:
-        from optuna.samplers import TPESampler
-
-        # Not seeded: a sweep that goes on would draw its first weights again.
-        return TPESampler()
-
-    def offer(self, study: Study) -> bool:
-        return self._taken(study.get_trials(deepcopy=False)) < self.trials
-
-    def weight(self, trial: Trial) -> float:
-        import optuna
-
-        trials = trial.study.get_trials(deepcopy=False)
-        if self._taken([t for t in trials if t.number < trial.number]) >= self.trials:
-            raise optuna.TrialPruned
-        return trial.suggest_float("weight", self.low, self.high, log=True)
-
-    def _taken(self, trials: Sequence[FrozenTrial]) -> int:
-        """Weights that are finished, each once, and trials that are not."""
-        finished = {t.params["weight"] for t in trials if _state(t) == "COMPLETE"}
-        return len(finished) + sum(_state(t) in ("WAITING", "RUNNING") for t in trials)
-
-    def has(self, weight: float) -> bool:
-        return self.low <= weight <= self.high
-
-    def distribution(self) -> Any:
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, log=True)
-
-
-Search: TypeAlias = Grid | Tpe
-
-_LIVE = ("WAITING", "RUNNING", "COMPLETE")
-
-
-def parse(specifications: Sequence[str], trials: int | None = None) -> list[Search]:
-    """Parse ``NAME`` or ``NAME=WEIGHT[,WEIGHT...]``, checking names and weights.
-
-    Parameters
-    ----------
-    specifications : sequence of str
-        ``NAME=paper`` stands for the grid of the paper.
-    trials : int, optional
-        Search with so many trials on each split between two weights, the lowest and the
-        highest, instead of trying each.
-
-    Examples
-    --------
-    >>> from topoloss.compare.sweep import parse
-    >>> parse(["none", "t1=1e-3,1e-2"])
-    [Grid(regulariser='none', weights=(0.0,)), Grid(regulariser='t1', weights=(0.001, 0.01))]
-    >>> parse(["t1=1e-6,100"], trials=20)
-    [Tpe(regulariser='t1', low=1e-06, high=100.0, trials=20)]
-    """
-    grids: dict[str, tuple[float, ...]] = {}
-    for specification in specifications:
-        name, _, text = specification.partition("=")
-        registry.regulariser(name)
-        if name != "none" and not text:
-            raise OptionError(
-                f"{specification!r} has no weight; write {name}=WEIGHT[,WEIGHT...], for example "
-                f"{name}=0.001,0.01, or {name}=paper."
-            )
-        if text == "paper":
-            weights = PAPER_WEIGHTS
-        else:
-            weights = tuple(_weight(w, specification) for w in (text or "0").split(","))
-        grids[name] = tuple(dict.fromkeys((*grids.get(name, ()), *weights)))
-    if not grids:
-        raise OptionError("no regulariser was given; write for example: none t1=0.001 t2=1")
-    return [
-        Grid(name, weights) if trials is None or name == "none" else _tpe(name, weights, trials)
-        for name, weights in grids.items()
-    ]
-
-
-def _tpe(name: str, weights: tuple[float, ...], trials: int) -> Tpe:
-    low, high = min(weights), max(weights)
-    if (weights != PAPER_WEIGHTS and len(weights) != 2) or not 0 < low < high:
-        raise OptionError(
-            f"{name}={','.join(f'{w:g}' for w in weights)} is no range to search; write "
-            f"{name}=LOWEST,HIGHEST, both positive."
-        )
-    return Tpe(name, low, high, trials)
-
-
-def _weight(text: str, specification: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if not 0 <= weight <= _LARGEST_WEIGHT:
-        raise OptionError(
-            f"{specification!r}: the weight {text!r} is not a number between 0 and "
-            f"{_LARGEST_WEIGHT:g}."
-        )
-    return weight
-
-
-def run(
-    problem: Problem,
-    arm: Arm,
-    seed: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    device: str = "cpu",
-) -> Run:
-    """Train one network, reproducibly, and leave the global random state as found.
-
-    Parameters
-    ----------
-    problem : Problem
-    arm : Arm
-    seed : int
-        Fixes the split, the initialisation, and the order of batches, for all arms alike.
-    on_epoch : callable, optional
-        Called after every epoch.
-    device : str
-        Where to train. The split and the initialisation are the same everywhere.
-    """
-    dataset = _dataset(problem)
-    with _seeded(seed, device):
-        model = networks.build(problem.model, dataset).to(device)
-        outcome = train(
-            model,
-            data.split(dataset, seed).to(device),
-            arm.regulariser,
-            arm.weight,
-            problem.protocol,
-            seed=seed,
-            on_epoch=on_epoch,
-        )
-    return Run(problem, arm, seed, outcome, dataset.fixed_test)
-
-
-@contextmanager
-def _seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    where = torch.device(device)
-    with torch.random.fork_rng([] if where.type == "cpu" else [where]):
-        torch.manual_seed(seed)
-        yield
-
-
-@lru_cache(maxsize=1)
-def _dataset(problem: Problem) -> data.Dataset:
-    dataset = data.load(problem.data)
-    return data.divided_twice(dataset) if problem.protocol.divide_twice else dataset
-
-
-def check(problem: Problem, device: str = "cpu") -> str:
-    """Raise unless the runs of a problem can be done, and be done again.
-
-    Returns
-    -------
-    str
-        A digest of the data and of an untrained network: runs of another belong to another
-        problem, whatever its name is.
-
-    Raises
-    ------
-    InputError, OptionError, UnknownNameError
-        If the device or the data cannot be had, the network does not take them, a batch would
-        hold one sample, or either is not the same the next time.
-    """
-    try:
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OptionError(
-            f"device={device!r} cannot be used here: {reason}. Choose for example 'cpu'."
-        ) from error
-    dataset = _dataset(problem)
-    data.split(dataset, 0)
-    batch_size = problem.protocol.batch_size
-    if dataset.train % batch_size == 1 or dataset.validation < 2:
-        raise InputError(
-            f"{dataset.train} samples for training and {dataset.validation} for validation were "
-            f"given; in batches of {batch_size} the last would hold one sample, or the "
-            "validation part has less than two, which have no correlation. Return a "
-            "topoloss.compare.data.Dataset with other sizes."
-        )
-    models, digests = [], []
-    for _ in range(2):
-        with _seeded(0):
-            models.append(networks.build(problem.model, dataset))
-        _dataset.cache_clear()
-        again = _dataset(problem)
-        digests.append(_digest([again.x, again.y, *models[-1].state_dict().values()]))
-    if models[0] is models[1] or digests[0] != digests[1]:
-        raise InputError(
-            f"model {problem.model!r} and data {problem.data!r} are not the same when they are "
-            "made again: return a new network each time, which follows torch's seed, and seed "
-            "what is random in the data."
-        )
-    return digests[0]
-
-
-def _digest(tensors: Sequence[torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode())
-        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def database(folder: Path) -> str:
@@ -562,7 +273,7 @@ class _Studies:
         try:
             study.optimize(noting, n_trials=1)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            if not done or _state(study.trials[done[0].number]) != "FAIL":
+            if not done or state_of(study.trials[done[0].number]) != "FAIL":
                 raise
 
     def _fail_stale(self, study: Study) -> None:
@@ -592,7 +303,7 @@ class _Studies:
 
     def _runs(self, search: Search, seed: int, study: Study) -> list[Run]:
         problem = self.sweeping.problem
-        fixed_test = _dataset(problem).fixed_test
+        fixed_test = dataset(problem).fixed_test
         found = _finished(search, study)
         return [Run(problem, arm, seed, outcome, fixed_test) for arm, outcome in found]
 
@@ -672,17 +383,12 @@ def _experimental_by_choice(optuna: Any) -> Iterator[None]:
         yield
 
 
-def _state(trial: FrozenTrial) -> str:
-    name: str = trial.state.name
-    return name
-
-
 def _finished(search: Search, study: Study) -> list[tuple[Arm, Outcome]]:
     """The arms and outcomes of complete trials that the search asks for, by weight."""
     complete = {
         trial.params["weight"]: trial.user_attrs["outcome"]
         for trial in study.get_trials(deepcopy=False)
-        if _state(trial) == "COMPLETE" and search.has(trial.params["weight"])
+        if state_of(trial) == "COMPLETE" and search.has(trial.params["weight"])
     }
     return [
         (Arm(search.regulariser, weight), _outcome(complete[weight])) for weight in sorted(complete)

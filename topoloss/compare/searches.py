@@ -1,0 +1,202 @@
+"""Which weights of a regulariser are tried on each split: a grid, or a search by TPE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from topoloss import registry
+from topoloss.errors import OptionError
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["PAPER_WEIGHTS", "Grid", "Search", "Tpe", "parse", "state_of"]
+
+PAPER_WEIGHTS: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0, 100.0)
+_LARGEST_WEIGHT = 1e9
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every one of some weights, on every split.
+
+    The points wait in Optuna's queue: its grid sampler would draw one twice when processes
+    draw at once, and repeat finished ones when the grid grows.
+    """
+
+    regulariser: str
+    weights: tuple[float, ...]
+
+    @property
+    def study(self) -> str:
+        return self.regulariser
+
+    @property
+    def runs(self) -> int:
+        """How many there are on a split."""
+        return len(self.weights)
+
+    def sampler(self) -> Any:
+        """None: a grid has nothing to sample."""
+        return None
+
+    def offer(self, study: Study) -> bool:
+        """Queue the next weight, if nobody has; return whether one waits."""
+        trials = study.get_trials(deepcopy=False)
+        live = {t.user_attrs.get("weight") for t in trials if state_of(t) in _LIVE}
+        missing = [w for w in self.weights if w not in live]
+        if missing:
+            study.enqueue_trial({"weight": missing[0]}, user_attrs={"weight": missing[0]})
+        return bool(missing) or any(state_of(t) == "WAITING" for t in trials)
+
+    def weight(self, trial: Trial) -> float:
+        """Return the trial's weight; it is pruned if another trial has the same."""
+        import optuna
+
+        weight = trial.user_attrs.get("weight")
+        if weight is None:  # another process took what waited
+            raise optuna.TrialPruned
+        rivals = [
+            t
+            for t in trial.study.get_trials(deepcopy=False)
+            if t.number != trial.number and t.user_attrs.get("weight") == weight
+        ]
+        # Of those that live the first goes on, so that exactly one does.
+        if any(state_of(t) == "COMPLETE" for t in rivals) or any(
+            state_of(t) in _LIVE and t.number < trial.number for t in rivals
+        ):
+            raise optuna.TrialPruned
+        return trial.suggest_float("weight", 0, _LARGEST_WEIGHT)
+
+    def has(self, weight: float) -> bool:
+        return weight in self.weights
+
+    def distribution(self) -> Any:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(0, _LARGEST_WEIGHT)
+
+
+@dataclass(frozen=True)
+class Tpe:
+    """Weights that Optuna's TPE sampler draws from a range, in its logarithm, on every split."""
+
+    regulariser: str
+    low: float
+    high: float
+    trials: int
+
+    @property
+    def study(self) -> str:
+        return f"{self.regulariser} from {self.low:g} to {self.high:g}"
+
+    @property
+    def runs(self) -> int:
+        return self.trials
+
+    def sampler(self) -> Any:
+        from optuna.samplers import TPESampler
+
+        # Not seeded: a sweep that goes on would draw its first weights again.
+        return TPESampler()
+
+    def offer(self, study: Study) -> bool:
+        return self._taken(study.get_trials(deepcopy=False)) < self.trials
+
+    def weight(self, trial: Trial) -> float:
+        import optuna
+
+        trials = trial.study.get_trials(deepcopy=False)
+        if self._taken([t for t in trials if t.number < trial.number]) >= self.trials:
+            raise optuna.TrialPruned
+        return trial.suggest_float("weight", self.low, self.high, log=True)
+
+    def _taken(self, trials: Sequence[FrozenTrial]) -> int:
+        """Weights that are finished, each once, and trials that are not."""
+        finished = {t.params["weight"] for t in trials if state_of(t) == "COMPLETE"}
+        return len(finished) + sum(state_of(t) in ("WAITING", "RUNNING") for t in trials)
+
+    def has(self, weight: float) -> bool:
+        return self.low <= weight <= self.high
+
+    def distribution(self) -> Any:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=True)
+
+
+Search: TypeAlias = Grid | Tpe
+
+_LIVE = ("WAITING", "RUNNING", "COMPLETE")
+
+
+def parse(specifications: Sequence[str], trials: int | None = None) -> list[Search]:
+    """Parse ``NAME`` or ``NAME=WEIGHT[,WEIGHT...]``, checking names and weights.
+
+    Parameters
+    ----------
+    specifications : sequence of str
+        ``NAME=paper`` stands for the grid of the paper.
+    trials : int, optional
+        Search with so many trials on each split between two weights, the lowest and the
+        highest, instead of trying each.
+
+    Examples
+    --------
+    >>> from topoloss.compare.sweep import parse
+    >>> parse(["none", "t1=1e-3,1e-2"])
+    [Grid(regulariser='none', weights=(0.0,)), Grid(regulariser='t1', weights=(0.001, 0.01))]
+    >>> parse(["t1=1e-6,100"], trials=20)
+    [Tpe(regulariser='t1', low=1e-06, high=100.0, trials=20)]
+    """
+    grids: dict[str, tuple[float, ...]] = {}
+    for specification in specifications:
+        name, _, text = specification.partition("=")
+        registry.regulariser(name)
+        if name != "none" and not text:
+            raise OptionError(
+                f"{specification!r} has no weight; write {name}=WEIGHT[,WEIGHT...], for example "
+                f"{name}=0.001,0.01, or {name}=paper."
+            )
+        if text == "paper":
+            weights = PAPER_WEIGHTS
+        else:
+            weights = tuple(_weight(w, specification) for w in (text or "0").split(","))
+        grids[name] = tuple(dict.fromkeys((*grids.get(name, ()), *weights)))
+    if not grids:
+        raise OptionError("no regulariser was given; write for example: none t1=0.001 t2=1")
+    return [
+        Grid(name, weights) if trials is None or name == "none" else _tpe(name, weights, trials)
+        for name, weights in grids.items()
+    ]
+
+
+def _tpe(name: str, weights: tuple[float, ...], trials: int) -> Tpe:
+    low, high = min(weights), max(weights)
+    if (weights != PAPER_WEIGHTS and len(weights) != 2) or not 0 < low < high:
+        raise OptionError(
+            f"{name}={','.join(f'{w:g}' for w in weights)} is no range to search; write "
+            f"{name}=LOWEST,HIGHEST, both positive."
+        )
+    return Tpe(name, low, high, trials)
+
+
+def _weight(text: str, specification: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= _LARGEST_WEIGHT:
+        raise OptionError(
+            f"{specification!r}: the weight {text!r} is not a number between 0 and "
+            f"{_LARGEST_WEIGHT:g}."
+        )
+    return weight
+
+
+def state_of(trial: FrozenTrial) -> str:
+    name: str = trial.state.name
+    return name
