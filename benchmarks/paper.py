@@ -182,9 +182,9 @@ def run(study: Study, jobs: int) -> None:
 
 def write_reports(studies: Sequence[Study]) -> None:
     """Write what there is: a report for each study, and what joins several."""
-    begun = {study: finished for study in studies if (finished := study.complete())}
-    for study, finished in begun.items():
-        report.write(finished, study.folder)
+    begun = {study: complete for study in studies if (complete := study.complete())}
+    for study, complete in begun.items():
+        report.write(complete, study.folder, also=study.finished())
     whole = [each for study in studies if study.searches is GRID for each in begun.get(study, [])]
     parts = {
         "studies": study_table({study: len(study.finished()) for study in studies}),

@@ -77,6 +77,16 @@ def test_a_study_goes_on_where_its_committed_runs_end(quick, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_reports_are_of_whole_grids_and_lose_no_run(quick, monkeypatch):
+    half = replace(quick, splits=1, searches=(Grid("none", (0.0,)), Grid("l2", (1e-4,))))
+    paper.run(half, jobs=1)
+    larger = replace(half, searches=(Grid("none", (0.0,)), Grid("l2", (1e-4, 1e-3))))
+    paper.write_reports([larger])
+    assert "l2" not in (larger.folder / "table.md").read_text(encoding="utf-8")
+    assert len(read(larger.file)) == 2
+    assert "2 of 3" in (paper.FOLDER / "studies.md").read_text(encoding="utf-8")
+
+
 def test_a_misspelt_study_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["paper", "run", "digits-net9"])
     with pytest.raises(SystemExit):

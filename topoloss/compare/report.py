@@ -142,14 +142,14 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
     ----------
     runs : sequence of Run
         Of one problem or several.
-    also : sequence of Run
-        Others that ``runs.csv`` holds too, so that none is lost.
     folder : Path
         Where ``report.md``, ``runs.csv`` with every run and, for each problem, the report's
         parts ``table.md``, ``ranks.md``, ``differences.md`` and ``neurons.md``, ``figure.png``
         (deaths and scores), ``weights.png`` and, from 3 regularisers on 2 splits on,
         ``critical_difference.png`` go; those of a second problem have ``-2`` at the end of
         their names, and so on. With several problems, ``across.md`` has them as blocks.
+    also : sequence of Run
+        Others that ``runs.csv`` holds too, so that none is lost.
 
     Returns
     -------
