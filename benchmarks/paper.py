@@ -211,8 +211,8 @@ def study_table(finished: dict[Study, int]) -> str:
 def width_table(studies: Sequence[Study]) -> str:
     """The useful weights of T1 and T2 by the number of neurons.
 
-    By the mean validation score over splits. A run failed if it is nearer to guessing than to
-    the run without a regulariser on the same split.
+    The best by the mean validation score over splits, failures included. A run failed if it is
+    nearer to guessing than to the run without a regulariser on the same split.
     """
     rows = []
     for study in studies:
@@ -231,7 +231,8 @@ def width_table(studies: Sequence[Study]) -> str:
             sound = max((w for w in at_weight if w < min(failed, default=inf)), default=nan)
             gain = means[best] - fmean(plain.values())
             cells = (f"{best:.2g}", f"{gain:+.2f}", f"{sound:.2g}", f"{sound / neurons:.1e}")
-            rows.append((neurons, name, f"{len(plain)}", *cells))
+            splits = min(map(len, at_weight.values()))
+            rows.append((neurons, name, f"{splits}", *cells))
     header = (
         *("neurons", "regulariser", "splits", "best weight", "gain in validation accuracy (%)"),
         *("highest weight below the first failure", "over neurons"),

@@ -96,7 +96,7 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
     assert status == 0
     assert files_in(tmp_path) == [
         *("differences.md", "figure.png", "neurons.md", "ranks.md", "report.md", "runs.csv"),
-        *("study.db", "table.md", "weights.png"),
+        *("study.db", "table.md", "weights.md", "weights.png"),
     ]
     first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
     run(*command)

@@ -12,7 +12,7 @@ from topoloss.compare.statistics import select
 from topoloss.compare.training import Protocol, protocol
 
 PNG = b"\x89PNG\r\n\x1a\n"
-PARTS = ("table.md", "ranks.md", "differences.md", "neurons.md")
+PARTS = ("table.md", "ranks.md", "differences.md", "weights.md", "neurons.md")
 FILES = sorted([*PARTS, "figure.png", "report.md", "runs.csv", "weights.png"])
 
 
@@ -149,13 +149,21 @@ def test_the_report_tells_neurons_and_time(outcome, tmp_path):
         Run(Problem(), Arm("none", 0.0), 0, outcome(0.9, 0.9, seconds=2.0, epochs=20)),
         Run(Problem(), Arm("t1", 0.1), 0, outcome(0.9, 0.9, seconds=3.0, epochs=10, off=0.75)),
     ]
-    runs[1] = replace(
-        runs[1], outcome=replace(runs[1].outcome, after=replace(runs[1].outcome.after, constant=7))
-    )
+    # Seven neurons more, which are constant: of 13 * 12 pairs 6 * 5 have a correlation.
+    after = runs[1].outcome.after
+    after = replace(after, deaths=(*after.deaths[:-1], 7), constant=7)
+    runs[1] = replace(runs[1], outcome=replace(runs[1].outcome, after=after))
     text = text_of(runs, tmp_path)
     # Deaths all lie in the bins 10 and 40 of 50.
-    assert "| none | 0.790 | 0.190 | 0.210 | 0.810 | 100.0 | 1.00 | 0.0 | 0 | 0 |" in text
-    assert "| t1 | 0.790 | 0.190 | 0.210 | 0.810 | 300.0 | 3.00 | 75.0 | 0 | 7 |" in text
+    assert "| none | 0 | 0 | 0.790 | 0.190 | 0.21 | 0.81 | 0.0 | 100.0 | 1.00 |" in text
+    assert "| t1 | 0 | 7 | 0.790 | 0.988 | 0.21 | 0.81 | 75.0 | 300.0 | 3.00 |" in text
+
+
+def test_the_report_tells_every_weight(runs, tmp_path):
+    report.write(runs, tmp_path)
+    text = (tmp_path / "weights.md").read_text(encoding="utf-8")
+    assert "| t1 | 0.01 | 2 | 96.00 | 95.00 | 2 |" in text
+    assert "| t1 | 0.1 | 2 | 95.50 | 94.00 | 0 |" in text
 
 
 def test_several_problems_have_their_own_sections_and_are_blocks(three, outcome, tmp_path):

@@ -182,6 +182,10 @@ def test_neurons_by_hand(small_network, blob_split):
     assert (before.lowest, before.highest) == pytest.approx((tree.min(), tree.max()), abs=1e-5)
     assert before.deaths == tuple(np.histogram(tree, 50, (0, 1))[0])
     assert before.constant == (~live).sum()
+    varying = np.ix_(live, live)
+    assert before.varying_correlation == pytest.approx(r[varying][pairs[varying]].mean(), rel=1e-5)
+    deaths_of_varying = np.sort(tree)[: live.sum() - 1]
+    assert before.varying_median == pytest.approx(np.median(deaths_of_varying), abs=0.02)
 
 
 def test_stopping_by_accuracy(small_network, blob_split):

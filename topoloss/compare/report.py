@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
 from topoloss.compare import figures
 from topoloss.compare.files import write_whole
-from topoloss.compare.runs import Problem, Run, joined
+from topoloss.compare.runs import Arm, Problem, Run, joined
 from topoloss.compare.runs import write as write_runs
 from topoloss.compare.statistics import (
     critical_difference,
@@ -144,8 +144,8 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
         Of one problem or several.
     folder : Path
         Where ``report.md``, ``runs.csv`` with every run and, for each problem, the report's
-        parts ``table.md``, ``ranks.md``, ``differences.md`` and ``neurons.md``, ``figure.png``
-        (deaths and scores), ``weights.png`` and, from 3 regularisers on 2 splits on,
+        parts ``table.md``, ``ranks.md``, ``differences.md``, ``weights.md`` and ``neurons.md``,
+        ``figure.png`` (deaths and scores), ``weights.png`` and, from 3 regularisers on 2 splits on,
         ``critical_difference.png`` go; those of a second problem have ``-2`` at the end of
         their names, and so on. With several problems, ``across.md`` has them as blocks.
     also : sequence of Run
@@ -184,7 +184,7 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
 
 
 _OURS = re.compile(
-    r"across\.md|(table|ranks|differences|neurons)(-\d+)?\.md"
+    r"across\.md|(table|ranks|differences|weights|neurons)(-\d+)?\.md"
     r"|(figure|weights|critical_difference)(-\d+)?\.png"
 )
 
@@ -234,6 +234,7 @@ def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
         "table": markdown(summarise(runs)),
         "ranks": ranks,
         "differences": _differences(chosen),
+        "weights": _weights(runs, chosen),
         "neurons": _neurons(chosen),
     }
     head = (f"## {_title(runs[0].problem)}", _protocol(runs[0].problem.protocol))
@@ -317,20 +318,40 @@ def _neurons(chosen: Sequence[Run]) -> str:
         rows.append(
             (
                 name,
-                *(f"{fmean(n.correlation for n in part):.3f}" for part in (before, after)),
-                *(f"{fmean(n.median for n in part):.3f}" for part in (before, after)),
+                *(f"{fmean(n.constant for n in part):.0f}" for part in (before, after)),
+                *(f"{fmean(n.varying_correlation for n in part):.3f}" for part in (before, after)),
+                *(f"{fmean(n.varying_median for n in part):.2f}" for part in (before, after)),
+                f"{100 * fmean(r.outcome.off for r in runs):.1f}",
                 f"{1000 * time_of[name]:.1f}",
                 overhead,
-                f"{100 * fmean(r.outcome.off for r in runs):.1f}",
-                *(f"{fmean(n.constant for n in part):.0f}" for part in (before, after)),
             )
         )
     header = (
-        *("regulariser", "mean abs. correlation before", "after", "median death before", "after"),
-        *("ms per epoch", "times none", "batches switched off (%)"),
-        *("constant neurons before", "after"),
+        *("regulariser", "constant neurons before", "after"),
+        *("mean abs. correlation before", "after", "median death before", "after"),
+        *("batches switched off (%)", "ms per epoch", "times none"),
     )
-    return "Neurons, on the validation part; time.\n\n" + as_markdown(header, rows)
+    return (
+        "Neurons, before and after training, on the validation part: how many are constant, and "
+        "the correlations and deaths of those that are not.\n\n" + as_markdown(header, rows)
+    )
+
+
+def _weights(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
+    times_chosen = Counter(run.arm for run in chosen)
+    of_arm: dict[Arm, list[float]] = {}
+    for run in runs:
+        of_arm.setdefault(run.arm, []).append(100 * run.outcome.validation_score)
+    rows = [
+        (
+            *(arm.regulariser, f"{arm.weight:g}", f"{len(values)}", f"{median(values):.2f}"),
+            *(f"{min(values):.2f}", f"{times_chosen[arm]}"),
+        )
+        for arm, values in of_arm.items()
+    ]
+    metric = runs[0].outcome.metric
+    header = ("regulariser", "weight", "splits", f"median validation {metric} (%)", "lowest")
+    return as_markdown((*header, "chosen on"), rows)
 
 
 _PROBLEMS_AS_BLOCKS = "problems, each with its mean score; those on one data set share its samples"

@@ -6,7 +6,8 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import isfinite
+from itertools import accumulate
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -145,6 +146,26 @@ class Neurons:
     highest: float
     correlation: float
     constant: int
+
+    @property
+    def varying_correlation(self) -> float:
+        """Mean absolute correlation over the pairs of neurons that vary; NaN without a pair."""
+        n = 1 + sum(self.deaths)
+        varying = n - self.constant
+        pairs = varying * (varying - 1)
+        return self.correlation * n * (n - 1) / pairs if pairs else nan
+
+    @property
+    def varying_median(self) -> float:
+        """Median death but for those of constant neurons, to the middle of a bin; NaN if none."""
+        counts = [*self.deaths[:-1], self.deaths[-1] - self.constant]
+        reached = accumulate(counts)
+        half = sum(counts) / 2
+        return (
+            next((k + 0.5) / DEATH_BINS for k, n in enumerate(reached) if n >= half)
+            if half
+            else nan
+        )
 
 
 @dataclass(frozen=True)
