@@ -159,13 +159,9 @@ class Neurons:
     def varying_median(self) -> float:
         """Median death but for those of constant neurons, to the middle of a bin; NaN if none."""
         counts = [*self.deaths[:-1], self.deaths[-1] - self.constant]
-        reached = accumulate(counts)
         half = sum(counts) / 2
-        return (
-            next((k + 0.5) / DEATH_BINS for k, n in enumerate(reached) if n >= half)
-            if half
-            else nan
-        )
+        middle = next((k for k, n in enumerate(accumulate(counts)) if n >= half > 0), nan)
+        return (middle + 0.5) / DEATH_BINS
 
 
 @dataclass(frozen=True)
