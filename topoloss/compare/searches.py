@@ -146,7 +146,7 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
 
     Examples
     --------
-    >>> from topoloss.compare.sweep import parse
+    >>> from topoloss.compare.searches import parse
     >>> parse(["none", "t1=1e-3,1e-2"])
     [Grid(regulariser='none', weights=(0.0,)), Grid(regulariser='t1', weights=(0.001, 0.01))]
     >>> parse(["t1=1e-6,100"], trials=20)
