@@ -18,7 +18,7 @@ help:
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
 	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
 	@echo "make bench-report  tables and figure of the committed rows"
-	@echo "make paper  the paper's experiment, hours of runs; goes on where the committed ones end"
+	@echo "make paper  the paper's experiment, hours of runs; goes on where the committed ones end; FRESH=1 does all again"
 	@echo "make paper-report  its tables and figures, of the committed runs"
 	@echo "make bench-gpu     the benchmark on a GPU; GPU_PYTHON=python3 where torch is installed"
 
@@ -56,6 +56,8 @@ check: lint types test
 
 # Studies to run, by name; all of them by default.
 STUDIES ?=
+# Anything, to do the finished ones again too.
+FRESH ?=
 
 # Sizes to time, in neurons; all of them by default.
 SIZES ?=
@@ -66,7 +68,7 @@ bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.report
 
 paper: $(INSTALLED)
-	$(BIN)/python -m benchmarks.paper run $(STUDIES)
+	$(BIN)/python -m benchmarks.paper run $(STUDIES) $(if $(FRESH),--fresh)
 
 paper-report: $(INSTALLED)
 	$(BIN)/python -m benchmarks.paper report

@@ -1,6 +1,7 @@
 """The paper's experiment on the data that can be had: its studies, their runs and reports.
 
 python -m benchmarks.paper run [STUDY ...] [--jobs 2]   goes on where the committed runs end
+python -m benchmarks.paper run [STUDY ...] --fresh      does them all again
 python -m benchmarks.paper report                       tables and figures of the committed runs
 """
 
@@ -140,6 +141,7 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("studies", nargs="*", metavar="STUDY", help=f"all, or {list(STUDIES)}")
     running.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    running.add_argument("--fresh", action="store_true", help="do finished runs again as well")
     commands.add_parser("report")
     arguments = parser.parse_args()
     if arguments.command == "report":
@@ -149,14 +151,17 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no study {sorted(unknown)}; there are {list(STUDIES)}")
     for name in arguments.studies or STUDIES:
-        run(STUDIES[name], arguments.jobs)
+        run(STUDIES[name], arguments.jobs, arguments.fresh)
 
 
-def run(study: Study, jobs: int) -> None:
+def run(study: Study, jobs: int, fresh: bool = False) -> None:
     """Do the runs that are missing; each is in the study's file once it is finished."""
     storage = Path("runs") / "paper" / study.name
     for each in (storage, study.folder):
         each.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for path in (study.file, storage / "study.db"):
+            path.unlink(missing_ok=True)
     known = study.finished()
     finished = list(known)
 

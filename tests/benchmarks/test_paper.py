@@ -77,6 +77,16 @@ def test_a_study_goes_on_where_its_committed_runs_end(quick, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_fresh_does_finished_runs_again(quick):
+    paper.run(quick, jobs=1)
+    first = read(quick.file)
+    paper.run(quick, jobs=1, fresh=True)
+    # Seconds are measured, so runs that were done again differ.
+    again = read(quick.file)
+    assert len(again) == len(first) == 2
+    assert not any(a == b for a, b in zip(first, again, strict=True))
+
+
 def test_reports_are_of_whole_grids_and_lose_no_run(quick, monkeypatch):
     half = replace(quick, splits=1, searches=(Grid("none", (0.0,)), Grid("l2", (1e-4,))))
     paper.run(half, jobs=1)
