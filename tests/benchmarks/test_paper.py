@@ -6,10 +6,17 @@ import torch
 import topoloss
 from benchmarks import networks, paper
 from topoloss.compare import report
-from topoloss.compare.runs import Problem, read
+from topoloss.compare.runs import Arm, Problem, read
 from topoloss.compare.searches import Grid
+from topoloss.compare.statistics import select
 from topoloss.compare.training import Protocol
 
+PROSE = (
+    "net0-training-forward",
+    "net0-fixed",
+    "net1-training-forward",
+    "net2-training-forward",
+)
 COMMITTED = [study for study in paper.STUDIES.values() if study.file.exists()]
 
 
@@ -113,3 +120,39 @@ def test_networks_of_other_widths_have_the_neurons_that_weights_are_scaled_by(na
     study = paper.STUDIES[f"digits-{name}-training-forward"]
     (weights,) = (search.weights for search in study.searches if search.regulariser == "t1")
     assert min(abs(weight * neurons - 1) for weight in weights) < 1e-3
+
+
+def test_what_the_results_page_says_in_prose_is_what_the_runs_say():
+    text = " ".join((paper.RESULTS.parents[1] / "docs" / "results.md").read_text("utf-8").split())
+    digits = {name: paper.STUDIES[f"digits-{name}"].finished() for name in PROSE}
+    gains = {
+        name: {row.regulariser: row.gain for row in report.summarise(digits[name])}
+        for name in ("net0-training-forward", "net1-training-forward")
+    }
+    for name, said in zip(gains, ("1.6", "0.8"), strict=True):
+        assert all(abs(gains[name][t] - float(said)) <= 0.05 for t in ("t1", "t2"))
+        assert f"{said} points above" in text
+
+    def learnt(name, *regularisers):
+        runs = [run for run in digits[name] if run.arm.regulariser in regularisers]
+        return [run for run in runs if run.outcome.validation_score > 0.5], runs
+
+    few, plain = learnt("net2-training-forward", "none")
+    none, penalised = learnt("net2-training-forward", "t1", "t2")
+    assert (len(few), len(plain), len(none), len(penalised)) == (2, 8, 0, 80)
+    assert max(run.outcome.epochs for run in plain if run not in few) == 33
+    assert "on two of eight splits and stops at chance on the others, within 33 epochs" in text
+    assert "none of the 80 runs leaves chance" in text
+
+    for arm, chosen_on, failed in ((Arm("t1", 1e-3), 18, 1), (Arm("t2", 2.0), 10, 6)):
+        chosen = [run.arm for run in select(digits["net0-training-forward"])]
+        runs = [run for run in digits["net0-training-forward"] if run.arm == arm]
+        assert chosen.count(arm) == chosen_on
+        assert sum(run.outcome.validation_score < 0.5 for run in runs) == failed
+    assert "at 1e-3, which 18 of 20 splits chose for T1, one split fails" in text
+    assert "at T2's 2, which 10 chose, six do" in text
+
+    other = {(r.arm, r.seed): r.outcome.test_score for r in digits["net0-training-forward"]}
+    fixed = digits["net0-fixed"]
+    alike = sum(run.outcome.test_score == other[run.arm, run.seed] for run in fixed)
+    assert f"{alike} of {len(fixed)} runs of network 0 have the same test score in both" in text
