@@ -1,6 +1,7 @@
 import os
 import sys
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ install_import_hook(CHECKED, "typecheck.typecheck")
 import pytest
 
 import topoloss
-from topoloss import registry
+from topoloss.plugins import PluginRegistry, using_registry
 
 # No shapes are stated there, and a diagram made in a compiled function cannot be followed
 # through the hook's wrappers.
@@ -43,13 +44,10 @@ def _registry_as_found():
 
 
 @pytest.fixture
-def fresh(monkeypatch):
+def fresh():
     """Start again with a registry that has not looked for entry points yet."""
-
-    def make():
-        monkeypatch.setattr(registry, "_registry", registry._Registry())
-
-    return make
+    with ExitStack() as replaced:
+        yield lambda: replaced.enter_context(using_registry(PluginRegistry()))
 
 
 @pytest.fixture

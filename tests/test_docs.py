@@ -8,7 +8,7 @@ import pytest
 
 import topoloss
 import topoloss.testing
-from topoloss import hookspecs, registry
+from topoloss import hookspecs, plugins
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -70,7 +70,7 @@ def factories():
     for info in topoloss.installed_plugins():
         for kind, names in info.offers.items():
             for name in names:
-                factory = registry._registry.find(kind, name)
+                factory = plugins.find(kind, name)
                 yield f"{factory.__module__.partition('.')[0]}.{factory.__name__}"
 
 
@@ -80,8 +80,8 @@ def test_the_reference_has_every_public_name_and_every_shipped_component():
     assert documented() == public | kit | set(factories())
 
 
-def test_the_hooks_are_those_of_the_registry():
-    assert sorted(HOOKS) == sorted(hook for hook, _ in registry.KINDS.values())
+def test_the_hooks_are_those_of_the_kinds():
+    assert sorted(HOOKS) == sorted(hook for hook, _ in plugins.KINDS.values())
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -1,7 +1,9 @@
 """Differentiable topology for PyTorch: filtration -> persistence -> loss, as plugins."""
 
 from topoloss.attachment import Attachment, attach
-from topoloss.diagrams import CriticalEdges, Diagram, Persistence
+from topoloss.components import filtration, loss, persistence, pipeline, regulariser, sampler
+from topoloss.diagrams import Diagram
+from topoloss.engines import CriticalEdges, Persistence
 from topoloss.errors import (
     AttachmentError,
     InputError,
@@ -17,18 +19,12 @@ from topoloss.errors import (
 from topoloss.filtrations import Filtration, Order
 from topoloss.hookspecs import hookimpl
 from topoloss.losses import Loss
-from topoloss.registry import (
+from topoloss.plugins import (
     PluginInfo,
     available,
-    filtration,
     installed_plugins,
-    loss,
-    persistence,
-    pipeline,
     register,
     registered,
-    regulariser,
-    sampler,
     unregister,
 )
 from topoloss.regularisers import Pipeline, Regulariser

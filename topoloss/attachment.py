@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from topoloss import registry
+from topoloss import components, plugins
 from topoloss.errors import (
     AttachmentError,
     InputError,
@@ -362,10 +362,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _regulariser(given: str | Regulariser) -> Regulariser:
     if isinstance(given, str):
-        return registry.regulariser(given)
+        return components.regulariser(given)
     if not isinstance(given, Regulariser):
         raise OptionError(
-            f"regulariser is {given!r}; expected a name of {registry.available('regulariser')} "
+            f"regulariser is {given!r}; expected a name of {plugins.available('regulariser')} "
             "or a topoloss.Regulariser."
         )
     return given
@@ -373,10 +373,10 @@ def _regulariser(given: str | Regulariser) -> Regulariser:
 
 def _sampler(given: str | Sampler, fraction: float | None) -> Sampler:
     if isinstance(given, str):
-        return registry.sampler(given, **({} if fraction is None else {"fraction": fraction}))
+        return components.sampler(given, **({} if fraction is None else {"fraction": fraction}))
     if not isinstance(given, Sampler):
         raise OptionError(
-            f"sampler is {given!r}; expected a name of {registry.available('sampler')} or a "
+            f"sampler is {given!r}; expected a name of {plugins.available('sampler')} or a "
             "topoloss.Sampler."
         )
     if fraction is not None:

@@ -22,11 +22,12 @@ from rich.progress import (
 from rich.table import Table
 
 import topoloss
-from topoloss import registry
+from topoloss import components
 from topoloss.compare import networks, objects, problems, report, runs, searches, sweep
 from topoloss.compare.runs import Arm, Problem, Run
 from topoloss.compare.training import Epoch, protocol
 from topoloss.errors import OptionError, PluginWarning, TopolossError, check_choice
+from topoloss.plugins import clashes, installed_plugins
 from topoloss.testing import CheckFailed
 from topoloss.testing.checks import Case, NotApplicable
 from topoloss.testing.suite import cases, kinds_of
@@ -93,8 +94,8 @@ def plugins() -> None:
     with warnings.catch_warnings():
         # The table below says the same, and more.
         warnings.simplefilter("ignore", PluginWarning)
-        infos = registry.installed_plugins()
-    clashes = registry.clashes()
+        infos = installed_plugins()
+    clashing = clashes()
     table = Table("plugin", "distribution", "status", "offers")
     for info in infos:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in info.offers.items())
@@ -102,9 +103,9 @@ def plugins() -> None:
     console.print(table)
     if not infos:
         console.print("No plugin is installed. In a bare checkout run: pip install -e .")
-    for clash in clashes:
+    for clash in clashing:
         console.print(clash)
-    if clashes or any(info.status == "failed" for info in infos):
+    if clashing or any(info.status == "failed" for info in infos):
         raise typer.Exit(1)
 
 
@@ -167,7 +168,7 @@ def train_command(
     if plot is not None:
         report.check_plot_path(plot)
     console = Console()
-    registry.regulariser(regulariser)
+    components.regulariser(regulariser)
     if weight is None:
         if regulariser not in _USEFUL_WEIGHTS:
             raise OptionError(f"{regulariser} has no default weight; give it with --weight.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from topoloss.diagrams import Persistence
+    from topoloss.engines import Persistence
     from topoloss.filtrations import Filtration
     from topoloss.losses import Loss
     from topoloss.regularisers import Regulariser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -11,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from topoloss.diagrams import Diagram, Persistence, evaluate
-from topoloss.errors import InputError, NonFiniteError, OptionError, TopolossError, check_choice
+from topoloss.diagrams import Diagram, evaluate
+from topoloss.engines import Persistence
+from topoloss.errors import InputError, OptionError, TopolossError
 from topoloss.filtrations import Filtration
+from topoloss.finite import Guarded, check_activations, check_finite, describe
 from topoloss.losses import Loss
 
 __all__ = ["Pipeline", "Regulariser"]
@@ -21,7 +22,7 @@ __all__ = ["Pipeline", "Regulariser"]
 Activations: TypeAlias = Tensor | Sequence[Tensor]
 
 
-class Regulariser(nn.Module):
+class Regulariser(Guarded):
     """Value activations, or a model, by one number to add to the training loss.
 
     Subclasses implement :meth:`compute`. For activations it sees one problem of shape
@@ -49,7 +50,6 @@ class Regulariser(nn.Module):
     """
 
     observes: ClassVar[Literal["activations", "model"]] = "activations"
-    skipped: Tensor
 
     def __init__(
         self,
@@ -57,12 +57,7 @@ class Regulariser(nn.Module):
         on_nonfinite: Literal["raise", "skip"] = "raise",
         check_finite: bool | None = None,
     ) -> None:
-        super().__init__()
-        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
-        self.on_nonfinite = on_nonfinite
-        self.check_finite = check_finite
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
-        self._nonfinite_neurons: Tensor | _OnItsWay | None = None
+        super().__init__(on_nonfinite, check_finite)
 
     @property
     def vmappable(self) -> bool:
@@ -97,7 +92,7 @@ class Regulariser(nn.Module):
             if not isinstance(observed, nn.Module):
                 raise InputError(
                     f"{type(self).__name__} observes the model but was given "
-                    f"{_describe(observed)}; pass the torch.nn.Module itself."
+                    f"{describe(observed)}; pass the torch.nn.Module itself."
                 )
             return self.compute(observed)
         if isinstance(observed, (list, tuple)):
@@ -106,12 +101,12 @@ class Regulariser(nn.Module):
             for k, x in enumerate(observed):
                 if not isinstance(x, Tensor) or x.ndim != 2:
                     raise InputError(
-                        f"problem {k} of the sequence is {_describe(x)}; expected a tensor "
+                        f"problem {k} of the sequence is {describe(x)}; expected a tensor "
                         "(samples, neurons)."
                     )
             return torch.stack([self(x) for x in observed])
         x = check_activations(observed)
-        x, finite = self._guard(x)
+        x, finite = self.guard(x)
         with torch.autocast(x.device.type, enabled=False):
             value = self.compute(x) if x.ndim == 2 else self._compute_batch(x)
         return value if finite is None else torch.where(finite, value, torch.zeros_like(value))
@@ -128,102 +123,6 @@ class Regulariser(nn.Module):
         if self.vmappable:
             return torch.vmap(self.compute)(x)
         return torch.stack([self.compute(problem) for problem in x])
-
-    def _guard(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        # Under vmap and grad a value cannot be branched on, and what is kept would outlive it.
-        transformed = bool(torch._C._are_functorch_transforms_active())
-        if self.on_nonfinite == "skip":
-            finite = torch.isfinite(x.detach()).flatten(-2).all(-1)
-            if not transformed:
-                self.skipped = self.skipped.to(x.device) + (~finite).sum()
-            # The input is masked, not the result: zero times NaN is NaN in the backward pass.
-            return torch.where(finite[..., None, None], x, torch.zeros_like(x)), finite
-        if not transformed:
-            at_once = self.check_finite
-            if at_once is None:
-                at_once = x.device.type == "cpu" and not torch.compiler.is_compiling()
-            if at_once:
-                check_finite(x)
-            else:
-                self._raise_later(x)
-        return x, None
-
-    def _raise_later(self, x: Tensor) -> None:
-        # A graph that is compiled or captured cannot read a number: it keeps its own.
-        in_graph = torch.compiler.is_compiling() or (
-            x.is_cuda and torch.cuda.is_current_stream_capturing()
-        )
-        if self._nonfinite_neurons is not None and not in_graph:
-            earlier, self._nonfinite_neurons = int(self._nonfinite_neurons), None
-            if earlier:
-                raise NonFiniteError(
-                    f"{earlier} neurons held NaN or infinity in the call before this one; "
-                    "check_finite=True finds them at once, on_nonfinite='skip' skips such steps."
-                )
-        nonfinite = (~torch.isfinite(x.detach())).any(-2).sum()
-        self._nonfinite_neurons = nonfinite if in_graph else _OnItsWay(nonfinite)
-
-
-class _OnItsWay:
-    """An integer that is copied to the host behind the device's work so far.
-
-    Reading it waits for that work alone, not for all that was launched since.
-    """
-
-    def __init__(self, number: Tensor) -> None:
-        self._number = number.to("cpu", non_blocking=True)
-        self._arrival: torch.cuda.Event | None = None
-        if number.is_cuda:
-            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrival.record(torch.cuda.current_stream(number.device))
-
-    def __int__(self) -> int:
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        return int(self._number)
-
-    def __reduce__(self) -> tuple[type[_OnItsWay], tuple[Tensor]]:
-        # An event can be neither copied nor pickled.
-        return _OnItsWay, (torch.tensor(int(self)),)
-
-
-def check_activations(x: object) -> Tensor:
-    """Return `x` if it is a floating-point tensor of one problem or of a batch."""
-    expected = "expected a floating-point tensor (samples, neurons) or (batch, samples, neurons)"
-    if not isinstance(x, Tensor):
-        raise InputError(f"{_describe(x)} was given; {expected}.")
-    if x.ndim not in (2, 3):
-        hint = " Flatten each sample: x.flatten(1)." if x.ndim > 3 else ""
-        raise InputError(f"a tensor of shape {tuple(x.shape)} was given; {expected}.{hint}")
-    if x.layout != torch.strided:
-        raise InputError(
-            f"a {x.layout} tensor was given; {expected}: convert it with x.to_dense()."
-        )
-    if not x.is_floating_point():
-        remedy = "take x.real or x.abs()" if x.is_complex() else "convert it with x.float()"
-        raise InputError(f"a tensor of dtype {x.dtype} was given; {expected}: {remedy}.")
-    if 0 in x.shape:
-        axis = ("batch", "samples", "neurons")[-x.ndim :][list(x.shape).index(0)]
-        raise InputError(
-            f"a tensor of shape {tuple(x.shape)} was given, with no {axis}; expected at least one."
-        )
-    return x
-
-
-def check_finite(x: Tensor) -> None:
-    """Raise a `NonFiniteError` that counts the neurons that hold NaN or infinity."""
-    x = x.detach()
-    # A finite sum proves that every entry is finite, without an array of flags.
-    if torch.isfinite(x.sum(dtype=torch.promote_types(x.dtype, torch.float32))):
-        return
-    nan = torch.isnan(x).any(-2)
-    bad = (~torch.isfinite(x)).any(-2)
-    if bad.any():
-        raise NonFiniteError(
-            f"{int(bad.sum())} of {bad.numel()} neurons hold NaN or infinity "
-            f"({int(nan.sum())} hold NaN) in activations of shape {tuple(x.shape)}; "
-            "lower the learning rate or the penalty's weight, or pass on_nonfinite='skip'."
-        )
 
 
 class Pipeline(Regulariser):
@@ -317,7 +216,7 @@ def _component(stage: str, given: object, base: type[Any]) -> Any:
         raise OptionError(f"{stage} is the class {given.__name__}; pass an instance of it.")
     if not isinstance(given, base):
         raise OptionError(
-            f"{stage} is {_describe(given)}; expected a name or a topoloss.{base.__name__}."
+            f"{stage} is {describe(given)}; expected a name or a topoloss.{base.__name__}."
         )
     if not hasattr(given, "_parameters"):
         raise OptionError(
@@ -340,13 +239,3 @@ def _stack(diagrams: Sequence[Diagram]) -> Diagram:
         return torch.stack(values)
 
     return Diagram(**{field.name: merge(field.name) for field in fields(Diagram)})
-
-
-def _describe(given: object) -> str:
-    if isinstance(given, Tensor):
-        return f"a tensor of shape {tuple(given.shape)}"
-    if isinstance(given, nn.Module):
-        return f"a module of type {type(given).__name__}"
-    if hasattr(given, "shape"):
-        return f"something of type {type(given).__name__} and shape {given.shape}"
-    return f"{reprlib.repr(given)} of type {type(given).__name__}"

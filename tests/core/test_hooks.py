@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import topoloss
-from topoloss.registry import KINDS
+from topoloss.plugins import KINDS
 
 LINE = torch.tensor([[0.0, 1.0, 5.0]])  # three neurons, one sample: they lie on a line
 

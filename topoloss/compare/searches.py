@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from topoloss import registry
+from topoloss import components
 from topoloss.errors import OptionError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
     grids: dict[str, tuple[float, ...]] = {}
     for specification in specifications:
         name, _, text = specification.partition("=")
-        registry.regulariser(name)
+        components.regulariser(name)
         if name != "none" and not text:
             raise OptionError(
                 f"{specification!r} has no weight; write {name}=WEIGHT[,WEIGHT...], for example "

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from topoloss import registry
+from topoloss import components
 from topoloss.attachment import attach
 from topoloss.compare import tasks
 from topoloss.compare.data import Part, Split
@@ -283,7 +283,7 @@ def train(
 def _switched(
     regulariser: str | Regulariser, protocol: Protocol
 ) -> tuple[Regulariser, OffWhenDegenerate | None]:
-    made = registry.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
+    made = components.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
     if protocol.off_when_degenerate and made.observes == "activations":
         switch = OffWhenDegenerate(made)
         return switch, switch

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from topoloss.diagrams import CriticalEdges, Persistence
+from topoloss.engines import CriticalEdges, Persistence
 
 __all__ = ["Kruskal", "by_value_then_indices"]
 

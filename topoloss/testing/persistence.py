@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from topoloss.diagrams import CriticalEdges, Persistence
+from topoloss.engines import CriticalEdges, Persistence
 from topoloss.filtrations import ORDERS, Order
 from topoloss.testing import common
 from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, require

@@ -10,14 +10,14 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from topoloss import registry
+from topoloss import components, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, nearest
 from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, require
 
 __all__ = ["KIND", "check_known", "offers"]
 
 _DISTRIBUTION = "topoloss-framework"
-_HOOKS = {kind: hook for kind, (hook, _) in registry.KINDS.items()}
+_HOOKS = {kind: hook for kind, (hook, _) in plugins.KINDS.items()}
 
 
 def registration(subject: Subject) -> None:
@@ -26,7 +26,7 @@ def registration(subject: Subject) -> None:
     name = _installed_name(plugin)
     if name is None:
         try:
-            registry.unregister(registry.register(plugin))
+            plugins.unregister(plugins.register(plugin))
         except PluginError as error:
             problem = str(error)
         else:
@@ -121,7 +121,7 @@ def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
     name = _installed_name(plugin)
     if name is not None:
         return {
-            kind: {offered: partial(getattr(registry, kind), offered) for offered in listed}
+            kind: {offered: partial(getattr(components, kind), offered) for offered in listed}
             for kind, listed in _infos()[name].offers.items()
         }
     return _ask(plugin)
@@ -142,8 +142,8 @@ def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
     return {kind: offer for kind, offer in asked.items() if isinstance(offer, Mapping)}
 
 
-def _infos() -> dict[str, registry.PluginInfo]:
-    return {info.name: info for info in registry.installed_plugins()}
+def _infos() -> dict[str, plugins.PluginInfo]:
+    return {info.name: info for info in plugins.installed_plugins()}
 
 
 def _installed_name(plugin: object) -> str | None:
@@ -158,7 +158,7 @@ def _names(offered: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
 
 
 def _entry_point(plugin: object) -> metadata.EntryPoint | None:
-    for entry in metadata.entry_points(group=registry.GROUP):
+    for entry in metadata.entry_points(group=plugins.GROUP):
         imported = _imported(entry)
         if plugin == entry.name or (imported is not None and plugin is imported):
             return entry

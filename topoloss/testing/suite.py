@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from topoloss import registry
+from topoloss import components, plugins
 from topoloss.errors import OptionError, UnknownNameError, check_choice, nearest
 from topoloss.extras import needs_extra
 from topoloss.testing import filtration, loss, persistence, plugin, regulariser, sampler
@@ -90,7 +90,7 @@ def kinds_of(component: object) -> list[str]:
     # A function is asked what it makes.
     made = component() if inspect.isroutine(component) else component
     found = made if inspect.isclass(made) else type(made)
-    kinds = [kind for kind, (_, base) in registry.KINDS.items() if issubclass(found, base)]
+    kinds = [kind for kind, (_, base) in plugins.KINDS.items() if issubclass(found, base)]
     if not kinds and plugin.offers(made):
         kinds = ["plugin"]
     if not kinds:
@@ -306,8 +306,8 @@ def _plugin_cases(given: object, seed: int) -> list[Case]:
 def _factory(kind: str, component: object) -> Callable[..., Any]:
     base = KINDS[kind].base
     if isinstance(component, str):
-        select = getattr(registry, kind)
-        if component not in registry.available(kind):  # type: ignore[arg-type]
+        select = getattr(components, kind)
+        if component not in plugins.available(kind):  # type: ignore[arg-type]
             select(component)  # raises, and names what there is
         return partial(select, component)
     if isinstance(component, base):
@@ -321,8 +321,8 @@ def _factory(kind: str, component: object) -> Callable[..., Any]:
 
 
 def _kinds_of_name(name: str) -> list[str]:
-    known = {kind: registry.available(kind) for kind in registry.KINDS}  # type: ignore[arg-type]
-    known["plugin"] = [info.name for info in registry.installed_plugins()]
+    known = {kind: plugins.available(kind) for kind in plugins.KINDS}  # type: ignore[arg-type]
+    known["plugin"] = [info.name for info in plugins.installed_plugins()]
     kinds = [kind for kind, names in known.items() if name in names]
     if not kinds:
         names = sorted({name for names in known.values() for name in names})

@@ -1,4 +1,4 @@
-"""Names to components: the plugin manager, its entry points, and selection by name."""
+"""What plugins offer: their entry points, registration, and the factory behind each name."""
 
 from __future__ import annotations
 
@@ -16,35 +16,25 @@ from typing import Any, Literal, TypeAlias
 import pluggy
 
 from topoloss import hookspecs
-from topoloss.diagrams import Persistence
-from topoloss.errors import (
-    OptionError,
-    PluginError,
-    PluginWarning,
-    UnknownNameError,
-    check_choice,
-    nearest,
-)
+from topoloss.engines import Persistence
+from topoloss.errors import PluginError, PluginWarning, UnknownNameError, check_choice, nearest
 from topoloss.extras import remedy
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
-from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 
 __all__ = [
     "PluginInfo",
+    "PluginRegistry",
     "available",
     "clashes",
-    "filtration",
+    "find",
     "installed_plugins",
-    "loss",
-    "persistence",
-    "pipeline",
     "register",
     "registered",
-    "regulariser",
-    "sampler",
     "unregister",
+    "using_registry",
 ]
 
 GROUP = "topoloss"
@@ -91,8 +81,15 @@ class PluginInfo:
 _Table: TypeAlias = dict[str, dict[str, dict[str, Factory]]]
 
 
-class _Registry:
-    """Who offers what. Everything happens under one lock: nobody sees half a change."""
+_INSTALL = "In a bare checkout of topoloss run: pip install -e ."
+
+
+class PluginRegistry:
+    """Who offers what: the entry points, loaded at the first lookup, and what was registered.
+
+    A process has one, which the functions of this module ask; :func:`using_registry` puts
+    another in its place. Everything happens under one lock: nobody sees half a change.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -105,15 +102,18 @@ class _Registry:
         self._infos: dict[str, PluginInfo] = {}
         self._state: Literal["unloaded", "loading", "loaded"] = "unloaded"
 
-    def infos(self) -> list[PluginInfo]:
+    def installed_plugins(self) -> list[PluginInfo]:
+        """Return every plugin found, loaded or not, sorted by name."""
         with self._loaded():
             return [info for _, info in sorted(self._infos.items())]
 
-    def names(self, kind: str) -> list[str]:
+    def available(self, kind: str) -> list[str]:
+        """Return the names of a kind of component, sorted."""
         with self._loaded():
             return sorted(self._table[kind])
 
     def find(self, kind: str, name: str) -> Factory:
+        """Return the factory of this kind and name."""
         with self._loaded():
             owners = self._table[kind].get(name) if isinstance(name, str) else None
             if not owners:
@@ -123,10 +123,12 @@ class _Registry:
             return next(iter(owners.values()))
 
     def clashes(self) -> list[str]:
+        """Return one sentence for each name that more than one installed plugin offers."""
         with self._loaded():
             return self._clashes()
 
-    def add(self, plugin: object, name: str | None) -> str:
+    def register(self, plugin: object, name: str | None = None) -> str:
+        """Take a plugin in and return its name: see :func:`register`."""
         with self._loaded():
             name = name or _plugin_name(plugin)
             if name in self._infos:
@@ -137,7 +139,8 @@ class _Registry:
             self._accept(plugin, name, "registered", unique=True)
             return name
 
-    def remove(self, name_or_plugin: object) -> None:
+    def unregister(self, name_or_plugin: object) -> None:
+        """Take a plugin out again: see :func:`unregister`."""
         with self._loaded():
             name = (
                 name_or_plugin if isinstance(name_or_plugin, str) else self._name_of(name_or_plugin)
@@ -297,8 +300,7 @@ class _Registry:
         )
 
 
-_INSTALL = "In a bare checkout of topoloss run: pip install -e ."
-_registry = _Registry()
+_current = PluginRegistry()
 
 
 def _plugin_name(plugin: object) -> str:
@@ -364,7 +366,7 @@ def register(plugin: object, name: str | None = None) -> str:
     Sum()
     >>> topoloss.unregister("MyPlugin")
     """
-    return _registry.add(plugin, name)
+    return _current.register(plugin, name)
 
 
 def unregister(name_or_plugin: object) -> None:
@@ -380,7 +382,7 @@ def unregister(name_or_plugin: object) -> None:
     UnknownNameError
         If no such plugin is registered.
     """
-    _registry.remove(name_or_plugin)
+    _current.unregister(name_or_plugin)
 
 
 @contextmanager
@@ -424,11 +426,11 @@ def registered(plugin: object, name: str | None = None) -> Iterator[str]:
     >>> "longest" in topoloss.available("loss")
     False
     """
-    registered_name = _registry.add(plugin, name)
+    registered_name = _current.register(plugin, name)
     try:
         yield registered_name
     finally:
-        _registry.remove(plugin)
+        _current.unregister(plugin)
 
 
 def available(kind: Kind) -> list[str]:
@@ -441,130 +443,62 @@ def available(kind: Kind) -> list[str]:
     ['mst']
     """
     check_choice("kind", kind, KINDS)
-    return _registry.names(kind)
+    return _current.available(kind)
 
 
 def installed_plugins() -> list[PluginInfo]:
     """Return every plugin found, loaded or not, sorted by name."""
-    return _registry.infos()
+    return _current.installed_plugins()
 
 
 def clashes() -> list[str]:
     """Return one sentence for each name that more than one installed plugin offers."""
-    return _registry.clashes()
+    return _current.clashes()
 
 
-def filtration(name: str, **options: Any) -> Filtration:
-    """Construct the filtration of this name.
-
-    Examples
-    --------
-    >>> import topoloss
-    >>> topoloss.filtration("correlation").order
-    'abs_dot_descending'
-    """
-    made: Filtration = _construct("filtration", name, options)
-    return made
-
-
-def persistence(name: str, **options: Any) -> Persistence:
-    """Construct the persistence engine of this name."""
-    made: Persistence = _construct("persistence", name, options)
-    return made
-
-
-def loss(name: str, **options: Any) -> Loss:
-    """Construct the loss of this name."""
-    made: Loss = _construct("loss", name, options)
-    return made
-
-
-def sampler(name: str, **options: Any) -> Sampler:
-    """Construct the sampler of this name."""
-    made: Sampler = _construct("sampler", name, options)
-    return made
-
-
-def regulariser(name: str, **options: Any) -> Regulariser:
-    """Construct the regulariser of this name.
-
-    Parameters
-    ----------
-    name : str
-        One of ``topoloss.available("regulariser")``.
-    **options
-        Options of that regulariser.
+def find(kind: Kind, name: str) -> Factory:
+    """Return the factory of this kind and name.
 
     Raises
     ------
-    UnknownNameError, OptionError
-        Listing the known names or options, and the nearest match.
-
-    Examples
-    --------
-    >>> import torch, topoloss
-    >>> reg = topoloss.regulariser("t2", alpha=1.0)
-    >>> x = torch.tensor([[1.0, 1.0, 0.0], [2.0, -2.0, 1.0], [3.0, 1.0, 0.0]])
-    >>> reg(x)
-    tensor(-0.2500)
+    UnknownNameError
+        If nobody offers it, listing the known names and the nearest match.
+    PluginError
+        If more than one installed plugin offers it.
     """
-    made: Regulariser = _construct("regulariser", name, options)
-    return made
+    return _current.find(kind, name)
 
 
-def pipeline(
-    filtration: str | Filtration,
-    persistence: str | Persistence = "mst",
-    loss: str | Loss = "t1",
-    **options: Any,
-) -> Pipeline:
-    """Join a filtration, a persistence engine and a loss, by name or instance.
+@contextmanager
+def using_registry(registry: PluginRegistry) -> Iterator[PluginRegistry]:
+    """Put another registry in the place of the process's for the length of a ``with`` block.
 
     Parameters
     ----------
-    filtration, persistence, loss
-        Names or instances, in any mixture.
-    **options
-        ``on_nonfinite`` and ``check_finite``, see :class:`Regulariser`.
+    registry : PluginRegistry
+        A new one, ``PluginRegistry()``, starts afresh: it loads the entry points at its first
+        lookup, and knows nothing that was registered before. Tests of plugins need that.
+
+    Yields
+    ------
+    PluginRegistry
+        The same.
+
+    Notes
+    -----
+    The registry is that of the process: other threads see the change as well.
 
     Examples
     --------
     >>> import topoloss
-    >>> reg = topoloss.pipeline("cosine", "mst", topoloss.loss("t2", beta=0.0))
+    >>> from topoloss.plugins import PluginRegistry, using_registry
+    >>> with using_registry(PluginRegistry()):
+    ...     topoloss.available("persistence")
+    ['mst']
     """
-    stages = {"filtration": filtration, "persistence": persistence, "loss": loss}
-    made: dict[str, Any] = {
-        kind: _construct(kind, given, {}) if isinstance(given, str) else given
-        for kind, given in stages.items()
-    }
-    _check_options("pipeline", Pipeline, made | options)
-    return Pipeline(**made, **options)
-
-
-def _construct(kind: str, name: str, options: Mapping[str, Any]) -> Any:
-    factory = _registry.find(kind, name)
-    _check_options(f"{kind} {name!r}", factory, options)
-    made = factory(**options)
-    base = KINDS[kind][1]
-    if not isinstance(made, base):
-        raise PluginError(
-            f"the factory of {kind} {name!r} returned {made!r}; expected a "
-            f"topoloss.{base.__name__}."
-        )
-    return made
-
-
-def _check_options(what: str, factory: Factory, options: Mapping[str, Any]) -> None:
-    """Refuse options that the factory does not take, naming those that it does."""
-    signature = inspect.signature(factory)
+    global _current
+    before, _current = _current, registry
     try:
-        signature.bind(**options)
-    except TypeError as error:
-        known = [
-            p.name
-            for p in signature.parameters.values()
-            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        unknown = [option for option in options if option not in known]
-        hint = nearest(unknown[0], known) if unknown else ""
-        raise OptionError(f"{what}: {error}; its options are {known or 'none'}.{hint}") from error
+        yield registry
+    finally:
+        _current = before
