@@ -1,8 +1,8 @@
 """The pytest plugin: fixtures with known diagrams, the marker and ``--topoloss-seed``.
 
-pytest loads this in every run wherever the library is installed, so nothing is imported
-here before it is asked for. It is no part of the package ``topoloss``, because importing a
-part would import the whole, and torch with it.
+pytest loads this module in every run wherever the library is installed, so the module
+imports nothing before it is needed. It stands outside the package ``topoloss``, because
+importing a part of that package imports the whole, and torch with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from topoloss.testing.problems import Problem
+    from topoloss.testing.examples import KnownExample
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,61 +21,62 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="seed of the inputs of topoloss's conformance checks (default: 0)",
+        help="seed of the examples that topoloss's conformance checks generate (default: 0)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "topoloss(kind, *components): conformance tests, one for each check of each component; "
-        "written by topoloss.testing.parametrize_with_checks",
+        "topoloss(kind, *components, expected=None): conformance tests, one for each rule and "
+        "component; written by topoloss.testing.parametrize_with_checks",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    markers = [marker.args for marker in metafunc.definition.iter_markers("topoloss")]
-    if not any(markers):
+    # A marker without arguments selects a test of the user's own, which takes no checks.
+    markers = [marker for marker in metafunc.definition.iter_markers("topoloss") if marker.args]
+    if not markers:
         return
-    from topoloss.testing.suite import cases
+    from topoloss.testing.cases import cases
 
     seed = metafunc.config.getoption("topoloss_seed")
     checks = [
         case
-        for kind, *components in filter(None, reversed(markers))
-        for component in components
-        for case in cases(kind, component, seed=seed)
+        for marker in reversed(markers)
+        for component in marker.args[1:]
+        for case in cases(marker.args[0], component, seed=seed, **marker.kwargs)
     ]
     metafunc.parametrize("check", checks, ids=[f"{c.subject.label}-{c.rule}" for c in checks])
 
 
 @pytest.fixture
-def two_clusters() -> Problem:
-    """Two groups of correlated neurons: `topoloss.testing.problems.two_clusters`."""
-    from topoloss.testing import problems
+def two_clusters() -> KnownExample:
+    """Two groups of correlated neurons: `topoloss.testing.examples.two_clusters`."""
+    from topoloss.testing import examples
 
-    return problems.two_clusters()
-
-
-@pytest.fixture
-def duplicated() -> Problem:
-    """Neurons with copies, one of them reflected: `topoloss.testing.problems.duplicated`."""
-    from topoloss.testing import problems
-
-    return problems.duplicated()
+    return examples.two_clusters()
 
 
 @pytest.fixture
-def constant_column() -> Problem:
-    """A constant neuron between two others: `topoloss.testing.problems.constant_column`."""
-    from topoloss.testing import problems
+def duplicated() -> KnownExample:
+    """Neurons with copies, one of them reflected: `topoloss.testing.examples.duplicated`."""
+    from topoloss.testing import examples
 
-    return problems.constant_column()
+    return examples.duplicated()
 
 
 @pytest.fixture
-def generic(pytestconfig: pytest.Config) -> Problem:
-    """Neurons in general position, by `--topoloss-seed`: `topoloss.testing.problems.generic`."""
-    from topoloss.testing import problems
+def constant_column() -> KnownExample:
+    """A constant neuron between two others: `topoloss.testing.examples.constant_column`."""
+    from topoloss.testing import examples
 
-    return problems.generic(seed=pytestconfig.getoption("topoloss_seed"))
+    return examples.constant_column()
+
+
+@pytest.fixture
+def generic(pytestconfig: pytest.Config) -> KnownExample:
+    """Neurons in general position, by `--topoloss-seed`: `topoloss.testing.examples.generic`."""
+    from topoloss.testing import examples
+
+    return examples.generic(seed=pytestconfig.getoption("topoloss_seed"))

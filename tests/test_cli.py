@@ -7,7 +7,7 @@ import topoloss
 from topoloss.__main__ import main
 from topoloss.compare.runs import read
 from topoloss.compare.training import protocol
-from topoloss.testing.suite import KINDS
+from topoloss.testing.kinds import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

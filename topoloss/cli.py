@@ -29,8 +29,8 @@ from topoloss.compare.training import Epoch, protocol
 from topoloss.errors import OptionError, PluginWarning, TopolossError, check_choice
 from topoloss.plugins import clashes, installed_plugins
 from topoloss.testing import CheckFailed
+from topoloss.testing.cases import cases, kinds_of
 from topoloss.testing.checks import Case, NotApplicable
-from topoloss.testing.suite import cases, kinds_of
 
 __all__ = ["app"]
 
@@ -115,9 +115,10 @@ def check(
         str, typer.Argument(metavar="NAME|MODULE:OBJECT", help="A component, or a plugin.")
     ],
     kind: Annotated[
-        str | None, typer.Option(help="Only as a filtration, persistence, loss, ..., or plugin.")
+        str | None,
+        typer.Option(help="Check it only as a filtration, persistence, loss, ..., or plugin."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all generated examples.")] = 0,
 ) -> None:
     """Check a component, or a plugin and all that it offers, against the rules of its kind.
 
@@ -365,7 +366,7 @@ def _kinds(given: object, kind: str | None) -> list[str]:
 
 
 def _outcome(case: Case) -> tuple[str, str]:
-    """Run a check; return what came of it, and the reason of a skip or the whole failure."""
+    """Run a check; return the outcome, and the reason of a skip or the text of a failure."""
     try:
         case()
     except NotApplicable as reason:

@@ -69,20 +69,36 @@ def test_the_seed_is_that_of_the_command_line(in_a_run_of_its_own):
     result.stdout.fnmatch_lines(["E*generic(samples=32, neurons=16, seed=17)*"])
 
 
-def test_fixtures_are_the_problems(in_a_run_of_its_own):
+def test_values_are_compared_with_what_is_expected(in_a_run_of_its_own):
+    result = in_a_run_of_its_own(
+        """
+        from topoloss.testing import parametrize_with_checks
+
+        @parametrize_with_checks("loss", "t1", expected=lambda ds: -sum(ds[0].deaths.tolist()))
+        @parametrize_with_checks("loss", "t2", expected=lambda ds: 0)
+        def test_conforms(check):
+            check()
+        """,
+        *("-v", "-k", "definition"),
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*t1-definition? PASSED*", "*t2-definition? FAILED*"])
+
+
+def test_fixtures_are_the_examples(in_a_run_of_its_own):
     result = in_a_run_of_its_own(
         """
         import torch
-        from topoloss.testing import problems
+        from topoloss.testing import examples
 
         def same(a, b):
             return a.name == b.name and torch.equal(a.activations, b.activations)
 
         def test_fixtures(two_clusters, duplicated, constant_column, generic):
-            assert same(two_clusters, problems.two_clusters())
-            assert same(duplicated, problems.duplicated())
-            assert same(constant_column, problems.constant_column())
-            assert same(generic, problems.generic(seed=3))
+            assert same(two_clusters, examples.two_clusters())
+            assert same(duplicated, examples.duplicated())
+            assert same(constant_column, examples.constant_column())
+            assert same(generic, examples.generic(seed=3))
         """,
         "--topoloss-seed=3",
     )

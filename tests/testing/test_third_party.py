@@ -13,7 +13,7 @@ import topoloss
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "topoloss-distance-correlation"
 
-PROBLEM = """
+MINE = """
 import torch
 
 def data():
@@ -51,7 +51,7 @@ def environment(tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    (folder / "problem.py").write_text(PROBLEM, encoding="utf-8")
+    (folder / "mine.py").write_text(MINE, encoding="utf-8")
     return run
 
 
@@ -66,7 +66,7 @@ def test_it_is_discovered_through_its_entry_point(environment):
 
 def test_it_is_compared_by_name(environment):
     command = ("-m", "topoloss", "compare", "none", "t1-distance-correlation=0.001")
-    own = ("--model", "problem:network", "--data", "problem:data")
+    own = ("--model", "mine:network", "--data", "mine:data")
     out = environment(*command, *own, "--splits", 1, "--max-epochs", 2, "--out", "runs")
     assert "t1-distance-correlation=0.001, split 0: validation accuracy" in out
 

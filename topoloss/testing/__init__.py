@@ -1,29 +1,27 @@
 """Checks for the authors of plugins: does a component do what the library promises of it?
 
-Every check is one rule. Inputs are fixed by a seed, and a failure says which rule is
-broken, on what, what was expected, and how to mend it.
+Each check is one rule. A seed fixes its examples, and a failure says which rule is broken,
+on which example, what was expected, and how to mend it.
 """
 
-from topoloss.testing import problems
-from topoloss.testing.checks import CheckFailed
-from topoloss.testing.suite import (
-    check_filtration,
-    check_loss,
-    check_persistence,
-    check_plugin,
-    check_regulariser,
-    check_sampler,
-    parametrize_with_checks,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CheckFailed",
-    "check_filtration",
-    "check_loss",
-    "check_persistence",
-    "check_plugin",
-    "check_regulariser",
-    "check_sampler",
-    "parametrize_with_checks",
-    "problems",
-]
+from topoloss.testing import examples
+from topoloss.testing.checking import check, parametrize_with_checks
+from topoloss.testing.checks import CheckFailed
+
+__all__ = ["CheckFailed", "check", "examples", "parametrize_with_checks"]
+
+if not TYPE_CHECKING:
+    from topoloss.testing.kinds import KINDS as _KINDS
+
+    _REPLACED = {f"check_{kind}": f"check({kind!r}, component)" for kind in _KINDS} | {
+        "problems": "examples"
+    }
+
+    def __getattr__(name: str) -> object:
+        message = f"module 'topoloss.testing' has no attribute {name!r}"
+        if name in _REPLACED:
+            # For "from topoloss.testing import ..." Python drops the text of an AttributeError.
+            raise ImportError(f"{message}; use topoloss.testing.{_REPLACED[name]} instead.")
+        raise AttributeError(message)

@@ -1,4 +1,4 @@
-"""What a check is: a rule, a subject that should keep it, and a failure that tells all."""
+"""What a check is: one rule for one component, and a failure that tells everything."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from topoloss.testing.examples import Example
+
 __all__ = [
     "Case",
     "CheckFailed",
-    "Given",
     "Kind",
     "NotApplicable",
     "Rule",
@@ -29,15 +30,15 @@ _LONGEST_REPORT = 1500
 
 
 class CheckFailed(AssertionError):  # noqa: N818
-    """A component that breaks a rule; the message says which, on what, and how to mend it.
+    """A component breaks a rule; the message says which rule, on which example, and the mend.
 
     Attributes
     ----------
     rule : str
-        The name of the check.
+        The name of the rule.
     component : str
     seed : int
-        With which the failure comes again.
+        The same seed gives the same failure again.
     """
 
     def __init__(self, message: str, rule: str, component: str, seed: int) -> None:
@@ -51,45 +52,38 @@ class CheckFailed(AssertionError):  # noqa: N818
 
 
 class NotApplicable(unittest.SkipTest):
-    """A rule that says nothing about this component, on this machine; pytest shows a skip."""
+    """A rule says nothing about this component, or not on this machine; pytest shows a skip."""
 
 
 class Violation(Exception):  # noqa: N818
-    """What a check found; `Case` turns it into a `CheckFailed`."""
+    """What a rule found; `Case` turns it into a `CheckFailed`."""
 
     def __init__(self, expected: str, received: object, mend: str, where: str = "") -> None:
         super().__init__(expected, received, mend, where)
         self.expected, self.received, self.mend, self.where = expected, str(received), mend, where
 
 
-class Given(NamedTuple):
-    """Tensors that a component is given, and how to make them again."""
-
-    name: str
-    tensors: tuple[Tensor, ...]
-
-
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of component is used, and what is asked of it.
+    """How a kind of component is used, and the rules for it.
 
     Attributes
     ----------
     base : type
         The class that components derive from.
     generic : callable
-        From a component and a seed to tensors at which it should be smooth.
+        From a component and a seed to an example at which the component should be smooth.
     special : callable
-        From a component to ties, duplicates, constants and the smallest sizes.
+        From a component to examples with ties, duplicates, constants and the smallest sizes.
     apply : callable
-        From a component and such tensors to what it makes of them.
+        From a component and the tensors of an example to what the component makes of them.
     rules : tuple of Rule
-        In the order in which they are checked: what others build on comes first.
+        In the order in which they are checked: a rule comes after the rules it builds on.
     """
 
     base: type[Any]
-    generic: Callable[[Any, int], Given]
-    special: Callable[[Any], Sequence[Given]]
+    generic: Callable[[Any, int], Example]
+    special: Callable[[Any], Sequence[Example]]
     apply: Callable[..., list[Tensor]]
     rules: tuple[Rule, ...]
 
@@ -103,8 +97,10 @@ class Subject:
     label : str
         What the component is called in reports.
     factory : callable
+        Makes the component.
     kind : Kind
     seed : int
+        Seed of all generated examples.
     expected : callable, optional
         A slow, obvious definition to compare with.
     """
@@ -128,14 +124,14 @@ Rule: TypeAlias = Callable[[Subject], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One rule for one component: call it.
+    """One rule for one component: call it to check.
 
     Raises
     ------
     CheckFailed
         If the component breaks the rule.
     NotApplicable
-        If the rule says nothing about it.
+        If the rule says nothing about the component.
     """
 
     check: Rule
@@ -169,7 +165,7 @@ class Case:
 
 @contextmanager
 def on(where: str, mend: str = "accept this input; the error above says where") -> Iterator[None]:
-    """Say on what the code inside works; an exception of the component breaks the rule too."""
+    """Say on which example the code inside works; an exception inside breaks the rule too."""
     try:
         yield
     except NotApplicable:

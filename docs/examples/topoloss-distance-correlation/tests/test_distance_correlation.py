@@ -7,7 +7,7 @@ import torch
 from topoloss_distance_correlation import DistanceCorrelation
 
 import topoloss
-from topoloss.testing import check_filtration, parametrize_with_checks
+from topoloss.testing import parametrize_with_checks
 
 
 @parametrize_with_checks("plugin", "distance-correlation")
@@ -42,8 +42,9 @@ def correlation(a, b):
     return math.sqrt(max(0, covariance(a, b)) / math.sqrt(variances))
 
 
-def test_values_are_those_of_the_definition():
-    check_filtration(DistanceCorrelation, expected=by_definition)
+@parametrize_with_checks("filtration", DistanceCorrelation, expected=by_definition)
+def test_values_are_those_of_the_definition(check):
+    check()
 
 
 def test_a_square_is_close_where_pearson_sees_nothing():
@@ -63,8 +64,8 @@ def test_shifts_reflections_and_scales_do_not_matter(generic):
 
 
 def test_copies_have_death_0_and_constants_1(duplicated, constant_column):
-    def deaths(problem):
-        return topoloss.pipeline("distance-correlation").diagrams(problem.activations)[0].deaths
+    def deaths(example):
+        return topoloss.pipeline("distance-correlation").diagrams(example.activations)[0].deaths
 
     torch.testing.assert_close(deaths(duplicated)[:3], torch.zeros(3).double(), rtol=0, atol=1e-12)
     assert deaths(constant_column)[-1] == 1

@@ -1,4 +1,4 @@
-"""What is asked of a sampler."""
+"""The rules for a sampler."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from topoloss.errors import OptionError
 from topoloss.samplers import Sampler
-from topoloss.testing import common, problems
-from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, require
+from topoloss.testing import examples
+from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
+from topoloss.testing.common import devices, instances, purity
+from topoloss.testing.examples import Example
 
 __all__ = ["KIND"]
 
@@ -19,12 +21,12 @@ _FRACTIONS = ("0.1", "0.29", "0.5", "1.0")
 
 
 def indices(subject: Subject) -> None:
-    """The chosen neurons are int64 indices, ascending, without repetition, in every dtype."""
+    """The chosen neurons are int64 indices, ascending and each once, in every dtype."""
     for neurons in _SIZES:
-        problem = problems.generic(24, neurons, subject.seed)
+        example = examples.generic(24, neurons, subject.seed)
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            with on(f"{problem.name} in {dtype}"):
-                chosen = subject.make().select(problem.activations.to(dtype))
+            with on(f"{example.name} in {dtype}"):
+                chosen = subject.make().select(example.activations.to(dtype))
                 require(
                     chosen.dtype == torch.int64 and chosen.ndim == 1,
                     expected="int64 of shape (k,)",
@@ -41,11 +43,11 @@ def indices(subject: Subject) -> None:
 
 
 def determinism(subject: Subject) -> None:
-    """Two samplers of the same options choose the same neurons, one layer after the other."""
-    given = _generic(None, subject.seed)
-    with on(given.name):
+    """Two samplers with the same options choose the same neurons, layer by layer."""
+    example = _generic(None, subject.seed)
+    with on(example.name):
         samplers = subject.make(), subject.make()
-        first, second = ([s.select(*given.tensors) for _ in range(3)] for s in samplers)
+        first, second = ([s.select(*example.tensors) for _ in range(3)] for s in samplers)
         require(
             all(map(torch.equal, first, second)),
             expected=f"{first}, as chosen by the other",
@@ -55,7 +57,7 @@ def determinism(subject: Subject) -> None:
 
 
 def fraction(subject: Subject) -> None:
-    """The option `fraction` chooses floor(fraction * n) neurons, of the decimal as written."""
+    """With the option `fraction` it chooses floor(fraction * n) neurons, in exact decimals."""
     try:
         subject.make(fraction=1.0)
     except (OptionError, TypeError) as error:
@@ -63,10 +65,10 @@ def fraction(subject: Subject) -> None:
     for written in _FRACTIONS:
         sampler = subject.make(fraction=float(written))
         for neurons in (10, 100):
-            problem = problems.generic(neurons + 1, neurons, subject.seed)
-            with on(f"fraction={written} of {problem.name}"):
+            example = examples.generic(neurons + 1, neurons, subject.seed)
+            with on(f"fraction={written} of {example.name}"):
                 count = Fraction(written) * neurons // 1
-                chosen = sampler.select(problem.activations)
+                chosen = sampler.select(example.activations)
                 require(
                     len(chosen) == count,
                     expected=f"{count} neurons",
@@ -75,9 +77,8 @@ def fraction(subject: Subject) -> None:
                 )
 
 
-def _generic(sampler: Sampler | None, seed: int) -> Given:
-    problem = problems.generic(40, 30, seed)
-    return Given(problem.name, (problem.activations,))
+def _generic(sampler: Sampler | None, seed: int) -> Example:
+    return examples.generic(40, 30, seed)
 
 
 def _apply(sampler: Sampler, x: Tensor) -> list[Tensor]:
@@ -90,14 +91,14 @@ KIND = Kind(
     special=lambda sampler: [],
     apply=_apply,
     rules=(
-        common.construction,
-        common.input_unchanged,
+        instances.construction,
+        purity.input_unchanged,
         determinism,
-        common.random_state,
+        purity.random_state,
         indices,
         fraction,
-        common.pickling,
-        common.deepcopy,
-        common.cuda,
+        instances.pickling,
+        instances.deepcopy,
+        devices.cuda,
     ),
 )

@@ -1,4 +1,4 @@
-"""What is asked of a filtration."""
+"""The rules for a filtration."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from torch import Tensor
 
 from topoloss.diagrams import evaluate
 from topoloss.filtrations import ORDERS, Filtration
-from topoloss.testing import activations, common, problems
+from topoloss.testing import examples
 from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
+from topoloss.testing.common import derivatives, devices, instances, numbers, purity, transforms
+from topoloss.testing.examples import KnownExample
+from topoloss.testing.kinds import activations
+from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 from topoloss.testing.kruskal import Kruskal
-from topoloss.testing.line import check_across_a_change_of_tree
 
 __all__ = ["KIND"]
 
@@ -20,13 +23,13 @@ _SIZES = (1, 2, 3, 20)
 
 
 def shapes(subject: Subject) -> None:
-    """Vertices are (n, d), and edge values and weights one for each edge, for any n."""
+    """Vertices are (n, d), and each edge has one value and one weight, for any n."""
     filtration = subject.make()
     for neurons in _SIZES:
-        problem = problems.generic(24, neurons, subject.seed)
+        example = examples.generic(24, neurons, subject.seed)
         i, j = _pairs(neurons)
-        with on(problem.name):
-            v = filtration.vertices(problem.activations)
+        with on(example.name):
+            v = filtration.vertices(example.activations)
             _require_shape("vertices(x)", v, (neurons, v.shape[-1] if v.ndim else 0))
             for edges in (0, len(i)):
                 few, others = i[:edges], j[:edges]
@@ -37,11 +40,11 @@ def shapes(subject: Subject) -> None:
 
 
 def vertices_unchanged(subject: Subject) -> None:
-    """Vertices are not written to by what values, weights and pairs them."""
+    """`edge_values`, `edge_weights` and `pairwise` do not write to the vertices."""
     filtration = subject.make()
-    problem = problems.generic(seed=subject.seed)
-    with on(problem.name):
-        v = filtration.vertices(problem.activations).detach()
+    example = examples.generic(seed=subject.seed)
+    with on(example.name):
+        v = filtration.vertices(example.activations).detach()
         before = v.clone()
         i, j = _pairs(len(v))
         calls = {
@@ -62,9 +65,9 @@ def vertices_unchanged(subject: Subject) -> None:
 def symmetry(subject: Subject) -> None:
     """The value of an edge does not depend on which end comes first."""
     filtration = subject.make()
-    problem = _many(subject.seed)
-    with on(problem.name):
-        v = filtration.vertices(problem.activations)
+    example = _many(subject.seed)
+    with on(example.name):
+        v = filtration.vertices(example.activations)
         i, j = _pairs(len(v))
         forth, back = filtration.edge_values(v, i, j), filtration.edge_values(v, j, i)
         _require_close_edges(
@@ -77,13 +80,13 @@ def symmetry(subject: Subject) -> None:
 
 
 def locality(subject: Subject) -> None:
-    """The value of an edge depends on the vertices at its two ends, and on no other."""
+    """The value of an edge depends on the vertices at its two ends, and on no other vertex."""
     filtration = subject.make()
-    problem = _many(subject.seed)
-    with on(problem.name):
-        v = filtration.vertices(problem.activations)
+    example = _many(subject.seed)
+    with on(example.name):
+        v = filtration.vertices(example.activations)
         i, j = _pairs(len(v))
-        # Seen alone, every edge is between the vertices 0 and 1 of two.
+        # The filtration sees each edge alone, between the vertices 0 and 1 of two.
         zero, one = torch.tensor([0]), torch.tensor([1])
         edges = torch.stack((i, j), 1)
         alone = torch.cat([filtration.edge_values(v[edge], zero, one) for edge in edges])
@@ -92,17 +95,17 @@ def locality(subject: Subject) -> None:
             alone,
             filtration.edge_values(v, i, j),
             "the value of v[i] and v[j] alone",
-            "index with i and j as they are given; what depends on all neurons belongs into "
-            "vertices(x)",
+            "index with i and j as they are given; compute in vertices(x) what depends on all "
+            "neurons",
         )
 
 
 def pairwise(subject: Subject) -> None:
     """`pairwise` is the matrix of all edge values, without a graph."""
     filtration = subject.make()
-    problem = _many(subject.seed)
-    with on(problem.name):
-        v = filtration.vertices(problem.activations.requires_grad_())
+    example = _many(subject.seed)
+    with on(example.name):
+        v = filtration.vertices(example.activations.requires_grad_())
         i, j = _pairs(len(v))
         matrix = filtration.pairwise(v)
         _require_shape("pairwise(v)", matrix, (len(v), len(v)))
@@ -129,23 +132,23 @@ def order_hint(subject: Subject) -> None:
         order in ORDERS,
         expected=f"one of {', '.join(ORDERS)}, or None",
         received=order,
-        mend="declare one of these, or none",
+        mend="declare one of these orders, or order = None",
     )
-    for problem in (_many(subject.seed), problems.two_clusters(), problems.constant_column()):
-        with on(problem.name):
-            v = filtration.vertices(problem.activations)
+    for example in (_many(subject.seed), examples.two_clusters(), examples.constant_column()):
+        with on(example.name):
+            v = filtration.vertices(example.activations)
             i, j = _pairs(len(v))
-            _check_order(order, v, filtration.edge_values(v, i, j), (i, j))
+            _require_order(order, v, filtration.edge_values(v, i, j), (i, j))
 
 
 def definition(subject: Subject) -> None:
-    """Edge values are those of the definition that the check was given."""
+    """Edge values are those of the definition given as `expected`."""
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     filtration = subject.make()
-    for given in (activations.generic(subject.seed), *activations.special()):
-        with on(given.name):
-            (x,) = given.tensors
+    for example in (activations.generic(subject.seed), *activations.special()):
+        with on(example.name):
+            (x,) = example.tensors
             v = filtration.vertices(x)
             i, j = _pairs(len(v))
             matrix = torch.as_tensor(subject.expected(x), dtype=torch.float64)
@@ -159,11 +162,11 @@ def definition(subject: Subject) -> None:
 
 
 def change_of_tree(subject: Subject) -> None:
-    """Across a change of tree the deaths are continuous, with the slopes of their gradients."""
+    """Where the tree changes the deaths are continuous, with the right gradient on each side."""
     filtration = subject.make()
-    first, last = (problems.generic(seed=subject.seed + k) for k in (0, 1))
+    first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
     with on(f"the line from {first.name} to {last.name}"):
-        check_across_a_change_of_tree(
+        require_smoothness_across_a_change(
             lambda x: _deaths(filtration, x).sum(),
             lambda x: _tree(filtration, x),
             (first.activations, last.activations),
@@ -171,7 +174,7 @@ def change_of_tree(subject: Subject) -> None:
 
 
 def _apply(filtration: Filtration, x: Tensor) -> list[Tensor]:
-    """The values of all edges, as a pipeline values the edges of a tree."""
+    """Value all edges, in the same way as a pipeline values the edges of a tree."""
     v = filtration.vertices(x)
     if v.dtype in (torch.float16, torch.bfloat16):
         v = v.float()
@@ -185,37 +188,37 @@ KIND = Kind(
     special=lambda filtration: activations.special(),
     apply=_apply,
     rules=(
-        common.construction,
+        instances.construction,
         shapes,
-        common.input_unchanged,
+        purity.input_unchanged,
         vertices_unchanged,
-        common.determinism,
-        common.random_state,
-        common.module_state,
-        common.precision,
-        common.finite,
+        purity.determinism,
+        purity.random_state,
+        purity.module_state,
+        numbers.precision,
+        numbers.finite,
         symmetry,
         locality,
         pairwise,
         order_hint,
         definition,
-        common.graph,
-        common.gradient,
-        common.second_gradient,
-        common.finite_gradients,
+        derivatives.graph,
+        derivatives.gradient,
+        derivatives.second_gradient,
+        derivatives.finite_gradients,
         change_of_tree,
-        common.vmap,
-        common.compilation,
-        common.pickling,
-        common.deepcopy,
-        common.state_dict,
-        common.cuda,
+        transforms.vmap,
+        transforms.compilation,
+        instances.pickling,
+        instances.deepcopy,
+        instances.state_dict,
+        devices.cuda,
     ),
 )
 
 
-def _many(seed: int) -> problems.Problem:
-    return problems.generic(32, 16, seed)
+def _many(seed: int) -> KnownExample:
+    return examples.generic(32, 16, seed)
 
 
 def _pairs(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -245,7 +248,7 @@ def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 def _require_close_edges(
     edges: tuple[Tensor, Tensor], first: Tensor, second: Tensor, expected: str, mend: str
 ) -> None:
-    """Compare values of edges up to half of the digits, which a cancelling root leaves."""
+    """Compare edge values to half of their digits: a root leaves no more where it cancels."""
     if len(first) == 0:
         return
     error = (first - second).abs().nan_to_num(torch.inf)
@@ -260,8 +263,8 @@ def _require_close_edges(
     )
 
 
-def _check_order(order: str, v: Tensor, values: Tensor, edges: tuple[Tensor, Tensor]) -> None:
-    """Find two edges whose order by value contradicts, beyond rounding, that by key."""
+def _require_order(order: str, v: Tensor, values: Tensor, edges: tuple[Tensor, Tensor]) -> None:
+    """Require that no two edges are ordered by value against their keys, beyond rounding."""
     i, j = edges
     if order == "sq_dist_ascending":
         key = (v[i] - v[j]).square().sum(-1)
@@ -273,12 +276,12 @@ def _check_order(order: str, v: Tensor, values: Tensor, edges: tuple[Tensor, Ten
     ahead = key[None] - key[:, None] > rounding
     fall = torch.where(ahead, values[:, None] - values[None], -torch.inf)
     first, second = divmod(int(fall.argmax()), len(key))
-    named = [f"({int(i[e])}, {int(j[e])})" for e in (first, second)]
+    first_edge, second_edge = (f"({int(i[e])}, {int(j[e])})" for e in (first, second))
     require(
         fall[first, second] <= close_by,
-        expected=f"{order}: the edge {named[0]} of key {key[first]:.9g} before the edge {named[1]} "
-        f"of key {key[second]:.9g}",
+        expected=f"{order}: the edge {first_edge} of key {key[first]:.9g} before "
+        f"the edge {second_edge} of key {key[second]:.9g}",
         received=f"edge values {values[first]:.9g} and {values[second]:.9g}",
-        mend="declare the order that edge values have, or order = None: a wrong one gives a "
-        "wrong tree in silence",
+        mend="declare the order that edge values have, or order = None: a wrong order gives a "
+        "wrong tree, and no error",
     )

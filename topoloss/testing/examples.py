@@ -1,7 +1,7 @@
-"""Activations whose persistence diagram is known in closed form.
+"""Examples that components are tried on, some with a diagram that is known in closed form.
 
-The diagram is that of the filtration by ``1 - |r|`` in dimension 0, where a constant
-neuron correlates 0 with everything.
+The known diagrams are those of the filtration by ``1 - |r|`` in dimension 0, where a
+constant neuron correlates 0 with everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 from topoloss.errors import InputError
 
 __all__ = [
-    "Problem",
+    "Example",
+    "KnownExample",
     "constant_column",
     "duplicated",
     "generic",
@@ -23,22 +24,42 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Problem:
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Tensors to try a component on.
+
+    Attributes
+    ----------
+    name : str
+        What the example is called in reports; most often the call that makes it again.
+    tensors : tuple of Tensor
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownExample(Example):
     """Activations, and their diagram of ``1 - |r|`` in dimension 0.
 
     Attributes
     ----------
     name : str
-        The call that makes the problem again.
-    activations : Tensor of float64, shape (samples, neurons)
+        The call that makes the example again.
+    tensors : tuple of one Tensor
+        The activations.
     deaths : Tensor of float64, shape (neurons - 1,)
         Ascending, zeros included.
     """
 
-    name: str
-    activations: Tensor
     deaths: Tensor
+
+    @property
+    def activations(self) -> Tensor:
+        """Tensor of float64, shape (samples, neurons)."""
+        (activations,) = self.tensors
+        return activations
 
     @property
     def t1(self) -> float:
@@ -53,66 +74,64 @@ class Problem:
         return (self.deaths.std(correction=0) - self.deaths.mean()).item() / 2
 
 
-def two_clusters() -> Problem:
+def two_clusters() -> KnownExample:
     """Four neurons of pairwise correlation 4/5, four of 1/2, and 0 between the fours.
 
     Examples
     --------
-    >>> from topoloss.testing import problems
-    >>> problems.two_clusters().deaths.tolist()
+    >>> from topoloss.testing import examples
+    >>> examples.two_clusters().deaths.tolist()
     [0.2, 0.2, 0.2, 0.5, 0.5, 0.5, 1.0]
     """
     h = _orthogonal_columns(16)
     tight = h[:, :1] + h[:, 1:5] / 2
     loose = h[:, 5:6] + h[:, 6:10]
     deaths = [1 / 5] * 3 + [1 / 2] * 3 + [1.0]
-    return _problem("two_clusters()", torch.cat((tight, loose), 1), deaths)
+    return _known("two_clusters()", torch.cat((tight, loose), 1), deaths)
 
 
-def duplicated() -> Problem:
+def duplicated() -> KnownExample:
     """Two neurons of correlation ``1 / sqrt(2)``, with copies, one of them reflected.
 
     Examples
     --------
-    >>> from topoloss.testing import problems
-    >>> problems.duplicated().deaths[:3].tolist()
+    >>> from topoloss.testing import examples
+    >>> examples.duplicated().deaths[:3].tolist()
     [0.0, 0.0, 0.0]
     """
     h = _orthogonal_columns(8)
     a, b = h[:, 0], h[:, 0] + h[:, 1]
     activations = torch.stack((a, a, 3 - 2 * a, b, b), 1)
-    return _problem("duplicated()", activations, [0, 0, 0, 1 - 2**-0.5])
+    return _known("duplicated()", activations, [0, 0, 0, 1 - 2**-0.5])
 
 
-def constant_column() -> Problem:
+def constant_column() -> KnownExample:
     """Two neurons of correlation 4/5, and between them one that is 1/10 in every sample.
 
     Examples
     --------
-    >>> from topoloss.testing import problems
-    >>> problems.constant_column().deaths.tolist()
+    >>> from topoloss.testing import examples
+    >>> examples.constant_column().deaths.tolist()
     [0.2, 1.0]
     """
     h = _orthogonal_columns(8)
     a, b = h[:, 0] + h[:, 1] / 2, h[:, 0] + h[:, 2] / 2
-    return _problem(
-        "constant_column()", torch.stack((a, torch.full_like(a, 0.1), b), 1), [1 / 5, 1]
-    )
+    return _known("constant_column()", torch.stack((a, torch.full_like(a, 0.1), b), 1), [1 / 5, 1])
 
 
-def orthogonal() -> Problem:
+def orthogonal() -> KnownExample:
     """Seven uncorrelated neurons of entries 1 and -1: every edge ties with every other.
 
     Examples
     --------
-    >>> from topoloss.testing import problems
-    >>> problems.orthogonal().t1
+    >>> from topoloss.testing import examples
+    >>> examples.orthogonal().t1
     -6.0
     """
-    return _problem("orthogonal()", _orthogonal_columns(8), [1] * 6)
+    return _known("orthogonal()", _orthogonal_columns(8), [1] * 6)
 
 
-def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> Problem:
+def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> KnownExample:
     """Neurons in general position: distinct correlations, none of them 0 or 1.
 
     The first neuron correlates more with each other neuron than any two others do among
@@ -131,9 +150,9 @@ def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> Problem:
 
     Examples
     --------
-    >>> from topoloss.testing import problems
-    >>> problem = problems.generic(neurons=3)
-    >>> problem.activations.shape, problem.deaths.shape
+    >>> from topoloss.testing import examples
+    >>> example = examples.generic(neurons=3)
+    >>> example.activations.shape, example.deaths.shape
     (torch.Size([12, 3]), torch.Size([2]))
     """
     if not 0 < neurons < samples:
@@ -157,11 +176,11 @@ def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> Problem:
     # r between the first and another neuron is 1 / sqrt(1 + ratio^2); among others a product.
     deaths = 1 - (1 + ratio**2).rsqrt()
     name = f"generic(samples={samples}, neurons={neurons}, seed={seed})"
-    return Problem(name, unscaled * scale + randn(neurons), deaths)
+    return KnownExample(name, (unscaled * scale + randn(neurons),), deaths)
 
 
-def _problem(name: str, activations: Tensor, deaths: list[float]) -> Problem:
-    return Problem(name, activations, torch.tensor(deaths, dtype=torch.float64))
+def _known(name: str, activations: Tensor, deaths: list[float]) -> KnownExample:
+    return KnownExample(name, (activations,), torch.tensor(deaths, dtype=torch.float64))
 
 
 def _orthogonal_columns(size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is asked of a loss."""
+"""The rules for a loss."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import Tensor
 
 from topoloss.diagrams import Diagram
 from topoloss.losses import Loss
-from topoloss.testing import common, problems
-from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, require
+from topoloss.testing import examples
+from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
+from topoloss.testing.common import derivatives, devices, instances, numbers, purity, transforms
+from topoloss.testing.comparing import close
+from topoloss.testing.examples import Example
 
 __all__ = ["KIND"]
 
@@ -29,17 +32,17 @@ def empty(subject: Subject) -> None:
 
 
 def weights(subject: Subject) -> None:
-    """A point of weight 0 counts for nothing."""
+    """A point of weight 0 does not change the value."""
     loss = subject.make()
-    problem = problems.generic(seed=subject.seed)
-    deaths = problem.deaths
+    example = examples.generic(seed=subject.seed)
+    deaths = example.deaths
     for left_out in range(len(deaths)):
         kept = torch.arange(len(deaths)) != left_out
-        with on(f"the deaths of {problem.name}, number {left_out} of weight 0"):
+        with on(f"the deaths of {example.name}, number {left_out} of weight 0"):
             expected = loss(_diagrams(deaths[kept]))
             received = loss(_diagrams(deaths, weights=kept.double()))
             require(
-                common.close([received], [expected]),
+                close([received], [expected]),
                 expected=f"{expected:.9g}, the value without that point",
                 received=f"{received:.9g}",
                 mend="multiply by diagram.weights, and divide by their sum instead of a count",
@@ -47,14 +50,14 @@ def weights(subject: Subject) -> None:
 
 
 def definition(subject: Subject) -> None:
-    """The value is that of the definition that the check was given."""
+    """The value is that of the definition given as `expected`."""
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     loss = subject.make()
-    for given in (subject.kind.generic(loss, subject.seed), *_special(loss)):
-        with on(given.name):
-            expected = float(subject.expected(_diagrams(*given.tensors)))
-            (received,) = _apply(loss, *given.tensors)
+    for example in (subject.kind.generic(loss, subject.seed), *_special(loss)):
+        with on(example.name):
+            expected = float(subject.expected(_diagrams(*example.tensors)))
+            (received,) = _apply(loss, *example.tensors)
             require(
                 abs(received - expected) <= 1e-9 * (1 + abs(expected)),
                 expected=f"{expected:.9g} by definition",
@@ -64,25 +67,25 @@ def definition(subject: Subject) -> None:
             )
 
 
-def _generic(loss: Loss, seed: int) -> Given:
-    problem = problems.generic(seed=seed)
-    births = problem.deaths[:3]
-    return Given(f"the deaths of {problem.name}", (problem.deaths, births, 2 * births + 0.1))
+def _generic(loss: Loss, seed: int) -> Example:
+    example = examples.generic(seed=seed)
+    births = example.deaths[:3]
+    return Example(f"the deaths of {example.name}", (example.deaths, births, 2 * births + 0.1))
 
 
-def _special(loss: Loss) -> list[Given]:
-    known = [problems.two_clusters(), problems.duplicated(), problems.constant_column()]
+def _special(loss: Loss) -> list[Example]:
+    known = [examples.two_clusters(), examples.duplicated(), examples.constant_column()]
     return [
-        *(_points(problem.deaths.tolist(), f"the deaths of {problem.name}") for problem in known),
+        *(_points(example.deaths.tolist(), f"the deaths of {example.name}") for example in known),
         *(_points(deaths) for deaths in ([], [0.0], [0.5], [0.0] * 4, [0.5] * 4, [1.0] * 4)),
     ]
 
 
-def _points(deaths: Sequence[float], name: str = "") -> Given:
-    """Given deaths in dimension 0, and no point in dimension 1."""
+def _points(deaths: Sequence[float], name: str = "") -> Example:
+    """Return an example with these deaths in dimension 0, and no point in dimension 1."""
     none = torch.zeros(0, dtype=torch.float64)
     values = torch.tensor(deaths, dtype=torch.float64)
-    return Given(name or f"deaths {list(deaths)}", (values, none, none.clone()))
+    return Example(name or f"deaths {list(deaths)}", (values, none, none.clone()))
 
 
 def _diagrams(
@@ -115,26 +118,26 @@ KIND = Kind(
     special=_special,
     apply=_apply,
     rules=(
-        common.construction,
-        common.shapes,
-        common.input_unchanged,
-        common.determinism,
-        common.random_state,
-        common.module_state,
-        common.precision,
-        common.finite,
+        instances.construction,
+        numbers.shapes,
+        purity.input_unchanged,
+        purity.determinism,
+        purity.random_state,
+        purity.module_state,
+        numbers.precision,
+        numbers.finite,
         weights,
         definition,
-        common.graph,
+        derivatives.graph,
         empty,
-        common.gradient,
-        common.second_gradient,
-        common.finite_gradients,
-        common.vmap,
-        common.compilation,
-        common.pickling,
-        common.deepcopy,
-        common.state_dict,
-        common.cuda,
+        derivatives.gradient,
+        derivatives.second_gradient,
+        derivatives.finite_gradients,
+        transforms.vmap,
+        transforms.compilation,
+        instances.pickling,
+        instances.deepcopy,
+        instances.state_dict,
+        devices.cuda,
     ),
 )

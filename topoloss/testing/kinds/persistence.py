@@ -1,18 +1,20 @@
-"""What is asked of a persistence engine."""
+"""The rules for a persistence engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from topoloss.engines import CriticalEdges, Persistence
 from topoloss.filtrations import ORDERS, Order
-from topoloss.testing import common
-from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, on, require
+from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
+from topoloss.testing.common import devices, instances, purity, transforms
+from topoloss.testing.comparing import same
+from topoloss.testing.examples import Example
 from topoloss.testing.kruskal import by_value_then_indices
 
 __all__ = ["KIND"]
@@ -23,22 +25,22 @@ _FEATURES = 3
 
 
 def orders(subject: Subject) -> None:
-    """The orders that the engine names are those that there are."""
+    """The engine names only orders that exist."""
     engine = subject.make()
     require(
         set(engine.orders) <= set(ORDERS),
         expected=f"a subset of {', '.join(ORDERS)}",
         received=engine.orders,
-        mend="name the orders for which from_features works, and no other",
+        mend="name only the orders for which from_features works",
     )
 
 
 def edges_of_vertices(subject: Subject) -> None:
     """Edges are int64 pairs of two vertices, of shape (points, 2), in every dimension."""
     engine = subject.make()
-    for name, find, key in _problems(engine, subject.seed):
-        with on(name):
-            critical = find()
+    for search in _searches(engine, subject.seed):
+        with on(search.name):
+            critical = search.find()
             require(
                 len(critical) > 0 and all(isinstance(c, CriticalEdges) for c in critical),
                 expected="a topoloss.CriticalEdges for each dimension, 0 first",
@@ -52,30 +54,30 @@ def edges_of_vertices(subject: Subject) -> None:
                 mend="leave birth_edges and essential_births out in dimension 0",
             )
             for edges in _edge_tensors(critical):
-                _check_edges(edges, len(key))
+                _require_edges(edges, len(search.key))
 
 
 def points(subject: Subject) -> None:
     """Dimension 0 has n - 1 deaths, zeros included."""
     engine = subject.make()
-    for name, find, key in _problems(engine, subject.seed):
-        with on(name):
-            edges = find()[0].death_edges
+    for search in _searches(engine, subject.seed):
+        with on(search.name):
+            edges = search.find()[0].death_edges
             require(
-                len(edges) == len(key) - 1,
-                expected=f"{len(key) - 1} edges for {len(key)} vertices",
+                len(edges) == len(search.key) - 1,
+                expected=f"{len(search.key) - 1} edges for {len(search.key)} vertices",
                 received=f"{len(edges)} edges",
-                mend="keep the edges of value 0: equal vertices are merged by edges like others",
+                mend="keep the edges of value 0: they merge equal vertices",
             )
 
 
 def spanning_tree(subject: Subject) -> None:
     """The edges of dimension 0 close no cycle, and so connect all vertices."""
     engine = subject.make()
-    for name, find, key in _problems(engine, subject.seed):
-        with on(name):
-            edges = find()[0].death_edges
-            in_tree = torch.ones(len(key), len(key))
+    for search in _searches(engine, subject.seed):
+        with on(search.name):
+            edges = search.find()[0].death_edges
+            in_tree = torch.ones(len(search.key), len(search.key))
             in_tree[edges[:, 0], edges[:, 1]] = in_tree[edges[:, 1], edges[:, 0]] = 0
             connecting = by_value_then_indices(in_tree)
             missing = [edge for edge in connecting.tolist() if in_tree[tuple(edge)] == 1]
@@ -90,26 +92,26 @@ def spanning_tree(subject: Subject) -> None:
 def reference(subject: Subject) -> None:
     """On small integers the tree is that of Kruskal by (key, lower, higher), edge for edge."""
     engine = subject.make()
-    for name, find, key in _problems(engine, subject.seed):
-        with on(name):
-            received = find()[0].death_edges.sort(-1).values.tolist()
-            expected = by_value_then_indices(key).tolist()
+    for search in _searches(engine, subject.seed):
+        with on(search.name):
+            received = search.find()[0].death_edges.sort(-1).values.tolist()
+            expected = by_value_then_indices(search.key).tolist()
             wrong = [edge for edge in sorted(received) if edge not in expected]
             absent = [edge for edge in expected if edge not in received]
             require(
                 not wrong and not absent,
                 expected=f"the edges {absent[:3]} among those of the tree",
                 received=f"{wrong[:3]} in their place",
-                mend="order edges by (key, lower index, higher index); see the pairs of indices "
-                "for one that is off",
+                mend="order edges by (key, lower index, higher index), and look for an index that "
+                "is off by one",
             )
 
 
 def weight(subject: Subject) -> None:
-    """On real data the tree weighs what the tree of float64 weighs, up to rounding.
+    """On real data the tree is as light as the tree of float64, up to rounding.
 
-    A key of d features is off by at most 4 d eps times the largest squared norm, and so
-    the tree weighs at most n - 1 times twice that more than the lightest.
+    A key of d features is off by at most 4 d eps times the largest squared norm. So each
+    of the n - 1 edges adds at most twice that to the weight of the lightest tree.
     """
     engine = subject.make()
     n, d = 100, 5
@@ -120,10 +122,8 @@ def weight(subject: Subject) -> None:
         allowed = 8 * (n - 1) * d * torch.finfo(dtype).eps * x.double().square().sum(-1).amax()
         # In a narrow band a key that was rounded to fewer digits ties with many others.
         narrow = (1 + _key("sq_dist_ascending", x.double()) / 1000).to(dtype)
-        banded: _Found = (
-            "from_matrix, in [1, 1.1],",
-            partial(engine.from_matrix, narrow),
-            narrow.double(),
+        banded = _Search(
+            "from_matrix, in [1, 1.1],", partial(engine.from_matrix, narrow), narrow.double()
         )
         for name, find, key in (*_operators(engine, x), banded):
             with on(f"{name} of torch.randn({n}, {d}), seed={subject.seed}, {dtype}"):
@@ -138,7 +138,7 @@ def weight(subject: Subject) -> None:
 
 
 def diagonal(subject: Subject) -> None:
-    """What stands on the diagonal of a matrix counts for nothing."""
+    """The entries on the diagonal of a matrix make no difference."""
     engine = subject.make()
     values = _key("sq_dist_ascending", _integers(17, subject.seed))
     with on(f"squared distances of 17 vertices of small integers, seed={subject.seed}"):
@@ -147,10 +147,10 @@ def diagonal(subject: Subject) -> None:
             entries = torch.linspace(-1, last, len(values), dtype=values.dtype)
             other = _edge_tensors(engine.from_matrix(torch.diagonal_scatter(values, entries)))
             require(
-                len(plain) == len(other) and common.same(plain, other),
+                len(plain) == len(other) and same(plain, other),
                 expected=f"the edges {plain} also with -1 to {last} on the diagonal",
                 received=other,
-                mend="look at the entries above the diagonal alone",
+                mend="read only the entries above the diagonal",
             )
 
 
@@ -181,20 +181,20 @@ def higher_dimensions(subject: Subject) -> None:
 
 
 def vmap(subject: Subject) -> None:
-    """An engine that says so gives under `torch.vmap` what a loop gives."""
+    """An engine with `vmappable = True` gives under `torch.vmap` what a loop gives."""
     _skip_unless_vmappable(subject)
-    common.vmap(subject)
+    transforms.vmap(subject)
 
 
 def compilation(subject: Subject) -> None:
     """An engine of torch operations compiles into one graph that gives the eager edges."""
     _skip_unless_vmappable(subject)
-    common.compilation(subject)
+    transforms.compilation(subject)
 
 
-def _generic(engine: Persistence, seed: int) -> Given:
+def _generic(engine: Persistence, seed: int) -> Example:
     v = _integers(9, seed).double()
-    return Given(
+    return Example(
         f"9 vertices of small integers, seed={seed}, and their squared distances",
         (v, _key("sq_dist_ascending", v)),
     )
@@ -212,14 +212,14 @@ KIND = Kind(
     special=lambda engine: [],
     apply=_apply,
     rules=(
-        common.construction,
+        instances.construction,
         orders,
         edges_of_vertices,
         points,
-        common.input_unchanged,
-        common.determinism,
-        common.random_state,
-        common.module_state,
+        purity.input_unchanged,
+        purity.determinism,
+        purity.random_state,
+        purity.module_state,
         spanning_tree,
         reference,
         weight,
@@ -227,35 +227,49 @@ KIND = Kind(
         higher_dimensions,
         vmap,
         compilation,
-        common.pickling,
-        common.deepcopy,
-        common.state_dict,
-        common.cuda,
+        instances.pickling,
+        instances.deepcopy,
+        instances.state_dict,
+        devices.cuda,
     ),
 )
 
-_Found = tuple[str, Callable[[], Sequence[CriticalEdges]], Tensor]
+
+class _Search(NamedTuple):
+    """One call of the engine, and the keys by which its tree should be lightest.
+
+    Attributes
+    ----------
+    name : str
+    find : callable
+        Asks the engine for critical edges.
+    key : Tensor of float64, shape (n, n)
+    """
+
+    name: str
+    find: Callable[[], Sequence[CriticalEdges]]
+    key: Tensor
 
 
-def _problems(engine: Persistence, seed: int) -> Iterator[_Found]:
-    """Small integers, so that keys are exact and tie in masses, by every operator."""
+def _searches(engine: Persistence, seed: int) -> Iterator[_Search]:
+    """Yield searches over small integers, where keys are exact and many of them tie."""
     for n in _SIZES:
         for dtype in _DTYPES:
-            for name, find, key in _operators(engine, _integers(n, seed).to(dtype)):
-                yield f"{name} of {n} vertices of small integers, seed={seed}, {dtype}", find, key
+            for search in _operators(engine, _integers(n, seed).to(dtype)):
+                name = f"{search.name} of {n} vertices of small integers, seed={seed}, {dtype}"
+                yield search._replace(name=name)
     equal = torch.zeros(5, _FEATURES, dtype=torch.float64)
-    for name, find, key in _operators(engine, equal):
-        yield f"{name} of 5 equal vertices", find, key
+    for search in _operators(engine, equal):
+        yield search._replace(name=f"{search.name} of 5 equal vertices")
 
 
-def _operators(engine: Persistence, v: Tensor) -> Iterator[_Found]:
-    """The ways to ask for the tree of vertices, each with its keys in float64."""
+def _operators(engine: Persistence, v: Tensor) -> Iterator[_Search]:
+    """Yield a search over the same vertices for each operator that the engine has."""
     squared = _key("sq_dist_ascending", v.double())
-    yield "from_matrix", partial(engine.from_matrix, squared.to(v.dtype)), squared
+    yield _Search("from_matrix", partial(engine.from_matrix, squared.to(v.dtype)), squared)
     for order in sorted(engine.orders):
-        named = cast(Order, order)
-        key = _key(order, v.double())
-        yield f"from_features, {order},", partial(engine.from_features, v, named), key
+        find = partial(engine.from_features, v, cast(Order, order))
+        yield _Search(f"from_features, {order},", find, _key(order, v.double()))
 
 
 def _integers(n: int, seed: int) -> Tensor:
@@ -274,12 +288,12 @@ def _edge_tensors(critical: Sequence[CriticalEdges]) -> list[Tensor]:
     return [edges for dimension in critical for edges in dimension if edges is not None]
 
 
-def _check_edges(edges: Tensor, n: int) -> None:
+def _require_edges(edges: Tensor, n: int) -> None:
     require(
         edges.dtype == torch.int64 and edges.ndim == 2 and edges.shape[1] == 2,
         expected="int64 of shape (points, 2)",
         received=f"{edges.dtype} of shape {tuple(edges.shape)}",
-        mend="return pairs of indices, as a tensor also where there is no edge",
+        mend="return pairs of indices, in a tensor even where there is no edge",
     )
     require(
         ((edges >= 0) & (edges < n)).all() and (edges[:, 0] != edges[:, 1]).all(),
@@ -291,4 +305,4 @@ def _check_edges(edges: Tensor, n: int) -> None:
 
 def _skip_unless_vmappable(subject: Subject) -> None:
     if not subject.make().vmappable:
-        raise NotApplicable("vmappable is False, so that batches are a loop outside the graph")
+        raise NotApplicable("vmappable is False: the library loops over batches outside the graph")

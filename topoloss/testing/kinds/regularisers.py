@@ -1,4 +1,4 @@
-"""What is asked of a regulariser, of activations or of a model."""
+"""The rules for a regulariser, of activations or of a model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError
 from topoloss.regularisers import Regulariser
-from topoloss.testing import activations, common, problems
-from topoloss.testing.checks import Given, Kind, NotApplicable, Rule, Subject, on, require
-from topoloss.testing.line import check_across_a_change_of_tree
+from topoloss.testing import examples
+from topoloss.testing.checks import Kind, NotApplicable, Rule, Subject, on, require
+from topoloss.testing.common import derivatives, devices, instances, numbers, purity, transforms
+from topoloss.testing.comparing import close
+from topoloss.testing.examples import Example
+from topoloss.testing.kinds import activations
+from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 
 __all__ = ["KIND"]
 
@@ -25,51 +29,51 @@ def model_unchanged(subject: Subject) -> None:
         raise NotApplicable("it observes activations, and no model")
     model = nn.Sequential(_model(), nn.BatchNorm1d(1), nn.Dropout())
     with on("a model with batch normalisation and dropout"):
-        common.assert_module_unchanged(model, lambda: regulariser(model))
+        purity.require_unchanged_module(model, lambda: regulariser(model))
 
 
 def batch(subject: Subject) -> None:
-    """A batch, and a list, have the values of their problems, one each."""
+    """A batch, or a list, has one value for each element: the value of the element alone."""
     regulariser = subject.make()
-    given = [problems.generic(seed=subject.seed + k) for k in (0, 1)]
+    first, second = (examples.generic(seed=subject.seed + k) for k in (0, 1))
     with on(
-        f"{given[0].name} and {given[1].name}",
+        f"{first.name} and {second.name}",
         mend="use torch operations that do not branch on the values of tensors, or return False "
         "from the property vmappable",
     ):
-        xs = [problem.activations for problem in given]
+        xs = [first.activations, second.activations]
         looped = torch.stack([regulariser(x) for x in xs])
         for several in (regulariser(torch.stack(xs)), regulariser(xs)):
             require(
-                several.shape == (2,) and common.close([several], [looped]),
+                several.shape == (2,) and close([several], [looped]),
                 expected=f"{looped.tolist()}, one by one",
                 received=f"{several.tolist()}, together",
-                mend="reduce over the axes of one problem only",
+                mend="reduce over the axes of one element only",
             )
 
 
 def one_neuron(subject: Subject) -> None:
     """One neuron alone has a finite value that still carries a graph."""
     regulariser = subject.make()
-    problem = problems.generic(neurons=1, seed=subject.seed)
-    with on(problem.name):
-        value = regulariser(problem.activations.requires_grad_())
+    example = examples.generic(neurons=1, seed=subject.seed)
+    with on(example.name):
+        value = regulariser(example.activations.requires_grad_())
         require(
             torch.isfinite(value).all() and value.requires_grad,
             expected="a finite value with a gradient",
             received=value,
-            mend="sum over what there is; a sum over nothing is 0 and keeps its graph",
+            mend="return a sum over the deaths or pairs: a sum over none is 0 and keeps its graph",
         )
 
 
 def nonfinite(subject: Subject) -> None:
-    """NaN or infinity in the activations is an error, or skipped where that is asked for."""
+    """NaN or infinity is an error, or gives 0 under `on_nonfinite="skip"`."""
     regulariser = subject.make()
-    problem = problems.generic(seed=subject.seed)
+    example = examples.generic(seed=subject.seed)
     for bad in (torch.nan, torch.inf):
-        x = problem.activations.clone()
+        x = example.activations.clone()
         x[1, 2] = bad
-        with on(f"{problem.name} with {bad} in one place"):
+        with on(f"{example.name} with {bad} in one place"):
             try:
                 value = regulariser(x)
             except NonFiniteError:
@@ -83,13 +87,13 @@ def nonfinite(subject: Subject) -> None:
 
 
 def definition(subject: Subject) -> None:
-    """The value is that of the definition that the check was given."""
+    """The value is that of the definition given as `expected`."""
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     regulariser = subject.make()
-    for given in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
-        with on(given.name):
-            (x,) = given.tensors
+    for example in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
+        with on(example.name):
+            (x,) = example.tensors
             expected = float(subject.expected(x))
             received = regulariser(x).item()
             require(
@@ -104,9 +108,9 @@ def definition(subject: Subject) -> None:
 def diagrams(subject: Subject) -> None:
     """The diagram in dimension 0 has n - 1 ascending deaths, zeros included."""
     regulariser = subject.make()
-    for given in _special(regulariser):
-        with on(given.name):
-            (x,) = given.tensors
+    for example in _special(regulariser):
+        with on(example.name):
+            (x,) = example.tensors
             deaths = _diagram(regulariser, x).deaths
             require(
                 deaths.shape == (x.shape[1] - 1,) and bool((deaths.diff() >= 0).all()),
@@ -117,11 +121,11 @@ def diagrams(subject: Subject) -> None:
 
 
 def change_of_tree(subject: Subject) -> None:
-    """Across a change of tree the value is continuous, with the slopes of its gradients."""
+    """Where the tree changes the value is continuous, with the right gradient on each side."""
     regulariser = subject.make()
-    first, last = (problems.generic(seed=subject.seed + k) for k in (0, 1))
+    first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
     with on(f"the line from {first.name} to {last.name}"):
-        check_across_a_change_of_tree(
+        require_smoothness_across_a_change(
             regulariser,
             lambda x: _diagram(regulariser, x).death_edges,
             (first.activations, last.activations),
@@ -158,25 +162,25 @@ class _Observed(nn.Module):
         return self.regulariser(self.model)
 
 
-def _parameters(seed: int) -> Given:
+def _parameters(seed: int) -> Example:
     generator = torch.Generator().manual_seed(seed)
     values = [
         torch.randn(p.shape, dtype=torch.float64, generator=generator)
         for p in _model().parameters()
     ]
-    return Given(f"a model of two linear layers, seed={seed}", tuple(values))
+    return Example(f"a model of two linear layers, seed={seed}", tuple(values))
 
 
-def _generic(regulariser: Regulariser, seed: int) -> Given:
+def _generic(regulariser: Regulariser, seed: int) -> Example:
     if regulariser.observes == "model":
         return _parameters(seed)
     return activations.generic(seed)
 
 
-def _special(regulariser: Regulariser) -> list[Given]:
+def _special(regulariser: Regulariser) -> list[Example]:
     if regulariser.observes == "model":
         zeros = tuple(torch.zeros_like(p) for p in _parameters(0).tensors)
-        return [Given("a model of zero weights", zeros)]
+        return [Example("a model of zero weights", zeros)]
     return activations.special()
 
 
@@ -196,30 +200,30 @@ KIND = Kind(
     special=_special,
     apply=_apply,
     rules=(
-        common.construction,
-        common.shapes,
-        common.input_unchanged,
-        common.determinism,
-        common.random_state,
-        common.module_state,
+        instances.construction,
+        numbers.shapes,
+        purity.input_unchanged,
+        purity.determinism,
+        purity.random_state,
+        purity.module_state,
         model_unchanged,
-        _of_activations(common.precision),
-        common.finite,
+        _of_activations(numbers.precision),
+        numbers.finite,
         _of_activations(nonfinite),
         _of_activations(definition),
         _of_activations(diagrams),
-        common.graph,
+        derivatives.graph,
         _of_activations(one_neuron),
-        common.gradient,
-        common.second_gradient,
-        common.finite_gradients,
+        derivatives.gradient,
+        derivatives.second_gradient,
+        derivatives.finite_gradients,
         _of_activations(change_of_tree),
         _of_activations(batch),
-        _of_activations(common.compilation),
-        common.pickling,
-        common.deepcopy,
-        common.state_dict,
-        common.cuda,
+        _of_activations(transforms.compilation),
+        instances.pickling,
+        instances.deepcopy,
+        instances.state_dict,
+        devices.cuda,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What is asked of a plugin: agreement of its hooks, its names and its metadata."""
+"""The rules for a plugin: its hooks, its names and its metadata agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from topoloss import components, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, nearest
-from topoloss.testing.checks import Given, Kind, NotApplicable, Subject, require
+from topoloss.testing.checks import Kind, NotApplicable, Subject, require
+from topoloss.testing.examples import Example
 
 __all__ = ["KIND", "check_known", "offers"]
 
@@ -21,22 +22,22 @@ _HOOKS = {kind: hook for kind, (hook, _) in plugins.KINDS.items()}
 
 
 def registration(subject: Subject) -> None:
-    """The plugin loads, or can be registered and taken out again."""
+    """The plugin loads, or can be registered and unregistered."""
     plugin = subject.make()
     name = _installed_name(plugin)
     if name is None:
         try:
             plugins.unregister(plugins.register(plugin))
         except PluginError as error:
-            problem = str(error)
+            outcome = str(error)
         else:
             return
     else:
-        problem = _infos()[name].problem or _infos()[name].status
+        outcome = _infos()[name].problem or _infos()[name].status
     require(
-        problem == "loaded",
+        outcome == "loaded",
         expected="a plugin that loads",
-        received=problem,
+        received=outcome,
         mend="see the message: it names the hook, the import or the name at fault",
     )
 
@@ -46,7 +47,7 @@ def hooks(subject: Subject) -> None:
     plugin = _object(subject.make())
     if plugin is None:
         raise NotApplicable("it was registered in this process: check the plugin itself")
-    # A plain function of that name is not a hook to the plugin manager, which says nothing.
+    # The plugin manager ignores an unmarked function in silence.
     unmarked = [
         name
         for name in dir(plugin)
@@ -55,13 +56,13 @@ def hooks(subject: Subject) -> None:
     require(
         not unmarked,
         expected="@topoloss.hookimpl on every hook",
-        received=f"none on {', '.join(unmarked)}, which will never be asked",
+        received=f"none on {', '.join(unmarked)}, which are never called",
         mend="decorate it with @topoloss.hookimpl",
     )
 
 
 def names(subject: Subject) -> None:
-    """The names can be written on the command line, and are the same whenever asked for."""
+    """The names can be written on the command line, and never change."""
     given = subject.make()
     listed = _names(offers(given))
     for offered in listed.values():
@@ -101,7 +102,7 @@ def requirement(subject: Subject) -> None:
 
 KIND = Kind(
     base=object,
-    generic=lambda plugin, seed: Given("", ()),
+    generic=lambda plugin, seed: Example("", ()),
     special=lambda plugin: [],
     apply=lambda plugin: [],
     rules=(registration, hooks, names, requirement),
@@ -117,7 +118,7 @@ def check_known(name: str) -> None:
 
 
 def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
-    """Return kind to name to factory, of a plugin by name or of the plugin itself."""
+    """Return what a plugin offers, as kind -> name -> factory; it is given by name or itself."""
     name = _installed_name(plugin)
     if name is not None:
         return {
@@ -138,7 +139,7 @@ def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         if hasattr(getattr(plugin, hook, None), "topoloss_impl")
     }
     asked = {kind: hook() for kind, hook in marked.items()}
-    # What is no dictionary is refused by the rule `registration`.
+    # The rule `registration` refuses everything else than a dictionary.
     return {kind: offer for kind, offer in asked.items() if isinstance(offer, Mapping)}
 
 

@@ -1,4 +1,4 @@
-"""The value of a diagram along a line that crosses a change of tree."""
+"""Values and gradients along a line of activations that crosses a change of tree."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from topoloss.testing.checks import NotApplicable, require
 
-__all__ = ["check_across_a_change_of_tree"]
+__all__ = ["require_smoothness_across_a_change"]
 
 _STEPS = 16
 _WIDTH = 1e-5
 _RELATIVE_ERROR = 1e-5
 
 
-def check_across_a_change_of_tree(
+def require_smoothness_across_a_change(
     value: Callable[[Tensor], Tensor], tree: Callable[[Tensor], Tensor], ends: tuple[Tensor, Tensor]
 ) -> None:
-    """Hold the value continuous where the tree changes, with one-sided slopes as its gradients.
+    """Require a continuous value where the tree changes, with the right gradient on each side.
 
-    Central differences on either side are compared with gradients there. With steps of
-    1e-5 their own error is about 1e-10 for the third derivative, and 1e-11 for rounding.
+    On either side the gradient is compared with a central difference. With steps of
+    1e-5 its own error is about 1e-10 from the third derivative, and 1e-11 from rounding.
     """
     start, stop = ends
 
@@ -64,7 +64,7 @@ def check_across_a_change_of_tree(
 
 
 def _only_change(tree_at: Callable[[float], list[list[int]]]) -> float:
-    """Find by bisection a place with one tree for 3 steps before it, and another after it."""
+    """Bisect for a point with one tree on 3 steps before it and another tree on 3 after it."""
     for k in range(_STEPS):
         low, high = k / _STEPS, (k + 1) / _STEPS
         first = tree_at(low)

@@ -1,0 +1,30 @@
+"""The identity with something wrong in its backward pass."""
+
+import torch
+
+
+class Negated(torch.autograd.Function):
+    """Give a gradient of the wrong sign."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+class DifferentiableOnce(Negated):
+    """Give the right gradient, but no second one."""
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient.clone()

@@ -1,0 +1,171 @@
+"""Regularisers with one thing wrong each, after one with nothing wrong."""
+
+import torch
+from testing.broken import autograd, persistence
+
+import topoloss
+
+
+class Mse(topoloss.Regulariser):
+    """Nothing is wrong with this one."""
+
+    def compute(self, x):
+        return x.to(torch.promote_types(x.dtype, torch.float32)).square().mean()
+
+
+class DetachedMse(Mse):
+    def compute(self, x):
+        return super().compute(x.detach()) + 0 * x.sum()
+
+
+class ForgetsTheGraph(Mse):
+    def compute(self, x):
+        return super().compute(x.detach())
+
+
+class NewZeroForOne(Mse):
+    def compute(self, x):
+        return super().compute(x) if x.shape[1] > 1 else x.new_zeros(())
+
+
+class MeanOfPairs(Mse):
+    """Divides by the number of pairs, which is 0 for one neuron."""
+
+    def compute(self, x):
+        n = x.shape[1]
+        return super().compute(x) / torch.tensor(n * (n - 1) / 2)
+
+
+class NormOfNeurons(Mse):
+    def compute(self, x):
+        return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(0).sqrt().sum()
+
+
+class TakesNan(Mse):
+    def forward(self, x):
+        return torch.stack([self(y) for y in x]) if isinstance(x, list) else self.each(x)
+
+    def each(self, x):
+        return x.nan_to_num().square().mean((-1, -2))
+
+
+class OneForAll(Mse):
+    def forward(self, x):
+        return super().forward(x).mean()
+
+
+class BranchingMse(Mse):
+    def compute(self, x):
+        return super().compute(x if x.sum() > 0 else -x)
+
+
+class SumsOverTheBatch(Mse):
+    def forward(self, x):
+        value = super().forward(x)
+        return value + value.sum()
+
+
+class CentresActivations(Mse):
+    def compute(self, x):
+        x -= x.mean(0)
+        return super().compute(x)
+
+
+class WeighsByEdge(topoloss.Loss):
+    """Weighs deaths by where they are, and so jumps when the tree does."""
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return (d.deaths * (1 + d.death_edges.sum(1))).sum()
+
+
+class ByEdge(topoloss.Pipeline):
+    def __init__(self):
+        stages = topoloss.filtration("correlation"), topoloss.persistence("mst")
+        super().__init__(*stages, WeighsByEdge())
+
+
+class ShortDiagrams(topoloss.Pipeline):
+    def __init__(self):
+        filtration = topoloss.filtration("correlation")
+        super().__init__(filtration, persistence.DropsZeroDeaths(), topoloss.loss("t1"))
+
+
+class NegatedMse(Mse):
+    def compute(self, x):
+        return autograd.Negated.apply(super().compute(x))
+
+
+class HalfMse(Mse):
+    def compute(self, x):
+        return super().compute(x.bfloat16())
+
+
+class NoisyMse(Mse):
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def compute(self, x):
+        return super().compute(x) * (1 + torch.rand((), generator=self.generator))
+
+
+class SeedingMse(Mse):
+    def compute(self, x):
+        torch.manual_seed(0)
+        return super().compute(x)
+
+
+class EachNeuron(Mse):
+    def compute(self, x):
+        return x.square().mean(0)
+
+
+class DetachedNorm(topoloss.Regulariser):
+    observes = "model"
+
+    def compute(self, model):
+        return sum(p.detach().square().sum() for p in model.parameters())
+
+
+class SwitchesTheModel(topoloss.Regulariser):
+    observes = "model"
+
+    def compute(self, model):
+        model.eval()
+        return sum(p.square().sum() for p in model.parameters())
+
+
+class NormOfWeights(topoloss.Regulariser):
+    observes = "model"
+
+    def compute(self, model):
+        return sum(p.square().sum().sqrt() for p in model.parameters())
+
+
+# The rules that each component breaks, in the order in which they are checked: what the
+# component is about comes first.
+BREAKS = {
+    Mse: "",
+    DetachedMse: "gradient",
+    ForgetsTheGraph: "graph one_neuron",
+    NewZeroForOne: "one_neuron",
+    MeanOfPairs: "finite one_neuron finite_gradients",
+    NormOfNeurons: "finite_gradients",
+    TakesNan: "nonfinite",
+    OneForAll: "batch",
+    BranchingMse: "batch compilation",
+    SumsOverTheBatch: "batch",
+    CentresActivations: "input_unchanged determinism graph one_neuron gradient "
+    "second_gradient finite_gradients compilation pickling deepcopy state_dict",
+    ByEdge: "change_of_tree",
+    ShortDiagrams: "diagrams compilation",
+    NegatedMse: "gradient",
+    HalfMse: "precision gradient second_gradient",
+    NoisyMse: "determinism precision gradient second_gradient batch compilation",
+    SeedingMse: "random_state compilation",
+    EachNeuron: "shapes batch",
+    DetachedNorm: "graph",
+    SwitchesTheModel: "model_unchanged",
+    NormOfWeights: "finite_gradients",
+}

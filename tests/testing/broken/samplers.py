@@ -1,0 +1,75 @@
+"""Samplers with one thing wrong each, after one with nothing wrong."""
+
+import torch
+
+import topoloss
+
+
+class First(topoloss.Sampler):
+    """Nothing is wrong with this one."""
+
+    def __init__(self, *, fraction=1.0):
+        self.fraction = fraction
+
+    def select(self, x):
+        return torch.arange(x.shape[1] * round(1000 * self.fraction) // 1000)
+
+
+class Mask(First):
+    def select(self, x):
+        return x[0] > 0
+
+
+class FromOne(First):
+    def select(self, x):
+        return super().select(x) + 1
+
+
+class Descending(First):
+    def select(self, x):
+        return super().select(x).flip(0)
+
+
+class WithReplacement(First):
+    def select(self, x):
+        chosen = super().select(x)
+        return chosen[: len(chosen) // 2].repeat_interleave(2)
+
+
+class Rounds(First):
+    def select(self, x):
+        return torch.arange(round(x.shape[1] * self.fraction))
+
+
+class Unseeded(First):
+    def select(self, x):
+        generator = torch.Generator()
+        generator.seed()
+        return torch.randperm(x.shape[1], generator=generator)[:3].sort().values
+
+
+class Global(First):
+    def select(self, x):
+        torch.manual_seed(0)
+        return super().select(x)
+
+
+class Sorts(First):
+    def select(self, x):
+        x.abs_()
+        return super().select(x)
+
+
+# The rules that each component breaks, in the order in which they are checked: what the
+# component is about comes first.
+BREAKS = {
+    First: "",
+    Mask: "indices fraction pickling deepcopy",
+    FromOne: "indices",
+    Descending: "indices",
+    WithReplacement: "indices fraction",
+    Rounds: "fraction",
+    Unseeded: "determinism fraction pickling deepcopy",
+    Global: "random_state",
+    Sorts: "input_unchanged",
+}

@@ -1,0 +1,90 @@
+"""The door of the kit: what can be checked, and what is refused."""
+
+import importlib
+
+import pytest
+from testing.broken import filtrations, plugins
+
+import topoloss
+import topoloss.testing
+from topoloss.testing import CheckFailed, check, parametrize_with_checks
+from topoloss.testing.cases import cases
+from topoloss.testing.kinds import KINDS
+
+
+def test_names_factories_and_instances_are_checked():
+    check("filtration", "cosine")
+    check("filtration", filtrations.Cosine)
+    check("filtration", lambda: filtrations.Cosine())
+    check("filtration", filtrations.Cosine())
+    with pytest.raises(CheckFailed, match="WrongOrder breaks"):
+        check("filtration", filtrations.WrongOrder())
+
+
+@pytest.mark.parametrize(
+    ("component", "error", "message"),
+    [
+        ("cosin", topoloss.UnknownNameError, "Did you mean 'cosine'"),
+        (3, topoloss.OptionError, "3 was given; expected the name of a filtration"),
+    ],
+)
+def test_what_cannot_be_checked_is_an_error_and_no_failure(component, error, message):
+    with pytest.raises(error, match=message):
+        check("filtration", component)
+
+
+@pytest.mark.parametrize("run", [check, parametrize_with_checks])
+def test_an_unknown_kind_is_an_error(run):
+    with pytest.raises(topoloss.OptionError, match="Did you mean 'filtration'"):
+        run("filtrations", "cosine")
+
+
+# Names that were replaced
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_function_of_one_kind_points_to_the_door(kind):
+    with pytest.raises(ImportError, match=rf"use topoloss\.testing\.check\('{kind}', component\)"):
+        getattr(topoloss.testing, f"check_{kind}")
+
+
+def test_an_import_of_an_old_name_points_to_the_new_one():
+    with pytest.raises(ImportError, match=r"use topoloss\.testing\.check\('loss', component\)"):
+        exec("from topoloss.testing import check_loss")
+    with pytest.raises(ImportError, match=r"use topoloss\.testing\.examples"):
+        exec("from topoloss.testing import problems")
+
+
+def test_other_unknown_names_are_plain_attribute_errors():
+    assert not hasattr(topoloss.testing, "check_everything")
+
+
+# Plugins
+
+
+def test_a_plugin_is_checked_registered_or_not():
+    plugin = plugins.Offers({"mine": filtrations.Cosine})
+    check("plugin", plugin)
+    with topoloss.registered(plugin) as name:
+        check("plugin", name)
+
+
+def test_an_unknown_plugin_is_an_error():
+    with pytest.raises(topoloss.UnknownNameError, match="Did you mean 'euclidean'"):
+        check("plugin", "euclidian")
+
+
+def test_an_installed_plugin_must_require_the_library(tmp_path, monkeypatch):
+    (tmp_path / "lonely.py").write_text("", encoding="utf-8")
+    info = tmp_path / "lonely-1.0.dist-info"
+    info.mkdir()
+    header = "Metadata-Version: 2.1\nName: lonely\nVersion: 1.0\n"
+    (info / "METADATA").write_text(header)
+    (info / "entry_points.txt").write_text("[topoloss]\nlonely = lonely\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("lonely")
+    requirement = {case.rule: case for case in cases("plugin", module)}["requirement"]
+    with pytest.raises(CheckFailed, match='dependencies = \\["topoloss-framework"\\]'):
+        requirement()
+    (info / "METADATA").write_text(header + "Requires-Dist: topoloss_framework>=0.1\n")
+    requirement()

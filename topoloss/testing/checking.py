@@ -1,0 +1,92 @@
+"""The two ways to run the checks of a component: at once, or as tests of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from topoloss.errors import check_choice
+from topoloss.extras import needs_extra
+from topoloss.testing.cases import cases
+from topoloss.testing.checks import NotApplicable
+from topoloss.testing.kinds import KINDS
+
+__all__ = ["check", "parametrize_with_checks"]
+
+
+def check(
+    kind: str,
+    component: object,
+    *,
+    expected: Callable[..., Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Check a component against every rule of its kind.
+
+    Parameters
+    ----------
+    kind : {"filtration", "persistence", "loss", "regulariser", "sampler", "plugin"}
+    component : str, callable or instance
+        A name, a factory such as a class, or a component with the options to check. A
+        plugin is given by its name, or as the module or instance itself; everything that
+        it offers is checked too.
+    expected : callable, optional
+        A slow, obvious definition to compare with. For a filtration it maps activations
+        (samples, n) to the matrix (n, n) of edge values; for a loss a list of diagrams to
+        a number; for a regulariser of activations the activations to a number. The other
+        kinds take none. Without a definition a wrong formula passes if it is consistent
+        with itself: a standard deviation with the wrong divisor, for example.
+    seed : int
+        Seed of all generated examples.
+
+    Raises
+    ------
+    CheckFailed
+        At the first rule that the component breaks. Rules that do not apply are skipped.
+    UnknownNameError
+        If no component of this kind has this name.
+    OptionError
+        For an unknown kind, something that makes no component, or a definition that this
+        kind is not compared with.
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> from topoloss.testing import check
+    >>> check("persistence", "mst")
+    >>> check("loss", "t1", expected=lambda diagrams: -sum(diagrams[0].deaths.tolist()))
+    >>> check("filtration", topoloss.filtration("correlation", constant="drop"))
+    """
+    for case in cases(kind, component, expected=expected, seed=seed):
+        with suppress(NotApplicable):
+            case()
+
+
+def parametrize_with_checks(
+    kind: str, *components: object, expected: Callable[..., Any] | None = None
+) -> Any:
+    """Make one pytest test of each rule for each component.
+
+    The test takes the argument ``check`` and calls it. A rule that does not apply to a
+    component is a skipped test that says why. The option ``--topoloss-seed`` of pytest
+    sets the seed of all generated examples, and ``-m topoloss`` selects these tests. Both
+    come with the pytest plugin ``pytest_topoloss``; pytest loads it by itself, unless
+    told not to.
+
+    Parameters
+    ----------
+    kind, *components, expected
+        As for :func:`topoloss.testing.check`; ``expected`` holds for all the components.
+
+    Examples
+    --------
+    >>> from topoloss.testing import parametrize_with_checks
+    >>> @parametrize_with_checks("filtration", "correlation", "cosine")
+    ... def test_conforms(check):
+    ...     check()
+    """
+    with needs_extra("test"):
+        import pytest
+    check_choice("kind", kind, KINDS)
+    return pytest.mark.topoloss.with_args(kind, *components, expected=expected)

@@ -1,0 +1,80 @@
+"""How a component behaves under transformations of torch: vmap and compile."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jaxtyping
+import torch
+
+from topoloss.testing.checks import Subject, on, require
+from topoloss.testing.comparing import (
+    close,
+    difference,
+    values_and_gradients,
+    values_and_gradients_of,
+)
+
+__all__ = ["compilation", "vmap"]
+
+_TORCH_ONLY = (
+    "use torch operations that neither branch on the values of tensors nor call .item(); wrap "
+    "other code in a torch.library.custom_op"
+)
+
+
+def vmap(subject: Subject) -> None:
+    """`torch.vmap` over a batch gives what a loop over its elements gives."""
+    component = subject.make()
+    examples = [subject.kind.generic(component, subject.seed + k) for k in (0, 1)]
+    with on(f"{examples[0].name} and {examples[1].name}", mend=_TORCH_ONLY):
+        looped = [subject.kind.apply(component, *example.tensors) for example in examples]
+        tensors = zip(*(example.tensors for example in examples), strict=True)
+        batch = [torch.stack(each) for each in tensors]
+        mapped = torch.vmap(lambda *x: subject.kind.apply(component, *x))(*batch)
+        expected = [torch.stack(each) for each in zip(*looped, strict=True)]
+        require(
+            close(mapped, expected),
+            expected="the values of a loop",
+            received=difference(mapped, expected),
+            mend="reduce over the axes of one element only, counted as if there were no batch",
+        )
+
+
+def compilation(subject: Subject) -> None:
+    """`torch.compile(fullgraph=True)` gives the eager values and gradients.
+
+    This rule discards everything that the process has compiled; torch compiles it again
+    at its next call.
+    """
+    component = subject.make()
+    example = subject.kind.generic(component, subject.seed)
+    with on(example.name, mend=_TORCH_ONLY):
+        eager = values_and_gradients(subject, component, example)
+        torch.compiler.reset()
+        compiled = torch.compile(
+            lambda *x: subject.kind.apply(component, *x), fullgraph=True, backend="aot_eager"
+        )
+        with _unchecked_signatures(), warnings.catch_warnings():
+            # The compiler itself makes instances of autograd functions.
+            warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
+            received = values_and_gradients_of(compiled, example)
+        require(
+            close(received, eager),
+            expected="the eager values and gradients",
+            received=difference(received, eager),
+            mend=_TORCH_ONLY,
+        )
+
+
+@contextmanager
+def _unchecked_signatures() -> Iterator[None]:
+    """Switch off the run-time shape checks of jaxtyping, which do not compile."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)

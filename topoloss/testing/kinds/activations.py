@@ -1,0 +1,30 @@
+"""Activations that filtrations and regularisers are tried on."""
+
+from __future__ import annotations
+
+import torch
+
+from topoloss.testing import examples
+from topoloss.testing.examples import Example
+
+__all__ = ["generic", "special"]
+
+
+def generic(seed: int) -> Example:
+    """Return few activations without ties or kinks, small enough for finite differences."""
+    return examples.generic(samples=7, neurons=4, seed=seed)
+
+
+def special() -> list[Example]:
+    """Return ties, duplicates, constants and the smallest sizes."""
+    zeros, ones = (torch.full((5, 3), value, dtype=torch.float64) for value in (0.0, 1.0))
+    return [
+        examples.two_clusters(),
+        examples.duplicated(),
+        examples.constant_column(),
+        examples.orthogonal(),
+        examples.generic(neurons=1),
+        examples.generic(neurons=2),
+        Example("torch.zeros(5, 3)", (zeros,)),
+        Example("torch.ones(5, 3)", (ones,)),
+    ]
