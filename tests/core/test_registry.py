@@ -149,12 +149,12 @@ def test_a_name_that_is_no_string_is_an_error(given):
         ("filtration", "correlation", {"constnt": "drop"}, "Did you mean 'constant'"),
         ("filtration", "euclidean", {"p": 2}, "its options are none"),
         ("filtration", "correlation", {"constant": "zero"}, "'independent', 'drop'"),
-        ("persistence", "mst", {"engin": "torch"}, "Did you mean 'engine'"),
+        ("persistence", "mst", {"bakend": "torch"}, "Did you mean 'backend'"),
         ("loss", "t1", {"alpha": 1}, r"\['reduction'\]"),
         ("loss", "t2", {"gamma": 1}, r"\['alpha', 'beta'\]"),
         ("loss", "total-persistence", {"power": 0.5}, "power=0.5"),
         ("regulariser", "t2", {"alpa": 1}, "alpa"),
-        ("regulariser", "t1", {"engine": "torch"}, r"engine.* 'persistence'"),
+        ("regulariser", "t1", {"backend": "torch"}, r"backend.* 'persistence'"),
         ("regulariser", "t1", {"loss": "t2"}, "loss"),
         ("regulariser", "t1", {"on_nonfinite": "skp"}, "Did you mean 'skip'"),
         ("regulariser", "naive", {"alpha": 1}, "alpha"),
@@ -181,7 +181,7 @@ def test_a_pipeline_joins_names_and_instances_in_any_mixture():
     x = torch.randn(6, 5)
     stages = [
         ("cosine", topoloss.filtration("cosine")),
-        ("mst", topoloss.persistence("mst", engine="reference")),
+        ("mst", topoloss.persistence("mst", backend="reference")),
         ("t2", topoloss.loss("t2")),
     ]
     expected = topoloss.pipeline("cosine", "mst", "t2")(x)
