@@ -410,7 +410,7 @@ def test_each_shipped_plugin_is_loaded_from_this_distribution():
     for plugin in topoloss.installed_plugins():
         assert plugin.status == "loaded"
         assert plugin.source.startswith("topoloss-framework ")
-        assert plugin.problem == ""
+        assert plugin.reason == ""
     assert info("norms").offers == {"regulariser": ("l1", "l2", "none")}
 
 
@@ -457,7 +457,7 @@ def test_a_broken_plugin_warns_and_everything_else_works(install, case):
         assert everything_works()
     assert len([w for w in caught if issubclass(w.category, topoloss.PluginWarning)]) == 1
     assert info("broken").status == "failed"
-    assert CAUSES[case] in info("broken").problem
+    assert CAUSES[case] in info("broken").reason
     with pytest.raises(topoloss.UnknownNameError, match="'broken' failed to load"):
         topoloss.loss("offered-by-broken")
 
@@ -481,7 +481,7 @@ def test_a_missing_extra_is_named_with_its_distribution(install, module, require
     install("third_party_broken", f"import {module}", entry="broken", metadata=requires)
     missing = module.partition(".")[0]
     expected = f"ModuleNotFoundError: No module named '{missing}'{remedy}"
-    assert info("broken").problem == expected
+    assert info("broken").reason == expected
 
 
 def test_every_broken_plugin_is_reported_once(install):

@@ -28,15 +28,15 @@ def registration(subject: Subject) -> None:
         try:
             plugins.unregister(plugins.register(plugin))
         except PluginError as error:
-            problem = str(error)
+            reason = str(error)
         else:
             return
     else:
-        problem = _infos()[name].problem or _infos()[name].status
+        reason = _infos()[name].reason or _infos()[name].status
     require(
-        problem == "loaded",
+        reason == "loaded",
         expected="a plugin that loads",
-        received=problem,
+        received=reason,
         mend="see the message: it names the hook, the import or the name at fault",
     )
 
