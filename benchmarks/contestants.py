@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from topoloss_correlation.angular import Correlation
-from topoloss_decorrelation.losses import T1
 from topoloss_mst.persistence import MinimumSpanningTree
+from topoloss_plugins.correlation import Correlation
+from topoloss_plugins.decorrelation import T1
 from torch import Tensor
 
 import topoloss

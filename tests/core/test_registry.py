@@ -736,10 +736,21 @@ def test_plugins_use_public_names_of_the_core_only(file):
     assert used <= public
 
 
-def test_every_plugin_folder_is_shipped_and_has_one_entry_point():
+def implements_a_hook(file):
+    return "\n@topoloss.hookimpl\n" in file.read_text()
+
+
+def module_of(file):
+    parts = file.relative_to(ROOT / "plugins").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_plugin_folder_is_shipped_and_every_module_with_hooks_has_one_entry_point():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = sorted(p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py"))
-    assert sorted(project["project"]["entry-points"]["topoloss"].values()) == folders
+    files = (ROOT / "plugins").rglob("*.py")
+    modules = sorted(module_of(file) for file in files if implements_a_hook(file))
+    assert sorted(project["project"]["entry-points"]["topoloss"].values()) == modules
+    folders = {module.partition(".")[0] for module in modules}
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     others = ["pytest_topoloss", "topoloss"]
     assert sorted(packages) == sorted([*others, *(f"plugins/{folder}" for folder in folders)])
