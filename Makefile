@@ -43,7 +43,7 @@ test: $(INSTALLED)
 
 # With the conformance kit, one of whose rules runs every shipped component on the GPU.
 test-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
-	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu tests/plugins/test_triton_engine.py tests/testing/test_shipped.py
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu tests/plugins/test_triton_backend.py tests/testing/test_shipped.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from topoloss_correlation.angular import Correlation
-from topoloss_decorrelation.losses import T1
 from topoloss_mst.persistence import MinimumSpanningTree
+from topoloss_plugins.correlation import Correlation
+from topoloss_plugins.decorrelation import T1
 from torch import Tensor
 
 import topoloss
@@ -64,11 +64,11 @@ class _ShownT1(T1):
         return super().forward(diagrams)
 
 
-def topoloss_t1(x: Tensor, engine: str = "auto", **options: str) -> Step:
+def topoloss_t1(x: Tensor, backend: str = "auto", **options: str) -> Step:
     """``topoloss.regulariser("t1")``, of instances, which need no installed entry points."""
     loss = _ShownT1()
     regulariser = topoloss.pipeline(
-        Correlation(), MinimumSpanningTree(engine=engine), loss, **options
+        Correlation(), MinimumSpanningTree(backend=backend), loss, **options
     )
 
     def step() -> Tensor:
@@ -79,9 +79,9 @@ def topoloss_t1(x: Tensor, engine: str = "auto", **options: str) -> Step:
 
 
 def captured_t1(x: Tensor) -> Step:
-    """The same with the Triton engine, captured as a CUDA graph and replayed."""
+    """The same with the Triton backend, captured as a CUDA graph and replayed."""
     # An error would need the host to look at the data; skipping does not.
-    step = topoloss_t1(x, engine="triton", on_nonfinite="skip")
+    step = topoloss_t1(x, backend="triton", on_nonfinite="skip")
     # As PyTorch asks for: warm up on another stream before the capture.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -103,7 +103,7 @@ def captured_t1(x: Tensor) -> Step:
 def cpu_round_trip(x: Tensor) -> Step:
     """Copy to the CPU, find the tree there, and copy the gradient back."""
     loss = _ShownT1()
-    regulariser = topoloss.pipeline(Correlation(), MinimumSpanningTree(engine="numba"), loss)
+    regulariser = topoloss.pipeline(Correlation(), MinimumSpanningTree(backend="numba"), loss)
 
     def step() -> Tensor:
         _backward(regulariser(x.cpu()), x)
@@ -216,10 +216,10 @@ CONTESTANTS = {
     ),
     "cuda": (
         Contestant(LIMIT, gram_product, "product", 276_490),
-        Contestant(OURS, partial(topoloss_t1, engine="triton"), "forward and backward", 276_490),
+        Contestant(OURS, partial(topoloss_t1, backend="triton"), "forward and backward", 276_490),
         Contestant("topoloss_captured", captured_t1, "forward and backward", 1_010),
         Contestant(
-            "topoloss_dense", partial(topoloss_t1, engine="torch"), "forward and backward", 10_000
+            "topoloss_dense", partial(topoloss_t1, backend="torch"), "forward and backward", 10_000
         ),
         Contestant("topoloss_on_cpu", cpu_round_trip, "forward and backward", 100_000),
     ),

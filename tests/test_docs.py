@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,12 @@ def documented():
 
 def factories():
     """The shipped factories, by the public name under which they can be imported."""
+    modules = {entry.name: entry.value for entry in metadata.entry_points(group="topoloss")}
     for info in topoloss.installed_plugins():
         for kind, names in info.offers.items():
             for name in names:
                 factory = plugins.find(kind, name)
-                yield f"{factory.__module__.partition('.')[0]}.{factory.__name__}"
+                yield f"{modules[info.name]}.{factory.__name__}"
 
 
 def test_the_reference_has_every_public_name_and_every_shipped_component():

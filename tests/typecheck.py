@@ -6,13 +6,13 @@ from beartype import beartype
 
 CHECKED = [
     "topoloss",
-    "topoloss_correlation",
-    "topoloss_decorrelation.losses",
-    "topoloss_decorrelation.regularisers",
-    "topoloss_euclidean",
     "topoloss_mst.persistence",
-    "topoloss_samplers",
-    "topoloss_total_persistence",
+    "topoloss_plugins.correlation",
+    "topoloss_plugins.decorrelation",
+    "topoloss_plugins.euclidean",
+    "topoloss_plugins.norms",
+    "topoloss_plugins.samplers",
+    "topoloss_plugins.total_persistence",
 ]
 
 

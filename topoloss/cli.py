@@ -99,7 +99,7 @@ def plugins() -> None:
     table = Table("plugin", "distribution", "status", "offers")
     for info in infos:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in info.offers.items())
-        table.add_row(info.name, info.source, info.status, offers or info.problem)
+        table.add_row(info.name, info.source, info.status, offers or info.reason)
     console.print(table)
     if not infos:
         console.print("No plugin is installed. In a bare checkout run: pip install -e .")

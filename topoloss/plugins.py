@@ -66,7 +66,7 @@ class PluginInfo:
     status : {"loaded", "disabled", "failed"}
     offers : dict of str to tuple of str
         Names by kind.
-    problem : str
+    reason : str
         Why it failed, and the extra to install where one is missing; empty otherwise.
     """
 
@@ -74,7 +74,7 @@ class PluginInfo:
     source: str
     status: Literal["loaded", "disabled", "failed"]
     offers: Mapping[str, tuple[str, ...]]
-    problem: str = ""
+    reason: str = ""
 
 
 # kind -> name -> plugin name -> factory
@@ -168,14 +168,14 @@ class PluginRegistry:
     def _load(self) -> None:
         self._state = "loading"
         try:
-            problems = self._load_entry_points() + self._clashes()
+            complaints = self._load_entry_points() + self._clashes()
         except BaseException:
             self._clear()  # interrupted: the next lookup starts afresh
             raise
         self._state = "loaded"
         # Where warnings are errors the first ends the loop, and every plugin is in by then.
-        for problem in problems:
-            warnings.warn(problem, PluginWarning, stacklevel=2)
+        for complaint in complaints:
+            warnings.warn(complaint, PluginWarning, stacklevel=2)
 
     def _load_entry_points(self) -> list[str]:
         """Load one after another, and return what there is to warn of."""
@@ -183,7 +183,7 @@ class PluginRegistry:
         found = sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)
         if not found:
             return [f"no plugin is installed in the entry-point group {GROUP!r}. {_INSTALL}"]
-        problems = []
+        complaints = []
         for entry in found:
             source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
             name = entry.name if entry.name not in self._infos else f"{entry.name} ({source})"
@@ -194,13 +194,13 @@ class PluginRegistry:
             try:
                 self._accept(entry.load(), name, source, unique=False)
             except (Exception, SystemExit) as error:
-                problem = _cause(error, entry.dist)
-                self._infos[name] = PluginInfo(name, source, "failed", {}, problem)
-                problems.append(
-                    f"plugin {name!r} of distribution {source} did not load: {problem}. "
+                reason = _cause(error, entry.dist)
+                self._infos[name] = PluginInfo(name, source, "failed", {}, reason)
+                complaints.append(
+                    f"plugin {name!r} of distribution {source} did not load: {reason}. "
                     f"Everything else works; {DISABLE_VARIABLE}={entry.name} silences this."
                 )
-        return problems
+        return complaints
 
     def _accept(self, plugin: object, name: str, source: str, *, unique: bool) -> None:
         """Register with pluggy, then ask each hook once; undo everything on failure."""
@@ -278,7 +278,7 @@ class PluginRegistry:
             message += f" {_INSTALL}"
         for info in self._infos.values():
             if info.status == "failed":
-                message += f" Plugin {info.name!r} failed to load: {info.problem}"
+                message += f" Plugin {info.name!r} failed to load: {info.reason}"
             elif info.status == "disabled":
                 message += f" Plugin {info.name!r} is disabled by {DISABLE_VARIABLE}."
         return message

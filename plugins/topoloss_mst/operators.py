@@ -1,7 +1,7 @@
 """Spanning trees as PyTorch operators: batches, vmap, fake tensors, one canonical result.
 
-Engines see a batch of problems without gradients and return some order of edges;
-everything that PyTorch needs to know around them lives here.
+Backends see a batch without gradients and return its edges in any order; everything that
+PyTorch needs to know around them lives here.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ import torch
 from torch import Tensor
 
 import topoloss
-from topoloss_mst.selection import HOLD_A_MATRIX, load_engine
+from topoloss_mst.selection import HOLD_A_MATRIX, load_backend
 
 # Products of such numbers, and sums of them, keep clear of the ends of float32.
 _SAFE = (2.0**-40, 2.0**40)
-GIVE_AN_ORDER = "give the filtration an order, so that engines work on its features"
+GIVE_AN_ORDER = "give the filtration an order, so that mst works on its features"
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_features", mutates_args=())
 def spanning_tree_of_features(
-    v: Tensor, order: str, engine: str, start: Tensor | None = None
+    v: Tensor, order: str, backend: str, start: Tensor | None = None
 ) -> Tensor:
     """Edges (..., n - 1, 2) of the minimum spanning tree on vertices (..., n, d).
 
     `start`, another spanning tree on them, may speed up the search.
     """
-    run = load_engine(engine).from_features
+    run = load_backend(backend).from_features
     given = () if start is None else (start.reshape(-1, *start.shape[-2:]),)
-    remedy = "use engine='triton', in float32" if engine in HOLD_A_MATRIX else None
-    return _trees(lambda problems: run(_balanced(problems), order, *given), v, engine, remedy)
+    remedy = "use backend='triton', in float32" if backend in HOLD_A_MATRIX else None
+    return _trees(lambda batch: run(_balanced(batch), order, *given), v, backend, remedy)
 
 
 @torch.library.custom_op("topoloss::spanning_tree_of_matrix", mutates_args=())
-def spanning_tree_of_matrix(values: Tensor, engine: str) -> Tensor:
+def spanning_tree_of_matrix(values: Tensor, backend: str) -> Tensor:
     """Edges (..., n - 1, 2) of the minimum spanning tree of symmetric values (..., n, n).
 
     The diagonal counts for nothing, and need not be finite.
     """
-    if _is_checked(values, engine):
+    if _is_checked(values, backend):
         diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
         if not torch.isfinite(diagonal).all():
             on_diagonal = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
             values = values.masked_fill(on_diagonal, 0)
-    return _trees(load_engine(engine).from_matrix, values, engine, GIVE_AN_ORDER)
+    return _trees(load_backend(backend).from_matrix, values, backend, GIVE_AN_ORDER)
 
 
 @spanning_tree_of_features.register_fake
-def _(v: Tensor, order: str, engine: str, start: Tensor | None = None) -> Tensor:
+def _(v: Tensor, order: str, backend: str, start: Tensor | None = None) -> Tensor:
     return _empty_tree(v)
 
 
 @spanning_tree_of_matrix.register_fake
-def _(values: Tensor, engine: str) -> Tensor:
+def _(values: Tensor, backend: str) -> Tensor:
     return _empty_tree(values)
 
 
@@ -65,16 +65,16 @@ def _(
     in_dims: tuple[Any, ...],
     v: Tensor,
     order: str,
-    engine: str,
+    backend: str,
     start: Tensor | None = None,
 ) -> Any:
     # A tree to start from saves time and changes nothing, so that a batch goes without.
-    return spanning_tree_of_features(v.movedim(in_dims[0], 0), order, engine), 0
+    return spanning_tree_of_features(v.movedim(in_dims[0], 0), order, backend), 0
 
 
 @spanning_tree_of_matrix.register_vmap
-def _(info: Any, in_dims: tuple[Any, ...], values: Tensor, engine: str) -> Any:
-    return spanning_tree_of_matrix(values.movedim(in_dims[0], 0), engine), 0
+def _(info: Any, in_dims: tuple[Any, ...], values: Tensor, backend: str) -> Any:
+    return spanning_tree_of_matrix(values.movedim(in_dims[0], 0), backend), 0
 
 
 def _empty_tree(x: Tensor) -> Tensor:
@@ -82,9 +82,9 @@ def _empty_tree(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _trees(run: Callable[[Tensor], Tensor], x: Tensor, engine: str, remedy: str | None) -> Tensor:
-    """Run an engine on all problems at once; `remedy` is how to need no matrix of all pairs."""
-    if _is_checked(x, engine):
+def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str | None) -> Tensor:
+    """Run a backend on the whole batch at once; `remedy` is how to need no matrix of all pairs."""
+    if _is_checked(x, backend):
         _check_finite(x)
     tree = _empty_tree(x)
     if not tree.numel():
@@ -93,16 +93,16 @@ def _trees(run: Callable[[Tensor], Tensor], x: Tensor, engine: str, remedy: str 
         raise topoloss.InputError(f"vertices of shape {tuple(x.shape)} have no features.")
     # Half precision widens exactly. Contiguous, as sums over other layouts round otherwise.
     x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-    problems = x.reshape(-1, *x.shape[-2:])
+    batch = x.reshape(-1, *x.shape[-2:])
     try:
-        # Autocast would multiply in half precision, of which the engines would know nothing.
+        # Autocast would multiply in half precision, of which the backends would know nothing.
         with torch.autocast(x.device.type, enabled=False):
-            edges = run(problems)
+            edges = run(batch)
     except torch.OutOfMemoryError as error:
         if remedy is None:
             raise
         raise out_of_memory(x, remedy) from error
-    return _canonical(edges, problems.shape[1]).reshape(tree.shape)
+    return _canonical(edges, batch.shape[1]).reshape(tree.shape)
 
 
 def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
@@ -115,14 +115,14 @@ def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
     )
 
 
-def _is_checked(x: Tensor, engine: str) -> bool:
+def _is_checked(x: Tensor, backend: str) -> bool:
     """Whether to look for NaN, which waits for the device.
 
-    On a GPU the triton engine waits for nothing, and goes without: to it NaN is the lightest
+    On a GPU the triton backend waits for nothing, and goes without: to it NaN is the lightest
     key, so that the tree holds an edge that is NaN, and then the loss is. Activations are
     checked by their regulariser in any case.
     """
-    return engine != "triton" or x.device.type == "cpu"
+    return backend != "triton" or x.device.type == "cpu"
 
 
 def _check_finite(x: Tensor) -> None:
@@ -135,7 +135,7 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _balanced(v: Tensor) -> Tensor:
-    """Scale each problem by a power of two, so that no product overflows.
+    """Scale each element of a batch by a power of two, so that no product overflows.
 
     On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
     """
@@ -151,7 +151,7 @@ def _balanced(v: Tensor) -> Tensor:
 
 
 def _canonical(edges: Tensor, n: int) -> Tensor:
-    """Lower end point first, edges in lexicographic order: engines then agree exactly."""
+    """Lower end point first, edges in lexicographic order: backends then agree exactly."""
     lower, higher = torch.minimum(*edges.unbind(-1)), torch.maximum(*edges.unbind(-1))
     code = (lower * n + higher).sort(-1).values
     return torch.stack((code // n, code % n), -1)

@@ -16,9 +16,9 @@ from topoloss_mst.operators import (
     spanning_tree_of_features,
     spanning_tree_of_matrix,
 )
-from topoloss_mst.selection import ENGINES, HOLD_A_MATRIX, choose_engine
+from topoloss_mst.selection import BACKENDS, HOLD_A_MATRIX, choose_backend
 
-Engine = Literal["auto", "numba", "triton", "torch", "reference"]
+Backend = Literal["auto", "numba", "triton", "torch", "reference"]
 
 
 class MinimumSpanningTree(topoloss.Persistence):
@@ -26,7 +26,7 @@ class MinimumSpanningTree(topoloss.Persistence):
 
     Parameters
     ----------
-    engine : {"auto", "numba", "triton", "torch", "reference"}
+    backend : {"auto", "numba", "triton", "torch", "reference"}
         ``"numba"`` runs on the CPU and ``"triton"`` on GPUs; neither holds a matrix of all pairs
         of features. ``"torch"`` is Boruvka's algorithm in torch operations, on any device, and
         ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both do. ``"auto"``
@@ -34,17 +34,19 @@ class MinimumSpanningTree(topoloss.Persistence):
         everywhere else. An explicit choice never falls back.
     max_vertices : int
         More vertices than this are refused where a matrix of n x n keys is needed: by the
-        engines that hold one, and for filtrations without an order.
+        backends that hold one, and for filtrations without an order.
     warm_start : bool
         Start the search from the last tree that was found, where the number of vertices is the
-        same. The result does not change. It pays where successive problems hardly differ, and
+        same. The result does not change. It pays where successive features hardly differ, and
         costs time where they do, as batches drawn at random do. Only ``"numba"`` uses it.
         Batches are then a loop; compiled and transformed functions do without.
+    engine : None
+        The former name of `backend`. Giving it is an error that says so.
 
     Notes
     -----
     **Ties.** Edges are ordered by (key, lower index, higher index), so that there is one
-    tree. Where keys are exactly representable (small integers) all engines agree on it,
+    tree. Where keys are exactly representable (small integers) all backends agree on it,
     edge for edge. Elsewhere products round: ``"numba"`` compares keys that are
     summed in float64, whatever the dtype of the features, and its tree weighs at most
     2 (n - 1) d eps more than the minimum, eps being that of float64, for unit vectors of d
@@ -88,13 +90,23 @@ class MinimumSpanningTree(topoloss.Persistence):
     orders = frozenset({"abs_dot_descending", "dot_descending", "sq_dist_ascending"})
 
     def __init__(
-        self, *, engine: Engine = "auto", max_vertices: int = 32_768, warm_start: bool = False
+        self,
+        *,
+        backend: Backend = "auto",
+        max_vertices: int = 32_768,
+        warm_start: bool = False,
+        engine: object = None,
     ) -> None:
         super().__init__()
-        if engine != "auto" and engine not in ENGINES:
-            listed = ", ".join(repr(name) for name in ("auto", *ENGINES))
-            raise topoloss.OptionError(f"engine={engine!r} is not one of {listed}.")
-        self.engine = engine
+        if engine is not None:
+            raise topoloss.OptionError(
+                f"engine={engine!r} was given to mst, whose option is now called backend=, as "
+                f"'engine' means the whole persistence stage; write backend={engine!r}."
+            )
+        if backend != "auto" and backend not in BACKENDS:
+            listed = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+            raise topoloss.OptionError(f"backend={backend!r} is not one of {listed}.")
+        self.backend = backend
         self.max_vertices = max_vertices
         self.warm_start = warm_start
         self.vmappable = not warm_start
@@ -115,25 +127,25 @@ class MinimumSpanningTree(topoloss.Persistence):
     def from_features(
         self, v: Float[Tensor, "n d"], order: topoloss.Order
     ) -> list[topoloss.CriticalEdges]:
-        engine = choose_engine(self.engine, v)
-        if engine in HOLD_A_MATRIX:
-            self._check_size(v, f"engine={engine!r} holds", "use engine='numba' or 'triton'")
-        if not self._warm(engine):
-            return [topoloss.CriticalEdges(spanning_tree_of_features(v, order, engine))]
+        backend = choose_backend(self.backend, v)
+        if backend in HOLD_A_MATRIX:
+            self._check_size(v, f"backend={backend!r} holds", "use backend='numba' or 'triton'")
+        if not self._warm(backend):
+            return [topoloss.CriticalEdges(spanning_tree_of_features(v, order, backend))]
         start = self._last_tree
         if start is not None and (len(start) != len(v) - 1 or start.device != v.device):
             start = None
-        self._last_tree = spanning_tree_of_features(v, order, engine, start)
+        self._last_tree = spanning_tree_of_features(v, order, backend, start)
         return [topoloss.CriticalEdges(self._last_tree)]
 
     def from_matrix(self, values: Float[Tensor, "n n"]) -> list[topoloss.CriticalEdges]:
-        tree = spanning_tree_of_matrix(values, choose_engine(self.engine, values))
+        tree = spanning_tree_of_matrix(values, choose_backend(self.backend, values))
         return [topoloss.CriticalEdges(tree)]
 
-    def _warm(self, engine: str) -> bool:
+    def _warm(self, backend: str) -> bool:
         # A tree that belongs to a transformation, or to a graph, must not be kept.
         transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return self.warm_start and engine == "numba" and not transformed
+        return self.warm_start and backend == "numba" and not transformed
 
     def _check_size(self, keyed: Tensor, needed_by: str, remedy: str) -> None:
         n = keyed.shape[-2]
@@ -147,4 +159,4 @@ class MinimumSpanningTree(topoloss.Persistence):
             )
 
     def extra_repr(self) -> str:
-        return f"engine={self.engine!r}" + (", warm_start=True" if self.warm_start else "")
+        return f"backend={self.backend!r}" + (", warm_start=True" if self.warm_start else "")

@@ -1,4 +1,4 @@
-"""Which engine runs: one visible rule."""
+"""Which backend runs: one visible rule."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 
 import topoloss
 
-ENGINES = ("numba", "triton", "torch", "reference")
+BACKENDS = ("numba", "triton", "torch", "reference")
 # Of features, that is: keys of all pairs at once.
 HOLD_A_MATRIX = ("torch", "reference")
 
 _HAS_TRITON = find_spec("triton") is not None
 
 
-def choose_engine(engine: str, x: Tensor) -> str:
+def choose_backend(backend: str, x: Tensor) -> str:
     """Resolve ``"auto"``, and refuse an explicit choice that cannot run on `x`.
 
     ``"auto"`` is numba on the CPU, triton for up to float32 on CUDA where it is installed, and
     torch everywhere else.
     """
-    if engine == "auto":
+    if backend == "auto":
         return _automatic(x)
-    if engine == "triton":
+    if backend == "triton":
         _check_triton(x)
-    if engine in ("numba", "reference") and x.device.type != "cpu":
+    if backend in ("numba", "reference") and x.device.type != "cpu":
         raise topoloss.OptionError(
-            f"engine={engine!r} runs on the CPU and was given a tensor on {x.device}; "
-            "use engine='torch' or 'auto' there."
+            f"backend={backend!r} runs on the CPU and was given a tensor on {x.device}; "
+            "use backend='torch' or 'auto' there."
         )
-    return engine
+    return backend
 
 
 def _automatic(x: Tensor) -> str:
@@ -47,16 +47,16 @@ def _automatic(x: Tensor) -> str:
 def _check_triton(x: Tensor) -> None:
     if not _HAS_TRITON:
         raise topoloss.MissingExtraError(
-            "engine='triton' needs triton, which is not installed; run: "
-            "pip install 'topoloss-framework[triton]' (on Linux), or use engine='torch'."
+            "backend='triton' needs triton, which is not installed; run: "
+            "pip install 'topoloss-framework[triton]' (on Linux), or use backend='torch'."
         )
     if x.dtype == torch.float64:
         raise topoloss.OptionError(
-            "engine='triton' compares keys in float32 and was given float64; use engine='torch', "
+            "backend='triton' compares keys in float32 and was given float64; use backend='torch', "
             "or give it float32."
         )
 
 
-def load_engine(engine: str) -> ModuleType:
-    """Import an engine when it is first used, so that no compiler is loaded before."""
-    return import_module(f"topoloss_mst.engines.{engine}_engine")
+def load_backend(backend: str) -> ModuleType:
+    """Import a backend when it is first used, so that no compiler is loaded before."""
+    return import_module(f"topoloss_mst.backends.{backend}_backend")

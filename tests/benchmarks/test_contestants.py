@@ -13,7 +13,7 @@ SMALL = Case(neurons=40, samples=16, turns=1, steps=1)
 PREPARE = {c.name: c.prepare for c in CONTESTANTS["cpu"] if c.computes != "product"}
 # What takes part on a GPU and runs on a CPU too.
 PREPARE |= {
-    "topoloss_dense": lambda x: topoloss_t1(x, engine="torch"),
+    "topoloss_dense": lambda x: topoloss_t1(x, backend="torch"),
     "topoloss_on_cpu": cpu_round_trip,
 }
 FORWARD_ONLY = {c.name for c in CONTESTANTS["cpu"] if c.computes == "forward"}

@@ -149,12 +149,12 @@ def test_a_name_that_is_no_string_is_an_error(given):
         ("filtration", "correlation", {"constnt": "drop"}, "Did you mean 'constant'"),
         ("filtration", "euclidean", {"p": 2}, "its options are none"),
         ("filtration", "correlation", {"constant": "zero"}, "'independent', 'drop'"),
-        ("persistence", "mst", {"engin": "torch"}, "Did you mean 'engine'"),
+        ("persistence", "mst", {"bakend": "torch"}, "Did you mean 'backend'"),
         ("loss", "t1", {"alpha": 1}, r"\['reduction'\]"),
         ("loss", "t2", {"gamma": 1}, r"\['alpha', 'beta'\]"),
         ("loss", "total-persistence", {"power": 0.5}, "power=0.5"),
         ("regulariser", "t2", {"alpa": 1}, "alpa"),
-        ("regulariser", "t1", {"engine": "torch"}, r"engine.* 'persistence'"),
+        ("regulariser", "t1", {"backend": "torch"}, r"backend.* 'persistence'"),
         ("regulariser", "t1", {"loss": "t2"}, "loss"),
         ("regulariser", "t1", {"on_nonfinite": "skp"}, "Did you mean 'skip'"),
         ("regulariser", "naive", {"alpha": 1}, "alpha"),
@@ -181,7 +181,7 @@ def test_a_pipeline_joins_names_and_instances_in_any_mixture():
     x = torch.randn(6, 5)
     stages = [
         ("cosine", topoloss.filtration("cosine")),
-        ("mst", topoloss.persistence("mst", engine="reference")),
+        ("mst", topoloss.persistence("mst", backend="reference")),
         ("t2", topoloss.loss("t2")),
     ]
     expected = topoloss.pipeline("cosine", "mst", "t2")(x)
@@ -410,7 +410,7 @@ def test_each_shipped_plugin_is_loaded_from_this_distribution():
     for plugin in topoloss.installed_plugins():
         assert plugin.status == "loaded"
         assert plugin.source.startswith("topoloss-framework ")
-        assert plugin.problem == ""
+        assert plugin.reason == ""
     assert info("norms").offers == {"regulariser": ("l1", "l2", "none")}
 
 
@@ -457,7 +457,7 @@ def test_a_broken_plugin_warns_and_everything_else_works(install, case):
         assert everything_works()
     assert len([w for w in caught if issubclass(w.category, topoloss.PluginWarning)]) == 1
     assert info("broken").status == "failed"
-    assert CAUSES[case] in info("broken").problem
+    assert CAUSES[case] in info("broken").reason
     with pytest.raises(topoloss.UnknownNameError, match="'broken' failed to load"):
         topoloss.loss("offered-by-broken")
 
@@ -481,7 +481,7 @@ def test_a_missing_extra_is_named_with_its_distribution(install, module, require
     install("third_party_broken", f"import {module}", entry="broken", metadata=requires)
     missing = module.partition(".")[0]
     expected = f"ModuleNotFoundError: No module named '{missing}'{remedy}"
-    assert info("broken").problem == expected
+    assert info("broken").reason == expected
 
 
 def test_every_broken_plugin_is_reported_once(install):
@@ -736,10 +736,21 @@ def test_plugins_use_public_names_of_the_core_only(file):
     assert used <= public
 
 
-def test_every_plugin_folder_is_shipped_and_has_one_entry_point():
+def implements_a_hook(file):
+    return "\n@topoloss.hookimpl\n" in file.read_text()
+
+
+def module_of(file):
+    parts = file.relative_to(ROOT / "plugins").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_plugin_folder_is_shipped_and_every_module_with_hooks_has_one_entry_point():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = sorted(p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py"))
-    assert sorted(project["project"]["entry-points"]["topoloss"].values()) == folders
+    files = (ROOT / "plugins").rglob("*.py")
+    modules = sorted(module_of(file) for file in files if implements_a_hook(file))
+    assert sorted(project["project"]["entry-points"]["topoloss"].values()) == modules
+    folders = {module.partition(".")[0] for module in modules}
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     others = ["pytest_topoloss", "topoloss"]
     assert sorted(packages) == sorted([*others, *(f"plugins/{folder}" for folder in folders)])

@@ -423,12 +423,12 @@ def test_copies_work_as_the_original(name, used, options):
 
 def test_copies_keep_options():
     correlation = topoloss.filtration("correlation", constant="drop")
-    mst = topoloss.persistence("mst", engine="reference")
+    mst = topoloss.persistence("mst", backend="reference")
     reg = topoloss.regulariser("t2", alpha=0.3, filtration=correlation, persistence=mst)
     x = torch.cat((x_of(6, 5), torch.ones(6, 2)), 1)
     for other in copies(reg):
         assert torch.equal(other(x), reg(x))
-        assert other.persistence.engine == "reference"
+        assert other.persistence.backend == "reference"
         assert other.filtration.constant == "drop"
 
 

@@ -1,4 +1,4 @@
-"""Engines and regularisers on a CUDA device, against the reference on the CPU."""
+"""Backends and regularisers on a CUDA device, against the reference on the CPU."""
 
 import contextlib
 import subprocess
@@ -17,7 +17,7 @@ pytestmark = [
 
 ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
 SIZES = (1, 2, 3, 63, 64, 65, 127, 129)
-ENGINES = ("triton", "torch")
+BACKENDS = ("triton", "torch")
 
 
 def generator(seed):
@@ -41,23 +41,23 @@ def no_synchronisation():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n", [*SIZES, 1010])
 @pytest.mark.parametrize("d", [3, 33])
 @pytest.mark.parametrize("order", ORDERS)
-def test_engines_agree_edge_for_edge_among_masses_of_ties(order, d, n, engine):
+def test_backends_agree_edge_for_edge_among_masses_of_ties(order, d, n, backend):
     v = integers(n, d, seed=n)
     expected = spanning_tree_of_features(v, order, "reference")
-    assert torch.equal(spanning_tree_of_features(v.cuda(), order, engine).cpu(), expected)
+    assert torch.equal(spanning_tree_of_features(v.cuda(), order, backend).cpu(), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n", [*SIZES, 1010])
-def test_engines_agree_edge_for_edge_on_matrices(n, engine):
+def test_backends_agree_edge_for_edge_on_matrices(n, backend):
     upper = integers(n, n, high=3, seed=n).triu(1)
     values = upper + upper.T
     expected = spanning_tree_of_matrix(values, "reference")
-    assert torch.equal(spanning_tree_of_matrix(values.cuda(), engine).cpu(), expected)
+    assert torch.equal(spanning_tree_of_matrix(values.cuda(), backend).cpu(), expected)
 
 
 # Beyond 4,096 vertices keys are multiplied again in each round, by large tiles.
@@ -139,7 +139,7 @@ def test_value_and_gradient_are_those_of_the_cpu(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["t1", "t2", "naive"])
-def test_gradients_of_float64_by_the_torch_engine(name):
+def test_gradients_of_float64_by_the_torch_backend(name):
     x = randn(6, 9, dtype=torch.float64).cuda().requires_grad_()
     reg = topoloss.regulariser(name)
     assert torch.autograd.gradcheck(reg, x)
@@ -147,7 +147,7 @@ def test_gradients_of_float64_by_the_torch_engine(name):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_engine_never_waits_for_the_device(order):
+def test_the_backend_never_waits_for_the_device(order):
     for n in (129, 5000):
         v = randn(n, 33).cuda()
         spanning_tree_of_features(v, order, "triton")

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import topoloss
 
 CORRELATION_REGULARISERS = ("t1", "t2", "naive")
-ENGINES = ("numba", "torch", "reference")
+BACKENDS = ("numba", "torch", "reference")
 
 PIPELINES = {
     f"{filtration}, {loss}{options or ''}": (filtration, loss, options)
@@ -244,11 +244,11 @@ def test_a_spread_that_squares_to_zero_has_a_finite_gradient():
     torch.testing.assert_close(g, line(0.25, 0, -0.25))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_at_a_tie_the_gradient_is_that_of_the_lexicographically_first_tree(engine):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_at_a_tie_the_gradient_is_that_of_the_lexicographically_first_tree(backend):
     # The corners of a square: all four sides tie, the tree takes 01, 02 and 13.
     corners = torch.tensor([[0.0, 1, 0, 1], [0, 0, 1, 1]]).double()
-    reg = topoloss.pipeline("euclidean", topoloss.persistence("mst", engine=engine), "t1")
+    reg = topoloss.pipeline("euclidean", topoloss.persistence("mst", backend=backend), "t1")
     expected = torch.tensor([[1.0, -1, 0, 0], [1, 1, -1, -1]]).double()
     assert torch.equal(gradient(reg, corners), expected)
 

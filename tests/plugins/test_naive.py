@@ -4,8 +4,8 @@ import memory
 import oracles
 import pytest
 import torch
-from topoloss_decorrelation import magnitudes as module
-from topoloss_decorrelation.magnitudes import magnitudes, sum_of_magnitudes
+from topoloss_plugins import magnitudes as module
+from topoloss_plugins.magnitudes import magnitudes, sum_of_magnitudes
 
 import topoloss
 

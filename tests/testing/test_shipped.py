@@ -11,7 +11,7 @@ def test_shipped_plugins_conform(check):
     check()
 
 
-@parametrize_with_checks("persistence", topoloss.persistence("mst", engine="torch"))
+@parametrize_with_checks("persistence", topoloss.persistence("mst", backend="torch"))
 @parametrize_with_checks("filtration", topoloss.filtration("correlation", constant="drop"))
 @parametrize_with_checks("loss", topoloss.loss("t2", alpha=0.0, beta=2.0))
 @parametrize_with_checks("loss", topoloss.loss("total-persistence", power=2.5))

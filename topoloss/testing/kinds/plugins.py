@@ -29,15 +29,15 @@ def registration(subject: Subject) -> None:
         try:
             plugins.unregister(plugins.register(plugin))
         except PluginError as error:
-            outcome = str(error)
+            reason = str(error)
         else:
             return
     else:
-        outcome = _infos()[name].problem or _infos()[name].status
+        reason = _infos()[name].reason or _infos()[name].status
     require(
-        outcome == "loaded",
+        reason == "loaded",
         expected="a plugin that loads",
-        received=outcome,
+        received=reason,
         mend="see the message: it names the hook, the import or the name at fault",
     )
 

@@ -8,41 +8,41 @@ import torch
 import triton
 from torch import Tensor
 
-from topoloss_mst.engines.triton_engine import kernels
+from topoloss_mst.backends.triton_backend import kernels
 
 BLOCK = 1024
 
 
 class Pairs(Protocol):
-    """All pairs of each problem's n vertices."""
+    """All pairs of the n vertices of each element of a batch."""
 
-    problems: int
+    batch: int
     n: int
     device: torch.device
 
     def offer(self, component: Tensor, lightest: Tensor, joined: Tensor) -> None:
         """Lower ``lightest[p, u]`` to the least ``key << 32 | w`` of other components' w.
 
-        Need do nothing for a problem where ``joined[p]``, its edges so far, are n - 1.
+        Need do nothing for an element where ``joined[p]``, its edges so far, are n - 1.
         """
 
 
 def minimum_trees(pairs: Pairs) -> Tensor:
-    """Edges (problems, n - 1, 2), in some order, for n of at least 2."""
-    problems, n = pairs.problems, pairs.n
+    """Edges (batch, n - 1, 2), in some order, for n of at least 2."""
+    batch, n = pairs.batch, pairs.n
 
     def per_vertex(dtype: torch.dtype) -> Tensor:
-        return torch.empty(problems, n, dtype=dtype, device=pairs.device)
+        return torch.empty(batch, n, dtype=dtype, device=pairs.device)
 
     component, parent = per_vertex(torch.int32), per_vertex(torch.int32)
     lightest, tree = per_vertex(torch.int64), per_vertex(torch.int64)
     # Of a component, at the vertex that stands for it.
     lightest_key, lightest_edge = per_vertex(torch.int32), per_vertex(torch.int64)
-    joined = torch.empty(problems, dtype=torch.int32, device=pairs.device)
-    edges = torch.empty(problems, n - 1, 2, dtype=torch.int64, device=pairs.device)
+    joined = torch.empty(batch, dtype=torch.int32, device=pairs.device)
+    edges = torch.empty(batch, n - 1, 2, dtype=torch.int64, device=pairs.device)
 
     def run(kernel: Any, *arrays: Tensor) -> None:
-        kernel[(problems * triton.cdiv(n, BLOCK),)](*arrays, n, BLOCK, enable_fp_fusion=False)
+        kernel[(batch * triton.cdiv(n, BLOCK),)](*arrays, n, BLOCK, enable_fp_fusion=False)
 
     of_round = (lightest, lightest_key, lightest_edge)
     run(kernels.start, component, *of_round, joined)

@@ -1,4 +1,4 @@
-"""Kruskal's algorithm in float64: slow, obvious, and what the other engines are tested against."""
+"""Kruskal's algorithm in float64: slow, obvious, and what the other backends are tested against."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def from_features(v: Tensor, order: str) -> Tensor:
-    return torch.stack([_kruskal(_keys(problem.double(), order)) for problem in v])
+    return torch.stack([_kruskal(_keys(element.double(), order)) for element in v])
 
 
 def from_matrix(values: Tensor) -> Tensor:
-    return torch.stack([_kruskal(problem.double().numpy()) for problem in values])
+    return torch.stack([_kruskal(element.double().numpy()) for element in values])
 
 
 def _keys(v: Tensor, order: str) -> npt.NDArray[np.float64]:

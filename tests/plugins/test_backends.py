@@ -1,4 +1,4 @@
-"""Spanning-tree engines: one tree, whoever finds it, and PyTorch operators around it."""
+"""Spanning-tree backends: one tree, whoever finds it, and PyTorch operators around it."""
 
 import itertools
 import subprocess
@@ -16,11 +16,11 @@ import topoloss
 
 ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
 FAST = ("numba", "torch")
-ENGINES = (*FAST, "reference")
+BACKENDS = (*FAST, "reference")
 # On the CPU Triton's kernels are interpreted, in float32.
 if not torch.cuda.is_available():
-    ENGINES = (*ENGINES, "triton")
-# Prim's algorithm works in blocks of 1024 vertices, the torch engine's keys in blocks of 256.
+    BACKENDS = (*BACKENDS, "triton")
+# Prim's algorithm works in blocks of 1024 vertices, the torch backend's keys in blocks of 256.
 SIZES = (1, 2, 3, 63, 64, 65, 127, 129, 255, 257, 1030)
 
 
@@ -41,12 +41,12 @@ def integer_matrix(n, *, high=3, seed=0):
     return upper + upper.T
 
 
-def tree_of_features(engine, v, order):
-    return topoloss.persistence("mst", engine=engine).from_features(v, order)[0].death_edges
+def tree_of_features(backend, v, order):
+    return topoloss.persistence("mst", backend=backend).from_features(v, order)[0].death_edges
 
 
-def tree_of_matrix(engine, values):
-    return topoloss.persistence("mst", engine=engine).from_matrix(values)[0].death_edges
+def tree_of_matrix(backend, values):
+    return topoloss.persistence("mst", backend=backend).from_matrix(values)[0].death_edges
 
 
 def keys(v, order):
@@ -99,40 +99,40 @@ def test_the_reference_takes_edges_by_key_then_lower_then_higher_index(order, n)
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("order", ORDERS)
-def test_engines_agree_edge_for_edge_among_masses_of_ties(order, n):
+def test_backends_agree_edge_for_edge_among_masses_of_ties(order, n):
     # 27 distinct vertices at most, so that nearly every key is shared by many edges.
     v = integers(n, 3, seed=n)
     expected = tree_of_features("reference", v, order)
     assert_spanning_tree(expected, n)
-    for engine in FAST:
-        assert torch.equal(tree_of_features(engine, v, order), expected)
-        assert torch.equal(tree_of_features(engine, v.double(), order), expected)
+    for backend in FAST:
+        assert torch.equal(tree_of_features(backend, v, order), expected)
+        assert torch.equal(tree_of_features(backend, v.double(), order), expected)
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_engines_agree_edge_for_edge_on_matrices(n):
+def test_backends_agree_edge_for_edge_on_matrices(n):
     values = integer_matrix(n, seed=n)
     expected = tree_of_matrix("reference", values)
     assert_spanning_tree(expected, n)
-    for engine in FAST:
-        assert torch.equal(tree_of_matrix(engine, values), expected)
-        assert torch.equal(tree_of_matrix(engine, values.double()), expected)
+    for backend in FAST:
+        assert torch.equal(tree_of_matrix(backend, values), expected)
+        assert torch.equal(tree_of_matrix(backend, values.double()), expected)
 
 
 @pytest.mark.parametrize(
-    ("engine", "n"),
+    ("backend", "n"),
     # Interpreted, a thousand vertices take a while.
-    [(e, n) for e in ENGINES for n in (2, 3, 64, 129, 1030) if e != "triton" or n < 1000],
+    [(b, n) for b in BACKENDS for n in (2, 3, 64, 129, 1030) if b != "triton" or n < 1000],
 )
-def test_equal_keys_give_the_star_at_the_first_vertex(engine, n):
+def test_equal_keys_give_the_star_at_the_first_vertex(backend, n):
     # Where all keys are equal, components that each pick any lightest edge close a cycle.
     star = torch.stack((torch.zeros(n - 1), torch.arange(1, n)), 1).long()
-    assert torch.equal(tree_of_matrix(engine, torch.full((n, n), 2.0)), star)
-    assert torch.equal(tree_of_features(engine, torch.zeros(n, 3), "sq_dist_ascending"), star)
+    assert torch.equal(tree_of_matrix(backend, torch.full((n, n), 2.0)), star)
+    assert torch.equal(tree_of_features(backend, torch.zeros(n, 3), "sq_dist_ascending"), star)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_vertices_that_arrive_late_in_a_block_are_found(engine):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vertices_that_arrive_late_in_a_block_are_found(backend):
     # A path in a scrambled order over two blocks of 1024: every edge has its own key.
     n = 1100
     order = torch.randperm(n, generator=generator(0))
@@ -141,21 +141,21 @@ def test_vertices_that_arrive_late_in_a_block_are_found(engine):
     values = torch.minimum(values, values.T)
     edges = torch.stack((order[:-1], order[1:]), 1).sort(1).values
     expected = edges[(edges[:, 0] * n + edges[:, 1]).argsort()]
-    assert torch.equal(tree_of_matrix(engine, values), expected)
+    assert torch.equal(tree_of_matrix(backend, values), expected)
 
 
 @pytest.mark.parametrize(
-    ("engine", "dtype"),
-    [(e, torch.float32) for e in ENGINES] + [(e, torch.float64) for e in (*FAST, "reference")],
+    ("backend", "dtype"),
+    [(b, torch.float32) for b in BACKENDS] + [(b, torch.float64) for b in (*FAST, "reference")],
 )
 @pytest.mark.parametrize("n", [64, 129, 300])
 @pytest.mark.parametrize("order", ["abs_dot_descending", "dot_descending"])
-def test_trees_of_unit_vectors_weigh_at_most_the_stated_bound_more(engine, n, order, dtype):
+def test_trees_of_unit_vectors_weigh_at_most_the_stated_bound_more(backend, n, order, dtype):
     d = 16
     v = torch.nn.functional.normalize(randn(n, d, seed=n), dim=1).to(dtype)
-    # Copies up to rounding: near-ties, on which engines may differ.
+    # Copies up to rounding: near-ties, on which backends may differ.
     v[n // 2 :] = v[: n - n // 2] * (1 + torch.finfo(dtype).eps)
-    edges = tree_of_features(engine, v, order)
+    edges = tree_of_features(backend, v, order)
     assert_spanning_tree(edges, n)
     key = keys(v, order).numpy()
     key -= key.min()
@@ -165,47 +165,47 @@ def test_trees_of_unit_vectors_weigh_at_most_the_stated_bound_more(engine, n, or
     assert -n * 1e-15 <= excess <= 2 * (n - 1) * d * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e25, 1e38])
 @pytest.mark.parametrize("order", ORDERS)
-def test_no_scale_of_float32_features_loses_the_tree(engine, scale, order):
+def test_no_scale_of_float32_features_loses_the_tree(backend, scale, order):
     # A power of two near the scale changes no bit of a mantissa, except of subnormals.
     v = integers(40, 3, high=3) * 2.0 ** round(np.log2(scale))
     assert torch.isfinite(v).all()
     assert v.abs().max() > 0
     assert torch.equal(
-        tree_of_features(engine, v, order),
+        tree_of_features(backend, v, order),
         tree_of_features("reference", integers(40, 3, high=3), order),
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_engines_are_deterministic_and_leave_their_input_alone(engine):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_are_deterministic_and_leave_their_input_alone(backend):
     v, values = randn(200, 8, dtype=torch.float32), integer_matrix(200)
     before = v.clone(), values.clone()
-    trees = [tree_of_features(engine, v, ORDERS[0]) for _ in range(4)]
+    trees = [tree_of_features(backend, v, ORDERS[0]) for _ in range(4)]
     assert all(torch.equal(tree, trees[0]) for tree in trees)
-    tree_of_matrix(engine, values)
+    tree_of_matrix(backend, values)
     assert torch.equal(v, before[0])
     assert torch.equal(values, before[1])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_memory_layout_does_not_matter(engine):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_layout_does_not_matter(backend):
     v, values = integers(50, 4), integer_matrix(50)
-    expected = tree_of_features(engine, v, ORDERS[0])
-    assert torch.equal(tree_of_features(engine, v.T.contiguous().T, ORDERS[0]), expected)
+    expected = tree_of_features(backend, v, ORDERS[0])
+    assert torch.equal(tree_of_features(backend, v.T.contiguous().T, ORDERS[0]), expected)
     wide = torch.zeros(100, 100)
     wide[::2, ::2] = values
-    assert torch.equal(tree_of_matrix(engine, wide[::2, ::2]), tree_of_matrix(engine, values))
+    assert torch.equal(tree_of_matrix(backend, wide[::2, ::2]), tree_of_matrix(backend, values))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["t1", "t2"])
-def test_every_engine_gives_the_regulariser_its_value_and_gradient(engine, name):
+def test_every_backend_gives_the_regulariser_its_value_and_gradient(backend, name):
     x = randn(12, 70, dtype=torch.float32)
     results = []
-    for persistence in ("mst", topoloss.persistence("mst", engine=engine)):
+    for persistence in ("mst", topoloss.persistence("mst", backend=backend)):
         a = x.clone().requires_grad_()
         value = topoloss.regulariser(name, persistence=persistence)(a)
         value.backward()
@@ -231,24 +231,24 @@ class Table(topoloss.Filtration):
         return self.values[i, j]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_an_edge_value_that_is_not_finite_raises(engine, bad):
+def test_an_edge_value_that_is_not_finite_raises(backend, bad):
     values = integer_matrix(5)
     values[1, 3] = values[3, 1] = bad
-    reg = topoloss.pipeline(Table(values), topoloss.persistence("mst", engine=engine), "t1")
+    reg = topoloss.pipeline(Table(values), topoloss.persistence("mst", backend=backend), "t1")
     with pytest.raises(topoloss.InputError, match="NaN or infinity"):
         reg(torch.zeros(2, 5))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("diagonal", [torch.nan, torch.inf, -torch.inf, -100.0])
-def test_the_diagonal_is_no_edge(engine, diagonal):
+def test_the_diagonal_is_no_edge(backend, diagonal):
     # The logarithm of a distance, say, is -inf between a vertex and itself.
     values = integer_matrix(70) + 10
     expected = tree_of_matrix("reference", values)
     values.fill_diagonal_(diagonal)
-    reg = topoloss.pipeline(Table(values), topoloss.persistence("mst", engine=engine), "t1")
+    reg = topoloss.pipeline(Table(values), topoloss.persistence("mst", backend=backend), "t1")
     diagram = reg.diagrams(torch.zeros(2, 70))[0]
     edges = diagram.death_edges
     assert torch.equal(edges[(edges[:, 0] * 70 + edges[:, 1]).argsort()], expected)
@@ -272,11 +272,11 @@ def test_pairwise_holds_the_edge_values(filtration):
 # Options
 
 
-@pytest.mark.parametrize("engine", ["torch", "reference"])
-def test_an_engine_that_holds_a_matrix_refuses_more_vertices_than_allowed(engine):
-    mst = topoloss.persistence("mst", engine=engine, max_vertices=10)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_backend_that_holds_a_matrix_refuses_more_vertices_than_allowed(backend):
+    mst = topoloss.persistence("mst", backend=backend, max_vertices=10)
     topoloss.pipeline("correlation", mst)(randn(4, 10))
-    with pytest.raises(topoloss.TooLargeError, match=r"11 x 11 keys.*engine='numba'"):
+    with pytest.raises(topoloss.TooLargeError, match=r"11 x 11 keys.*backend='numba'"):
         topoloss.pipeline("correlation", mst)(randn(4, 11))
 
 
@@ -292,36 +292,41 @@ def test_a_matrix_of_more_vertices_than_allowed_is_refused_before_it_is_filled()
     topoloss.pipeline("correlation", mst)(randn(4, 11))
 
 
-def test_an_engine_that_is_not_known_is_an_error():
+def test_a_backend_that_is_not_known_is_an_error():
     with pytest.raises(topoloss.OptionError, match="'numba', 'triton', 'torch', 'reference'"):
-        topoloss.persistence("mst", engine="cuda")
+        topoloss.persistence("mst", backend="cuda")
 
 
-# PyTorch around the engines
+def test_the_former_name_of_the_option_is_an_error_that_names_the_new_one():
+    with pytest.raises(topoloss.OptionError, match=r"engine='torch' .*; write backend='torch'"):
+        topoloss.persistence("mst", engine="torch")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+# PyTorch around the backends
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch", [(), (2,)])
-def test_operators_pass_opcheck(engine, batch):
+def test_operators_pass_opcheck(backend, batch):
     v = randn(*batch, 6, 3, dtype=torch.float32)
-    torch.library.opcheck(spanning_tree_of_features, (v, "abs_dot_descending", engine))
-    torch.library.opcheck(spanning_tree_of_matrix, (v @ v.mT, engine))
+    torch.library.opcheck(spanning_tree_of_features, (v, "abs_dot_descending", backend))
+    torch.library.opcheck(spanning_tree_of_matrix, (v @ v.mT, backend))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("in_dim", [0, 1, -1])
-def test_operators_map_over_any_axis(engine, in_dim):
-    problems = torch.stack([integer_matrix(9, seed=s) for s in range(4)])
-    expected = torch.stack([tree_of_matrix(engine, p) for p in problems])
-    moved = problems.movedim(0, in_dim)
-    mapped = torch.vmap(lambda p: spanning_tree_of_matrix(p, engine), in_dims=in_dim)(moved)
+def test_operators_map_over_any_axis(backend, in_dim):
+    batch = torch.stack([integer_matrix(9, seed=s) for s in range(4)])
+    expected = torch.stack([tree_of_matrix(backend, v) for v in batch])
+    moved = batch.movedim(0, in_dim)
+    mapped = torch.vmap(lambda v: spanning_tree_of_matrix(v, backend), in_dims=in_dim)(moved)
     assert torch.equal(mapped, expected)
 
     features = torch.stack([integers(9, 3, seed=s) for s in range(4)])
     for order in ORDERS:
-        expected = torch.stack([tree_of_features(engine, v, order) for v in features])
+        expected = torch.stack([tree_of_features(backend, v, order) for v in features])
         mapped = torch.vmap(
-            lambda v, order=order: spanning_tree_of_features(v, order, engine), in_dims=in_dim
+            lambda v, order=order: spanning_tree_of_features(v, order, backend), in_dims=in_dim
         )(features.movedim(0, in_dim))
         assert torch.equal(mapped, expected)
 

@@ -1,4 +1,4 @@
-"""The triton engine: on a GPU where there is one, else interpreted on the CPU."""
+"""The triton backend: on a GPU where there is one, else interpreted on the CPU."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ import triton
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from topoloss_mst import selection
-from topoloss_mst.engines import triton_engine
-from topoloss_mst.engines.triton_engine import boruvka, tiles
+from topoloss_mst.backends import triton_backend
+from topoloss_mst.backends.triton_backend import boruvka, tiles
 from topoloss_mst.operators import spanning_tree_of_features, spanning_tree_of_matrix
 
 import topoloss
@@ -65,7 +65,7 @@ def is_spanning_tree(edges, n):
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-    """What the engine does not initialise is as misleading as can be."""
+    """What the backend does not initialise is as misleading as can be."""
     empty = torch.empty
 
     def poisoned(*shape, dtype=torch.float32, **options):
@@ -79,7 +79,7 @@ def poison(monkeypatch):
 def way(request, monkeypatch):
     """Both ways that the keys of features can go."""
     if request.param != "kept":
-        monkeypatch.setattr(triton_engine, "KEPT_PAIRS", 0)
+        monkeypatch.setattr(triton_backend, "KEPT_PAIRS", 0)
 
 
 @pytest.mark.usefixtures("way")
@@ -178,11 +178,11 @@ def test_dot_products_weigh_at_most_the_stated_bound_more(order, d):
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_batch_of_different_problems_equals_one_by_one(order):
+def test_a_batch_of_different_elements_equals_one_by_one(order):
     # One is done after a round, another is all ties.
     v = torch.stack((integers(70, 3), torch.zeros(70, 3), randn(70, 3), integers(70, 3, seed=1)))
     together = of_features(v, order)
-    assert torch.equal(together, torch.stack([of_features(problem, order) for problem in v]))
+    assert torch.equal(together, torch.stack([of_features(element, order) for element in v]))
 
 
 def test_a_batch_of_matrices_equals_one_by_one():
@@ -225,7 +225,7 @@ def test_memory_layout_does_not_matter_and_inputs_are_left_alone():
 @pytest.mark.usefixtures("way")
 def test_runs_are_alike():
     v = randn(129, 8)
-    runs = [triton_engine.from_features(v[None].to(DEVICE), ORDERS[0]) for _ in range(3)]
+    runs = [triton_backend.from_features(v[None].to(DEVICE), ORDERS[0]) for _ in range(3)]
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
@@ -233,7 +233,7 @@ def test_only_the_lower_triangle_is_read():
     values = integer_matrix(65)
     upper = torch.full((65, 65), torch.nan).triu()
     given = (values.tril(-1) + upper)[None].to(DEVICE)
-    edges = triton_engine.from_matrix(given)[0].cpu().sort(1).values
+    edges = triton_backend.from_matrix(given)[0].cpu().sort(1).values
     code = (edges[:, 0] * 65 + edges[:, 1]).sort().values
     expected = expected_of_matrix(values)
     assert torch.equal(code, expected[:, 0] * 65 + expected[:, 1])
@@ -251,7 +251,7 @@ def test_nan_is_the_lightest_edge_so_that_the_tree_shows_it(sign):
     values = integer_matrix(70) - 100
     values[3, 50] = values[50, 3] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
     values[9, 8] = values[8, 9] = -torch.inf
-    edges = triton_engine.from_matrix(values[None].to(DEVICE)).cpu()
+    edges = triton_backend.from_matrix(values[None].to(DEVICE)).cpu()
     assert is_spanning_tree(edges[0].sort(1).values, 70)
     assert {(3, 50), (8, 9)} <= unchecked_edges(edges)
 
@@ -265,7 +265,7 @@ def test_features_of_nan_still_give_a_spanning_tree(order):
         for where in (slice(None), slice(5, 6), slice(0, 1)):
             v = randn(1, 70, 3)
             v[:, where] = bad
-            edges = triton_engine.from_features(v.to(DEVICE), order).cpu()
+            edges = triton_backend.from_features(v.to(DEVICE), order).cpu()
             assert is_spanning_tree(edges[0].sort(1).values, 70)
 
 
@@ -276,7 +276,7 @@ class Path:
     """All pairs of very many vertices, of which those along a path are lighter than others."""
 
     def __init__(self, n, seed):
-        self.problems, self.n, self.device = 1, n, torch.device(DEVICE)
+        self.batch, self.n, self.device = 1, n, torch.device(DEVICE)
         self.order = torch.randperm(n, generator=generator(seed)).to(DEVICE)
         self.keys = torch.randperm(n - 1, generator=generator(seed + 1)).to(DEVICE)
 
@@ -309,17 +309,17 @@ def test_offsets_into_a_matrix_of_many_entries_do_not_overflow():
     assert tree.tolist() == [[0, 2], [1, 2]]
 
 
-# Around the engine
+# Around the backend
 
 
 @pytest.mark.parametrize("name", ["t1", "t2"])
 @pytest.mark.parametrize("filtration", ["correlation", "euclidean"])
-def test_value_and_gradient_are_those_of_the_numba_engine(name, filtration):
+def test_value_and_gradient_are_those_of_the_numba_backend(name, filtration):
     x = randn(12, 129)
     results = []
-    for engine in ("numba", "triton"):
-        a = x.clone().to(DEVICE if engine == "triton" else "cpu").requires_grad_()
-        mst = topoloss.persistence("mst", engine=engine)
+    for backend in ("numba", "triton"):
+        a = x.clone().to(DEVICE if backend == "triton" else "cpu").requires_grad_()
+        mst = topoloss.persistence("mst", backend=backend)
         value = topoloss.regulariser(name, filtration=filtration, persistence=mst)(a)
         value.backward()
         results.append((value.detach().cpu(), a.grad.cpu()))
@@ -331,14 +331,14 @@ def test_value_and_gradient_are_those_of_the_numba_engine(name, filtration):
 def test_batches_are_one_launch(monkeypatch):
     launches = []
     monkeypatch.setattr(
-        triton_engine, "minimum_trees", lambda p: launches.append(p) or boruvka.minimum_trees(p)
+        triton_backend, "minimum_trees", lambda p: launches.append(p) or boruvka.minimum_trees(p)
     )
-    mst = topoloss.persistence("mst", engine="triton")
+    mst = topoloss.persistence("mst", backend="triton")
     reg = topoloss.pipeline("correlation", mst, "t1")
     x = randn(3, 8, 20).to(DEVICE)
     values = reg(x)
-    assert [pairs.problems for pairs in launches] == [3]
-    torch.testing.assert_close(values, torch.stack([reg(problem) for problem in x]))
+    assert [pairs.batch for pairs in launches] == [3]
+    torch.testing.assert_close(values, torch.stack([reg(element) for element in x]))
 
 
 def on(device, dtype=torch.float32):
@@ -347,23 +347,23 @@ def on(device, dtype=torch.float32):
 
 def test_auto_is_a_rule_of_device_and_dtype(monkeypatch):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert selection.choose_engine("auto", on("cuda", dtype)) == "triton"
-    assert selection.choose_engine("auto", on("cuda", torch.float64)) == "torch"
-    assert selection.choose_engine("auto", on("mps")) == "torch"
-    assert selection.choose_engine("auto", on("cpu")) == "numba"
+        assert selection.choose_backend("auto", on("cuda", dtype)) == "triton"
+    assert selection.choose_backend("auto", on("cuda", torch.float64)) == "torch"
+    assert selection.choose_backend("auto", on("mps")) == "torch"
+    assert selection.choose_backend("auto", on("cpu")) == "numba"
     monkeypatch.setattr(selection, "_HAS_TRITON", False)
-    assert selection.choose_engine("auto", on("cuda")) == "torch"
+    assert selection.choose_backend("auto", on("cuda")) == "torch"
 
 
-@pytest.mark.parametrize("engine", ["numba", "reference"])
-def test_engines_of_the_cpu_refuse_other_devices(engine):
-    with pytest.raises(topoloss.OptionError, match=r"runs on the CPU.*cuda:0.*engine='torch'"):
-        selection.choose_engine(engine, on("cuda:0"))
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_backends_of_the_cpu_refuse_other_devices(backend):
+    with pytest.raises(topoloss.OptionError, match=r"runs on the CPU.*cuda:0.*backend='torch'"):
+        selection.choose_backend(backend, on("cuda:0"))
 
 
-def test_the_triton_engine_says_why_it_cannot_run(monkeypatch):
-    reg = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="triton"), "t1")
-    with pytest.raises(topoloss.OptionError, match=r"float64; use engine='torch'"):
+def test_the_triton_backend_says_why_it_cannot_run(monkeypatch):
+    reg = topoloss.pipeline("correlation", topoloss.persistence("mst", backend="triton"), "t1")
+    with pytest.raises(topoloss.OptionError, match=r"float64; use backend='torch'"):
         reg(randn(4, 5).double())
     with monkeypatch.context() as patch:
         patch.setattr(selection, "_HAS_TRITON", False)
@@ -389,19 +389,19 @@ class Manhattan(topoloss.Filtration):
 
 def test_out_of_memory_names_the_size_and_a_way_without(monkeypatch):
     x = randn(4, 700)
-    dense = topoloss.pipeline("correlation", topoloss.persistence("mst", engine="torch"), "t1")
-    monkeypatch.setattr("topoloss_mst.engines.torch_engine.from_features", out_of_memory)
-    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700 keys, 0.0 GiB.*engine='triton'"):
+    dense = topoloss.pipeline("correlation", topoloss.persistence("mst", backend="torch"), "t1")
+    monkeypatch.setattr("topoloss_mst.backends.torch_backend.from_features", out_of_memory)
+    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700 keys, 0.0 GiB.*backend='triton'"):
         dense(x)
     custom = topoloss.pipeline(Manhattan(), "mst", "t1")
-    monkeypatch.setattr("topoloss_mst.engines.numba_engine.from_matrix", out_of_memory)
+    monkeypatch.setattr("topoloss_mst.backends.numba_backend.from_matrix", out_of_memory)
     with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
         custom(x)
     monkeypatch.setattr(Manhattan, "pairwise", out_of_memory)
     with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
         custom(x)
-    # An engine that holds no such matrix has no way to name.
-    monkeypatch.setattr("topoloss_mst.engines.triton_engine.from_features", out_of_memory)
+    # A backend that holds no such matrix has no way to name.
+    monkeypatch.setattr("topoloss_mst.backends.triton_backend.from_features", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         of_features(x, ORDERS[0])
 
@@ -410,13 +410,13 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from topoloss_mst.engines.triton_engine import kernels
+from topoloss_mst.backends.triton_backend import kernels
 
 TYPES = {
     **dict.fromkeys(("component", "parent", "lightest_key", "joined"), "*i32"),
     **dict.fromkeys(("lightest", "lightest_edge", "tree", "edges"), "*i64"),
     **dict.fromkeys(("v", "half_squares", "values"), "*fp32"),
-    **dict.fromkeys(("stride_problem", "stride_row", "stride_column"), "i64"),
+    **dict.fromkeys(("stride_element", "stride_row", "stride_column"), "i64"),
     **dict.fromkeys(("n", "d"), "i32"),
 }
 SIZES = {"SIDE": 32, "DEPTH": 16, "BLOCK": 128}

@@ -6,52 +6,52 @@ from __future__ import annotations
 
 import numpy as np
 
-from topoloss_mst.engines.numba_engine.compiled import compiled
-from topoloss_mst.engines.numba_engine.edges import (
+from topoloss_mst.backends.numba_backend.compiled import compiled
+from topoloss_mst.backends.numba_backend.edges import (
     ABS_DOT,
     closed_at_zero,
     exact_keys,
     live_rows,
     minimum_forest,
 )
-from topoloss_mst.engines.numba_engine.light import light_in_row
-from topoloss_mst.engines.numba_engine.linkage import linked
-from topoloss_mst.engines.numba_engine.ordered import lowest_integers
-from topoloss_mst.engines.numba_engine.prim import prim
+from topoloss_mst.backends.numba_backend.light import light_in_row
+from topoloss_mst.backends.numba_backend.linkage import linked
+from topoloss_mst.backends.numba_backend.ordered import lowest_integers
+from topoloss_mst.backends.numba_backend.prim import prim
 
 
 @compiled
-def dense_trees(similarities, margins, v, metric, start, most, first, step, trees, crowded):
-    """Fill in the trees of every `step`-th problem from `first` on.
+def dense_trees(similarities, margins, v, order, start, most, first, step, trees, crowded):
+    """Fill in the trees of every `step`-th element of the batch, from `first` on.
 
-    A problem of which more than `most` pairs are left over is marked as crowded instead.
+    An element of which more than `most` pairs are left over is marked as crowded instead.
     """
-    for problem in range(first, len(v), step):
+    for element in range(first, len(v), step):
         tree = _tree(
-            similarities[problem], margins[problem], v[problem], metric, start[problem], most
+            similarities[element], margins[element], v[element], order, start[element], most
         )
-        crowded[problem] = len(tree) < len(v[problem]) - 1
-        if not crowded[problem]:
-            trees[problem] = tree
+        crowded[element] = len(tree) < len(v[element]) - 1
+        if not crowded[element]:
+            trees[element] = tree
 
 
 @compiled
-def _tree(similarities, margin, v, metric, start, most):
+def _tree(similarities, margin, v, order, start, most):
     n = len(v)
-    signed = metric != ABS_DOT
+    signed = order != ABS_DOT
     tree = start if len(start) else prim(similarities, signed)
-    keys, vertex, linkage = linked(tree, v, metric)
-    live = live_rows(v, metric)
+    keys, vertex, linkage = linked(tree, v, order)
+    live = live_rows(v, order)
     found = _light(
         similarities, vertex, live[vertex], linkage,
-        lowest_integers(keys, metric, margin, similarities), signed, most,
+        lowest_integers(keys, order, margin, similarities), signed, most,
     )  # fmt: skip
     if len(found) > most:
         return np.empty((0, 2), np.int64)
     pairs = np.empty((len(found), 2), np.int64)
     for e in range(len(found)):
         pairs[e, 0], pairs[e, 1] = vertex[found[e, 0]], vertex[found[e, 1]]
-    keys = exact_keys(v, pairs, metric)
+    keys = exact_keys(v, pairs, order)
     chosen = minimum_forest(n, pairs, keys)
     if np.all(live):
         return pairs[chosen]

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from topoloss_mst.engines.numba_engine.edges import SQ_DIST
-from topoloss_mst.engines.numba_engine.light import Integers, Stack
+from topoloss_mst.backends.numba_backend.edges import SQ_DIST
+from topoloss_mst.backends.numba_backend.light import Integers, Stack
 
 _UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
 
@@ -24,8 +24,7 @@ _AT_ONCE = 32
 
 
 class Similarities:
-    """What descends as keys ascend: |a.b|, a.b, or minus half of |a - b|^2, of one problem or
-    several.
+    """What descends as keys ascend: |a.b|, a.b, or minus half of |a - b|^2, for each pair.
 
     Blocks of them hold the bits of floating-point numbers, whose magnitude is what counts
     unless they are `signed`.
@@ -34,12 +33,12 @@ class Similarities:
     ----------
     no_bits : ndarray, shape (0,)
         Of the blocks' type.
-    margins : ndarray of float64, shape (problems,)
+    margins : ndarray of float64, shape (batch,)
         No similarity that is handed out is further than this from the true one.
     """
 
-    def __init__(self, v: Float[Tensor, "problems n d"], metric: int, dtype: torch.dtype) -> None:
-        left, right = _factors(v, metric)
+    def __init__(self, v: Float[Tensor, "batch n d"], order: int, dtype: torch.dtype) -> None:
+        left, right = _factors(v, order)
         self.margins = _error_bound(left, right, dtype)
         self._left = left.to(dtype)
         self._right = self._left if right is left else right.to(dtype)
@@ -47,15 +46,15 @@ class Similarities:
         self.no_bits: Integers = torch.empty(0, dtype=self._integer).numpy()
 
     def all(self) -> Integers:
-        """Bits for all pairs, shape (problems, n, n)."""
+        """Bits for all pairs, shape (batch, n, n)."""
         return (self._left @ self._right.mT).view(self._integer).numpy()
 
-    def tiles(self, order: npt.NDArray[np.int64]) -> Tiles:
-        """The matrix of the only problem, its vertices taken in an order, by tiles."""
-        index = torch.from_numpy(order)
+    def tiles(self, vertices: npt.NDArray[np.int64]) -> Tiles:
+        """Tiles of the matrix of a batch of one; its rows and columns are these `vertices`."""
+        index = torch.from_numpy(vertices)
         left = _rows(self._left.squeeze(0), index)
         right = left if self._right is self._left else _rows(self._right.squeeze(0), index)
-        return Tiles(left, right, len(order), self._integer)
+        return Tiles(left, right, len(vertices), self._integer)
 
 
 class Tiles:
@@ -89,10 +88,10 @@ class Tiles:
             stop = first
 
 
-def fastest_dtype(metric: int) -> torch.dtype:
+def fastest_dtype(order: int) -> torch.dtype:
     """bfloat16 where the processor multiplies it; distances would cancel in it."""
     mkldnn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[no-untyped-call]
-    if mkldnn and metric != SQ_DIST and _multiplies_bfloat16():
+    if mkldnn and order != SQ_DIST and _multiplies_bfloat16():
         return torch.bfloat16
     return torch.float32
 
@@ -102,9 +101,9 @@ def _multiplies_bfloat16() -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
 
 
-def _factors(v: Tensor, metric: int) -> tuple[Tensor, Tensor]:
+def _factors(v: Tensor, order: int) -> tuple[Tensor, Tensor]:
     """Rows whose products are the similarities."""
-    if metric != SQ_DIST:
+    if order != SQ_DIST:
         return v, v
     # Near the origin squares are small, and so is the error of the products.
     v = v.double()
@@ -118,7 +117,7 @@ def _factors(v: Tensor, metric: int) -> tuple[Tensor, Tensor]:
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Rows in the order of `index`, and zeros up to a multiple of the side of a tile."""
+    """Rows `index`, and zeros up to a multiple of the side of a tile."""
     n = len(index)
     padded = x.new_empty(math.ceil(n / SIDE) * SIDE, x.shape[1])
     torch.index_select(x, 0, index, out=padded[:n])
@@ -155,6 +154,6 @@ def _may_multiply_in_less() -> bool:
 
 
 def _longest(rows: Tensor) -> Tensor:
-    """Upper bounds of the norms of each problem's rows."""
+    """Upper bounds of the norms of each element's rows."""
     longest: Tensor = torch.linalg.vector_norm(rows, dim=-1).amax(-1).double()
     return longest * (1 + rows.shape[-1] * torch.finfo(rows.dtype).eps)

@@ -11,25 +11,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 import topoloss
-from topoloss_mst.engines.triton_engine import kernels
-from topoloss_mst.engines.triton_engine.boruvka import minimum_trees
-from topoloss_mst.engines.triton_engine.tiles import Features, Matrix
+from topoloss_mst.backends.triton_backend import kernels
+from topoloss_mst.backends.triton_backend.boruvka import minimum_trees
+from topoloss_mst.backends.triton_backend.tiles import Features, Matrix
 
-# Up to so many pairs, of all problems together, are multiplied once and kept (64 MiB);
+# Up to so many pairs, of the whole batch together, are multiplied once and kept (64 MiB);
 # beyond that every round multiplies again.
 KEPT_PAIRS = 1 << 24
 
 
-def from_features(v: Float[Tensor, "problems n d"], order: str) -> Tensor:
+def from_features(v: Float[Tensor, "batch n d"], order: str) -> Tensor:
     _check_device(v)
     # A kernel runs on the current device.
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
         features = Features(v, order)
-        few = features.problems * features.n**2 <= KEPT_PAIRS
+        few = features.batch * features.n**2 <= KEPT_PAIRS
         return minimum_trees(Matrix(features.values()) if few else features)
 
 
-def from_matrix(values: Float[Tensor, "problems n n"]) -> Tensor:
+def from_matrix(values: Float[Tensor, "batch n n"]) -> Tensor:
     _check_device(values)
     with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
         return minimum_trees(Matrix(values))
@@ -39,7 +39,7 @@ def _check_device(x: Tensor) -> None:
     interpreted = not isinstance(kernels.collect, triton.JITFunction)
     if x.device.type == "cpu" and not interpreted:
         raise topoloss.OptionError(
-            "engine='triton' runs on GPUs and was given a tensor on the CPU; use "
-            "engine='numba' or 'auto' there. For tests, TRITON_INTERPRET=1 in the environment, "
+            "backend='triton' runs on GPUs and was given a tensor on the CPU; use "
+            "backend='numba' or 'auto' there. For tests, TRITON_INTERPRET=1 in the environment, "
             "set before Python starts, runs it on the CPU, slowly."
         )

@@ -6,31 +6,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from topoloss_mst.engines.numba_engine.compiled import compiled, compiled_sum
+from topoloss_mst.backends.numba_backend.compiled import compiled, compiled_sum
 
 ABS_DOT, DOT, SQ_DIST = range(3)
-METRICS = {"abs_dot_descending": ABS_DOT, "dot_descending": DOT, "sq_dist_ascending": SQ_DIST}
+ORDERS = {"abs_dot_descending": ABS_DOT, "dot_descending": DOT, "sq_dist_ascending": SQ_DIST}
 
 
 @compiled_sum
-def _exact_key(a, b, metric):
+def _exact_key(a, b, order):
     """Ascending key of the edge between two vertices, in float64."""
     total = 0.0
-    if metric == SQ_DIST:
+    if order == SQ_DIST:
         for k in range(len(a)):
             difference = np.float64(a[k]) - np.float64(b[k])
             total += difference * difference
         return total
     for k in range(len(a)):
         total += np.float64(a[k]) * np.float64(b[k])
-    return -abs(total) if metric == ABS_DOT else -total
+    return -abs(total) if order == ABS_DOT else -total
 
 
 @compiled
-def exact_keys(v, edges, metric):
+def exact_keys(v, edges, order):
     keys = np.empty(len(edges))
     for e in range(len(edges)):
-        keys[e] = _exact_key(v[edges[e, 0]], v[edges[e, 1]], metric)
+        keys[e] = _exact_key(v[edges[e, 0]], v[edges[e, 1]], order)
     return keys
 
 
@@ -68,8 +68,9 @@ def minimum_forest(n, edges, keys):
 def closed_at_zero(n, edges, keys):
     """Turn the minimum forest of the live vertices for |a.b| into the minimum tree of all.
 
-    Whatever edges of keys below 0 do not connect has similarity 0 all over, so there are all
-    edges of key 0: the first in order lead from vertex 0 to the lowest vertex of each component.
+    Components that no negative-key edge joins have dot product 0 with each other, so every edge
+    between them has key 0. The first of these edges lead from vertex 0 to the lowest vertex of
+    each other component.
     """
     component = np.arange(n)
     tree = np.empty((n - 1, 2), np.int64)
@@ -87,13 +88,13 @@ def closed_at_zero(n, edges, keys):
 
 
 @compiled
-def live_rows(v, metric):
+def live_rows(v, order):
     """Mark the vertices that may have edges of a key below the highest there is.
 
     For |a.b| a vertex that is zero has none; otherwise there is no highest key.
     """
     live = np.ones(len(v), np.bool_)
-    if metric == ABS_DOT:
+    if order == ABS_DOT:
         for u in range(len(v)):
             live[u] = np.any(v[u] != 0)
     return live

@@ -1,4 +1,4 @@
-"""What is the numba engine's own: products in low precision, few pairs, and no matrix."""
+"""What is the numba backend's own: products in low precision, few pairs, and no matrix."""
 
 import subprocess
 import sys
@@ -7,14 +7,13 @@ import memory
 import numpy as np
 import pytest
 import torch
-from topoloss_mst.engines import numba_engine, reference_engine
-from topoloss_mst.engines.numba_engine import similarities, trees
-from topoloss_mst.engines.numba_engine.edges import METRICS
+from topoloss_mst.backends import numba_backend, reference_backend
+from topoloss_mst.backends.numba_backend import similarities, trees
+from topoloss_mst.backends.numba_backend.edges import ORDERS
 from topoloss_mst.operators import spanning_tree_of_features
 
 import topoloss
 
-ORDERS = tuple(METRICS)
 # One tile has 512 rows; a chunk 32 columns.
 SIZES = (41, 64, 65, 129, 511, 512, 513, 1100)
 
@@ -41,8 +40,8 @@ def integers(*shape, high=1, seed=0):
     return torch.randint(-high, high + 1, shape, generator=generator(seed)).float()
 
 
-def tree(v, order, engine=numba_engine, **options):
-    edges = engine.from_features(v[None], order, **options)[0].sort(-1).values
+def tree(v, order, backend=numba_backend, **options):
+    edges = backend.from_features(v[None], order, **options)[0].sort(-1).values
     return edges[(edges[:, 0] * len(v) + edges[:, 1]).argsort()]
 
 
@@ -82,7 +81,7 @@ KINDS = (
 @pytest.mark.parametrize("n", SIZES)
 def test_the_tree_is_that_of_float64_keys_whatever_the_precision(by_tiles, order, kind, n):
     v = features(kind, n, seed=n)
-    expected = tree(v, order, reference_engine)
+    expected = tree(v, order, reference_backend)
     assert torch.equal(tree(v, order), expected)
 
 
@@ -92,7 +91,7 @@ def test_the_tree_is_that_of_float64_keys_whatever_the_precision(by_tiles, order
 @pytest.mark.parametrize("n", [2, 3, 31, 32, 33, 64, 65, 200])
 def test_so_it_is_where_all_similarities_are_held_at_once(order, kind, n):
     v = features(kind, n, seed=n)
-    assert torch.equal(tree(v, order), tree(v, order, reference_engine))
+    assert torch.equal(tree(v, order), tree(v, order, reference_backend))
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -115,8 +114,8 @@ def test_no_similarity_is_further_off_than_its_margin(order, kind, d):
         "positive": randn(40, d).abs() + 1,
         "scattered": randn(40, d) * torch.logspace(-3, 3, 40)[:, None],
     }[kind]
-    metric = METRICS[order]
-    made = similarities.Similarities(v[None], metric, similarities.fastest_dtype(metric))
+    code = ORDERS[order]
+    made = similarities.Similarities(v[None], code, similarities.fastest_dtype(code))
     bits = torch.from_numpy(made.all()[0])
     found = bits.view(torch.bfloat16 if bits.dtype == torch.int16 else torch.float32).double()
     w = v.double()
@@ -140,7 +139,7 @@ def test_float32_products_in_lower_precision_change_no_tree(by_tiles, monkeypatc
     torch.set_float32_matmul_precision("medium")
     try:
         assert torch.equal(tree(v, "dot_descending"), expected)
-        made = similarities.Similarities(v[None], METRICS["dot_descending"], torch.float32)
+        made = similarities.Similarities(v[None], ORDERS["dot_descending"], torch.float32)
         # Both factors of unit vectors' products may be rounded to 8 bits.
         assert made.margins[0] > 2 * 2**-8
     finally:
@@ -155,28 +154,28 @@ def test_alike_neurons_are_told_apart_in_float32(by_tiles, monkeypatch, n):
     dtypes = []
     made = similarities.Similarities
 
-    def spy(v, metric, dtype):
+    def spy(v, order, dtype):
         dtypes.append(dtype)
-        return made(v, metric, dtype)
+        return made(v, order, dtype)
 
     monkeypatch.setattr(trees, "Similarities", spy)
     alike = torch.nn.functional.normalize(1 + 0.02 * randn(n, 16), dim=1)
-    expected = tree(alike, "dot_descending", reference_engine)
+    expected = tree(alike, "dot_descending", reference_backend)
     assert torch.equal(tree(alike, "dot_descending"), expected)
     assert dtypes[0] == torch.bfloat16
     assert dtypes[-1] == torch.float32
     # In a batch the others are not affected.
     batch = torch.stack((alike, torch.nn.functional.normalize(randn(n, 16), dim=1)))
-    together = numba_engine.from_features(batch, "dot_descending")
-    alone = [numba_engine.from_features(v[None], "dot_descending")[0] for v in batch]
+    together = numba_backend.from_features(batch, "dot_descending")
+    alone = [numba_backend.from_features(v[None], "dot_descending")[0] for v in batch]
     assert torch.equal(together, torch.stack(alone))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_batch_is_solved_in_parallel_as_one_by_one(order):
     v = torch.stack([features("dead" if s % 2 else "real", 70, seed=s)[:, :3] for s in range(7)])
-    together = numba_engine.from_features(v, order)
-    alone = [numba_engine.from_features(problem[None], order)[0] for problem in v]
+    together = numba_backend.from_features(v, order)
+    alone = [numba_backend.from_features(element[None], order)[0] for element in v]
     assert torch.equal(together, torch.stack(alone))
 
 
@@ -223,13 +222,13 @@ def test_a_warm_start_changes_no_value_and_no_gradient():
 
 def test_a_warm_start_begins_with_the_last_tree(monkeypatch):
     seen = []
-    fill = numba_engine.minimum_trees
+    fill = numba_backend.minimum_trees
 
-    def spy(v, metric, start):
+    def spy(v, order, start):
         seen.append(start)
-        return fill(v, metric, start)
+        return fill(v, order, start)
 
-    monkeypatch.setattr(numba_engine, "minimum_trees", spy)
+    monkeypatch.setattr(numba_backend, "minimum_trees", spy)
     warm = topoloss.pipeline("correlation", topoloss.persistence("mst", warm_start=True), "t1")
     edges = warm.diagrams(randn(8, 10))[0].death_edges
     warm(randn(8, 10, seed=1))
@@ -263,7 +262,10 @@ def test_half_precision_is_widened(dtype, n):
     matrix = torch.maximum(matrix, matrix.T)
     for found, expected in (
         (mst.from_matrix(matrix), mst.from_matrix(matrix.float())),
-        (mst.from_features(v, ORDERS[0]), mst.from_features(v.float(), ORDERS[0])),
+        (
+            mst.from_features(v, "abs_dot_descending"),
+            mst.from_features(v.float(), "abs_dot_descending"),
+        ),
     ):
         assert torch.equal(found[0].death_edges, expected[0].death_edges)
 
@@ -293,12 +295,12 @@ def test_layout_does_not_matter_among_ties_within_rounding():
 
 def test_vertices_without_features_are_an_error():
     with pytest.raises(topoloss.InputError, match=r"\(4, 0\) have no features"):
-        topoloss.persistence("mst").from_features(torch.zeros(4, 0), ORDERS[0])
+        topoloss.persistence("mst").from_features(torch.zeros(4, 0), "abs_dot_descending")
 
 
 BY_BACKEND = """
 import torch, topoloss
-from topoloss_mst.engines.numba_engine import similarities
+from topoloss_mst.backends.numba_backend import similarities
 
 similarities._multiplies_bfloat16 = lambda: False
 v = torch.nn.functional.normalize(1 + 0.1 * torch.randn(300, 16), dim=1)

@@ -12,19 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from topoloss_mst.engines.numba_engine.edges import METRICS
-from topoloss_mst.engines.numba_engine.prim import prims
-from topoloss_mst.engines.numba_engine.trees import minimum_trees
+from topoloss_mst.backends.numba_backend.edges import ORDERS
+from topoloss_mst.backends.numba_backend.prim import prims
+from topoloss_mst.backends.numba_backend.trees import minimum_trees
 
 
-def from_features(
-    v: Float[Tensor, "problems n d"], order: str, start: Tensor | None = None
-) -> Tensor:
+def from_features(v: Float[Tensor, "batch n d"], order: str, start: Tensor | None = None) -> Tensor:
     tree = None if start is None else start.numpy()
-    return torch.from_numpy(minimum_trees(v, METRICS[order], tree))
+    return torch.from_numpy(minimum_trees(v, ORDERS[order], tree))
 
 
-def from_matrix(values: Float[Tensor, "problems n n"]) -> Tensor:
+def from_matrix(values: Float[Tensor, "batch n n"]) -> Tensor:
     integer = torch.int64 if values.dtype == torch.float64 else torch.int32
     # Minus zero becomes zero: the two are equal numbers of different bits.
     bits = (0 - values).contiguous().view(integer).numpy()

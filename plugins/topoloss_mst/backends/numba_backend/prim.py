@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from topoloss_mst.engines.numba_engine.compiled import compiled
-from topoloss_mst.engines.numba_engine.ordered import ordered
+from topoloss_mst.backends.numba_backend.compiled import compiled
+from topoloss_mst.backends.numba_backend.ordered import ordered
 
 _BLOCK = 1024
 _CHUNK = 128
@@ -16,8 +16,8 @@ _CHUNK = 128
 @compiled
 def prims(similarities, signed):
     trees = np.empty((len(similarities), similarities.shape[1] - 1, 2), np.int64)
-    for problem in range(len(similarities)):
-        trees[problem] = prim(similarities[problem], signed)
+    for element in range(len(similarities)):
+        trees[element] = prim(similarities[element], signed)
     return trees
 
 

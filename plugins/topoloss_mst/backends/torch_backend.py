@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from topoloss_mst.engines.keys import ascending_keys
+from topoloss_mst.backends.keys import ascending_keys
 
 
 def from_features(v: Tensor, order: str) -> Tensor:
-    return torch.stack([_tree(ascending_keys(problem, order)) for problem in v])
+    return torch.stack([_tree(ascending_keys(element, order)) for element in v])
 
 
 def from_matrix(values: Tensor) -> Tensor:
-    return torch.stack([_tree(problem) for problem in values])
+    return torch.stack([_tree(element) for element in values])
 
 
 def _tree(values: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from topoloss_mst.engines.numba_engine.compiled import compiled
-from topoloss_mst.engines.numba_engine.linkage import CHUNK
-from topoloss_mst.engines.numba_engine.ordered import ordered
+from topoloss_mst.backends.numba_backend.compiled import compiled
+from topoloss_mst.backends.numba_backend.linkage import CHUNK
+from topoloss_mst.backends.numba_backend.ordered import ordered
 
 Integers = npt.NDArray[np.signedinteger]
 

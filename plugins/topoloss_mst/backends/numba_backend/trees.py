@@ -10,24 +10,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from topoloss_mst.engines.numba_engine.dense import dense_trees
-from topoloss_mst.engines.numba_engine.edges import (
+from topoloss_mst.backends.numba_backend.dense import dense_trees
+from topoloss_mst.backends.numba_backend.edges import (
     ABS_DOT,
     closed_at_zero,
     exact_keys,
     live_rows,
     minimum_forest,
 )
-from topoloss_mst.engines.numba_engine.light import (
+from topoloss_mst.backends.numba_backend.light import (
     Integers,
     Stack,
     light_pairs,
     most_similar,
     still_light,
 )
-from topoloss_mst.engines.numba_engine.linkage import linked, running_highest
-from topoloss_mst.engines.numba_engine.ordered import lowest_integers
-from topoloss_mst.engines.numba_engine.similarities import SIDE, Similarities, fastest_dtype
+from topoloss_mst.backends.numba_backend.linkage import linked, running_highest
+from topoloss_mst.backends.numba_backend.ordered import lowest_integers
+from topoloss_mst.backends.numba_backend.similarities import SIDE, Similarities, fastest_dtype
 
 Edges = npt.NDArray[np.int64]
 Found = npt.NDArray[np.int32]
@@ -43,41 +43,37 @@ _CAPACITY = 1 << 18
 _MANY = 1 << 21
 
 
-def minimum_trees(
-    v: Float[Tensor, "problems n d"], metric: int, start: Edges | None = None
-) -> Edges:
-    """Edges of shape (problems, n - 1, 2).
+def minimum_trees(v: Float[Tensor, "batch n d"], order: int, start: Edges | None = None) -> Edges:
+    """Edges of shape (batch, n - 1, 2).
 
     `start` are spanning trees of that shape, the nearer to the minimum the better.
     """
-    problems, n, _ = v.shape
+    batch, n, _ = v.shape
     if start is None:
-        start = np.empty((problems, 0, 2), np.int64)
-    dtype = fastest_dtype(metric)
-    trees = np.empty((problems, n - 1, 2), np.int64)
+        start = np.empty((batch, 0, 2), np.int64)
+    dtype = fastest_dtype(order)
+    trees = np.empty((batch, n - 1, 2), np.int64)
     if n <= DENSE:
         some = max(1, _PAIRS_AT_ONCE // n**2)
-        for first in range(0, problems, some):
-            batch = slice(first, first + some)
-            trees[batch] = _dense(v[batch], metric, start[batch], dtype)
+        for first in range(0, batch, some):
+            part = slice(first, first + some)
+            trees[part] = _dense(v[part], order, start[part], dtype)
     else:
-        for problem in range(problems):
-            trees[problem] = _sparse(v[problem], metric, start[problem], dtype)
+        for element in range(batch):
+            trees[element] = _sparse(v[element], order, start[element], dtype)
     return trees
 
 
-def _dense(
-    v: Float[Tensor, "problems n d"], metric: int, start: Edges, dtype: torch.dtype
-) -> Edges:
-    similarities = Similarities(v, metric, dtype)
-    problems, n, _ = v.shape
-    trees, crowded = np.empty((problems, n - 1, 2), np.int64), np.empty(problems, np.bool_)
+def _dense(v: Float[Tensor, "batch n d"], order: int, start: Edges, dtype: torch.dtype) -> Edges:
+    similarities = Similarities(v, order, dtype)
+    batch, n, _ = v.shape
+    trees, crowded = np.empty((batch, n - 1, 2), np.int64), np.empty(batch, np.bool_)
     bits, margins, rows = similarities.all(), similarities.margins, v.numpy()
-    threads = min(torch.get_num_threads(), problems)
+    threads = min(torch.get_num_threads(), batch)
 
     def fill(first: int) -> None:
         dense_trees(
-            bits, margins, rows, metric, start, _most(n, dtype), first, threads, trees, crowded
+            bits, margins, rows, order, start, _most(n, dtype), first, threads, trees, crowded
         )
 
     if threads == 1:
@@ -88,18 +84,18 @@ def _dense(
             list(pool.map(fill, range(threads)))
     if crowded.any():
         again = np.flatnonzero(crowded)
-        trees[again] = _dense(v[torch.from_numpy(again)], metric, start[again], torch.float32)
+        trees[again] = _dense(v[torch.from_numpy(again)], order, start[again], torch.float32)
     return trees
 
 
-def _sparse(v: Float[Tensor, "n d"], metric: int, start: Edges, dtype: torch.dtype) -> Edges:
-    similarities = Similarities(v[None], metric, dtype)
-    tree = start if len(start) else _cheap_tree(v, metric, similarities)
-    search = _Search(v, metric, similarities, tree)
+def _sparse(v: Float[Tensor, "n d"], order: int, start: Edges, dtype: torch.dtype) -> Edges:
+    similarities = Similarities(v[None], order, dtype)
+    tree = start if len(start) else _cheap_tree(v, order, similarities)
+    search = _Search(v, order, similarities, tree)
     for stack in similarities.tiles(search.vertex).lower_triangle():
         search.scan(stack)
         if search.count > _most(len(v), dtype):
-            return _sparse(v, metric, tree, torch.float32)
+            return _sparse(v, order, tree, torch.float32)
     return search.minimum_tree()
 
 
@@ -108,7 +104,7 @@ def _most(n: int, dtype: torch.dtype) -> int:
     return n * n if dtype == torch.float32 else _CROWDED * n
 
 
-def _cheap_tree(v: Float[Tensor, "n d"], metric: int, similarities: Similarities) -> Edges:
+def _cheap_tree(v: Float[Tensor, "n d"], order: int, similarities: Similarities) -> Edges:
     """Some light spanning tree: the minimum one of a sample, and each other vertex where it
     is nearest."""
     n = len(v)
@@ -118,8 +114,8 @@ def _cheap_tree(v: Float[Tensor, "n d"], metric: int, similarities: Similarities
     nearest = np.zeros(n, np.int64)
     highest = np.full(n, np.iinfo(np.int64).min)
     for stack in similarities.tiles(shuffled).rows(sampled, columns=sampled):
-        most_similar(stack, metric != ABS_DOT, sampled, highest, nearest)
-    within = minimum_trees(v[None, torch.from_numpy(shuffled[:sampled])], metric)[0]
+        most_similar(stack, order != ABS_DOT, sampled, highest, nearest)
+    within = minimum_trees(v[None, torch.from_numpy(shuffled[:sampled])], order)[0]
     others = np.stack((nearest[sampled:], np.arange(sampled, n)), 1)
     tree: Edges = shuffled[np.concatenate((within, others))]
     return tree
@@ -131,13 +127,13 @@ class _Search:
     Rows (p, q, similarity) are collected, p and q being positions in the tree's linkage.
     """
 
-    def __init__(self, v: Tensor, metric: int, similarities: Similarities, tree: Edges) -> None:
+    def __init__(self, v: Tensor, order: int, similarities: Similarities, tree: Edges) -> None:
         self._v = v.numpy()
-        self._metric = metric
+        self._order = order
         self._margin = similarities.margins[0]
         self._no_bits = similarities.no_bits
-        keys, self.vertex, self._linkage = linked(tree, self._v, metric)
-        self._live = live_rows(self._v, metric)
+        keys, self.vertex, self._linkage = linked(tree, self._v, order)
+        self._live = live_rows(self._v, order)
         self._lower_bound = self._lowest(keys)
         self._heaviest = np.full(len(v), -1)
         position = np.argsort(self.vertex)
@@ -153,7 +149,7 @@ class _Search:
         while row < SIDE:
             count, row = light_pairs(
                 stack, row, self._live[self.vertex], self._heaviest, self._linkage,
-                self._lower_bound, self._metric != ABS_DOT, self._buffer,
+                self._lower_bound, self._order != ABS_DOT, self._buffer,
             )  # fmt: skip
             self._found.append(self._buffer[:count].copy())
             self.count += count
@@ -173,13 +169,13 @@ class _Search:
         pairs, similarity = self.vertex[found[:, :2]], found[:, 2]
         # The tree by similarities is nearly the minimum one, and rules out almost all the rest.
         close = pairs[minimum_forest(n, pairs, -similarity.astype(np.int64))]
-        keys, vertex, (gap, _) = linked(close, self._v, self._metric)
+        keys, vertex, (gap, _) = linked(close, self._v, self._order)
         light = still_light(pairs, similarity, vertex, running_highest(gap), self._lowest(keys))
         found, pairs = found[light], pairs[light]
-        keys = exact_keys(self._v, pairs, self._metric)
+        keys = exact_keys(self._v, pairs, self._order)
         chosen = minimum_forest(n, pairs, keys)
         return found[chosen], keys[chosen]
 
     def _lowest(self, keys: npt.NDArray[np.float64]) -> Integers:
-        integers: Integers = lowest_integers(keys, self._metric, self._margin, self._no_bits)
+        integers: Integers = lowest_integers(keys, self._order, self._margin, self._no_bits)
         return integers

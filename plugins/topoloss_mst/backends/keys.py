@@ -11,7 +11,7 @@ _ROWS = 256
 def ascending_keys(v: Tensor, order: str) -> Tensor:
     """Return the symmetric (n, n) matrix whose ascending order is that of the edge values.
 
-    The matrix is new, so that engines may overwrite it.
+    The matrix is new, so that backends may overwrite it.
     """
     if order == "abs_dot_descending":
         return gram(v).abs_().neg_()

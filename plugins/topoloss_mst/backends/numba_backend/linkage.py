@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from topoloss_mst.engines.numba_engine.compiled import compiled
-from topoloss_mst.engines.numba_engine.edges import code_of, exact_keys, join
+from topoloss_mst.backends.numba_backend.compiled import compiled
+from topoloss_mst.backends.numba_backend.edges import code_of, exact_keys, join
 
 # Columns that are looked at together.
 CHUNK = 32
 
 
 @compiled
-def linked(tree, v, metric):
+def linked(tree, v, order):
     """Keys of a spanning tree, ascending, and its vertices laid in a row by single linkage.
 
     Returns
@@ -29,7 +29,7 @@ def linked(tree, v, metric):
         heaviest edge on the tree's path between positions p < q is of rank ``max(gap[p:q])``.
     """
     n = len(v)
-    keys = exact_keys(v, tree, metric)
+    keys = exact_keys(v, tree, order)
     ranked = _ascending(tree, keys, n)
     component = np.arange(n)
     last = np.arange(n)

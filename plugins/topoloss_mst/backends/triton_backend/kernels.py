@@ -1,8 +1,8 @@
-"""Kernels of Boruvka's algorithm on the complete graph of each of several problems.
+"""Kernels of Boruvka's algorithm on the complete graph of each element of a batch.
 
 Edges are compared by (key, lower index, higher index). Keys are int32 numbers in the order of
 the float32 values they stand for, so a key and a vertex fit the 64 bits that an atomic minimum
-works on. Arrays of vertices are (problems, n), and offsets into any array are int64.
+works on. Arrays of vertices are (batch, n), and offsets into any array are int64.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -21,8 +21,8 @@ NO_EDGE = tl.constexpr(2**63 - 1)
 def _ascending(value):
     """Map float32 to int32 of the same order: -0.0 and 0.0 to one key, NaN to the lowest.
 
-    ``bits`` if the sign bit is clear, ``bits ^ 0x7fffffff`` if it is set. NaN comes first so
-    that a tree holds it, and the value of the tree shows it.
+    ``bits`` if the sign bit is clear, ``bits ^ 0x7fffffff`` if it is set. NaN sorts
+    before every number, so a tree contains any NaN there is and the loss becomes NaN.
     """
     bits = value.to(tl.int32, bitcast=True)
     key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -40,7 +40,7 @@ def _tile(n, SIDE: tl.constexpr):
     """
     blocks = tl.cdiv(n, SIDE)
     tiles = (blocks * (blocks + 1).to(tl.int64) // 2).to(tl.int32)
-    problem = tl.program_id(0) // tiles
+    element = tl.program_id(0) // tiles
     place = tl.program_id(0) % tiles
     upper = place // (blocks + 1)
     across = place % (blocks + 1)
@@ -49,7 +49,7 @@ def _tile(n, SIDE: tl.constexpr):
     column = tl.where(longer, across, across - (blocks - upper))
     side = tl.arange(0, SIDE)
     return (
-        problem.to(tl.int64),
+        element.to(tl.int64),
         row.to(tl.int64) * SIDE + side,
         column.to(tl.int64) * SIDE + side,
     )
@@ -69,20 +69,20 @@ def _products(v, d, rows, columns, SIDE: tl.constexpr, DEPTH: tl.constexpr):
 
 @triton.jit
 def _values(
-    v, half_squares, problem, rows, columns, n, d,
+    v, half_squares, element, rows, columns, n, d,
     ORDER: tl.constexpr, SIDE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Ascending values of a tile: ``-|a.b|``, ``-a.b``, or ``(a.a + b.b) / 2 - a.b``."""
     # Vertices beyond the last stand for the last one; no pair of theirs is looked at.
     rows = tl.minimum(rows, n - 1)
     columns = tl.minimum(columns, n - 1)
-    dot = _products(v + problem * n * d, d, rows, columns, SIDE, DEPTH)
+    dot = _products(v + element * n * d, d, rows, columns, SIDE, DEPTH)
     if ORDER == "abs_dot_descending":
         values = -tl.abs(dot)
     elif ORDER == "dot_descending":
         values = -dot
     else:
-        half_squares += problem * n
+        half_squares += element * n
         of_rows, of_columns = tl.load(half_squares + rows), tl.load(half_squares + columns)
         values = (of_rows[:, None] + of_columns[None, :]) - dot
     return values
@@ -90,7 +90,7 @@ def _values(
 
 @triton.jit
 def _lower(target, value, mask):
-    """``target = min(target, value)`` where `mask`, if a look at it does not show it needless."""
+    """Atomic minimum where `mask`, skipped where a plain read shows that it changes nothing."""
     # What is read may be out of date, but then it is higher than what stands there by now.
     seen = tl.load(target, mask=mask, other=0)
     tl.atomic_min(target, value, mask=mask & (value < seen), sem="relaxed")
@@ -116,8 +116,8 @@ def _offer_both_ways(lightest, rows, columns, leaving, values):
 
 
 @triton.jit
-def _is_done(joined, problem, n):
-    return tl.load(joined + problem) == n - 1
+def _is_done(joined, element, n):
+    return tl.load(joined + element) == n - 1
 
 
 @triton.jit
@@ -148,36 +148,36 @@ def offer_features(
     One program multiplies one tile of the lower triangle, and offers each of its pairs to
     both ends.
     """
-    problem, rows, columns = _tile(n, SIDE)
-    if _is_done(joined, problem, n):
+    element, rows, columns = _tile(n, SIDE)
+    if _is_done(joined, element, n):
         return
-    component += problem * n
+    component += element * n
     if _is_within(component, rows, columns, n):
         return
-    values = _values(v, half_squares, problem, rows, columns, n, d, ORDER, SIDE, DEPTH)
+    values = _values(v, half_squares, element, rows, columns, n, d, ORDER, SIDE, DEPTH)
     leaving = _leaving(component, rows, columns, n)
-    _offer_both_ways(lightest + problem * n, rows, columns, leaving, values)
+    _offer_both_ways(lightest + element * n, rows, columns, leaving, values)
 
 
 @triton.jit
 def offer_matrix(
-    values, stride_problem, stride_row, stride_column, component, lightest, joined, n,
+    values, stride_element, stride_row, stride_column, component, lightest, joined, n,
     SIDE: tl.constexpr,
 ):  # fmt: skip
     """``lightest[u] = min over w, component[w] != component[u], of (values[u, w], w)``.
 
     Only the lower triangle is read, without the diagonal.
     """
-    problem, rows, columns = _tile(n, SIDE)
-    if _is_done(joined, problem, n):
+    element, rows, columns = _tile(n, SIDE)
+    if _is_done(joined, element, n):
         return
-    component += problem * n
+    component += element * n
     if _is_within(component, rows, columns, n):
         return
     leaving = _leaving(component, rows, columns, n)
     place = rows[:, None] * stride_row + columns[None, :] * stride_column
-    tile = tl.load(values + problem * stride_problem + place, mask=leaving, other=0.0)
-    _offer_both_ways(lightest + problem * n, rows, columns, leaving, tile.to(tl.float32))
+    tile = tl.load(values + element * stride_element + place, mask=leaving, other=0.0)
+    _offer_both_ways(lightest + element * n, rows, columns, leaving, tile.to(tl.float32))
 
 
 @triton.jit
@@ -186,20 +186,20 @@ def fill_values(
     ORDER: tl.constexpr, SIDE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """``values[p, i, j]``, ascending in ORDER of the features i and j, for ``i > j``."""
-    problem, rows, columns = _tile(n, SIDE)
-    tile = _values(v, half_squares, problem, rows, columns, n, d, ORDER, SIDE, DEPTH)
+    element, rows, columns = _tile(n, SIDE)
+    tile = _values(v, half_squares, element, rows, columns, n, d, ORDER, SIDE, DEPTH)
     below = (rows[:, None] > columns[None, :]) & (rows < n)[:, None]
-    place = (problem * n + rows[:, None]) * n + columns[None, :]
+    place = (element * n + rows[:, None]) * n + columns[None, :]
     tl.store(values + place, tile, mask=below)
 
 
 @triton.jit
 def _vertices(n, BLOCK: tl.constexpr):
-    """Of this program: where its problem begins, its vertices, and which of them exist."""
+    """Of this program: where its element begins, its vertices, and which of them exist."""
     blocks = tl.cdiv(n, BLOCK)
-    problem = (tl.program_id(0) // blocks).to(tl.int64)
+    element = (tl.program_id(0) // blocks).to(tl.int64)
     u = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    return problem, problem * n, u, u < n
+    return element, element * n, u, u < n
 
 
 @triton.jit
@@ -212,10 +212,10 @@ def _forget(lightest, lightest_key, lightest_edge, u, exists):
 @triton.jit
 def start(component, lightest, lightest_key, lightest_edge, joined, n, BLOCK: tl.constexpr):
     """``component[u] = u``, and no edges yet."""
-    problem, first, u, exists = _vertices(n, BLOCK)
+    element, first, u, exists = _vertices(n, BLOCK)
     tl.store(component + first + u, u, mask=exists)
     _forget(lightest + first, lightest_key + first, lightest_edge + first, u, exists)
-    tl.store(joined + problem, 0)
+    tl.store(joined + element, 0)
 
 
 @triton.jit
@@ -248,7 +248,7 @@ def hook(component, lightest_edge, parent, tree, joined, n, BLOCK: tl.constexpr)
     so no longer cycle closes. A component that hooks is never a root again: each edge of the
     tree has the place of its own in `tree`, and one place stays empty.
     """
-    problem, first, u, exists = _vertices(n, BLOCK)
+    element, first, u, exists = _vertices(n, BLOCK)
     component += first
     lightest_edge += first
     own = tl.load(component + u, mask=exists, other=-1)
@@ -262,7 +262,7 @@ def hook(component, lightest_edge, parent, tree, joined, n, BLOCK: tl.constexpr)
     hooks = leaves & ((other < u) | (mutual == 0))
     tl.store(parent + first + u, tl.where(hooks, other, own), mask=exists)
     tl.store(tree + first + u, code, mask=hooks)
-    tl.atomic_add(joined + problem, tl.sum(hooks.to(tl.int32), 0), sem="relaxed")
+    tl.atomic_add(joined + element, tl.sum(hooks.to(tl.int32), 0), sem="relaxed")
 
 
 @triton.jit
@@ -289,11 +289,11 @@ def relabel(
 @triton.jit
 def collect(component, tree, edges, n, BLOCK: tl.constexpr):
     """``edges[slot] = (code // n, code % n)`` for each code of the tree, in n - 1 slots."""
-    problem, first, u, exists = _vertices(n, BLOCK)
+    element, first, u, exists = _vertices(n, BLOCK)
     # The last root is the vertex without an edge.
     root = tl.load(component + first)
     hooked = exists & (u != root)
     code = tl.load(tree + first + u, mask=hooked, other=0)
-    edges += (problem * (n - 1) + u - (u > root).to(tl.int32)) * 2
+    edges += (element * (n - 1) + u - (u > root).to(tl.int32)) * 2
     tl.store(edges, code // n, mask=hooked)
     tl.store(edges + 1, code % n, mask=hooked)

@@ -1,4 +1,4 @@
-"""Dissimilarities ``1 - |v_i . v_j|`` of unit vectors."""
+"""Filtrations by the angle between neurons: ``correlation`` and ``cosine``."""
 
 from __future__ import annotations
 
@@ -174,3 +174,8 @@ def _squares(rows: Tensor) -> Tensor:
 def _clamp_below_zero(values: Tensor) -> Tensor:
     """Clamp what rounding made negative at 0, keeping its gradient."""
     return values - values.detach().clamp(max=0)
+
+
+@topoloss.hookimpl
+def topoloss_filtrations() -> dict[str, type[topoloss.Filtration]]:
+    return {"correlation": Correlation, "cosine": Cosine}

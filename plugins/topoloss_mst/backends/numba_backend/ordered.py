@@ -7,8 +7,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from topoloss_mst.engines.numba_engine.compiled import compiled
-from topoloss_mst.engines.numba_engine.edges import ABS_DOT, SQ_DIST
+from topoloss_mst.backends.numba_backend.compiled import compiled
+from topoloss_mst.backends.numba_backend.edges import ABS_DOT, SQ_DIST
 
 
 # Inlined early: only then are the loops around it vectorised.
@@ -22,7 +22,7 @@ def ordered(bits, highest, signed):
 
 
 @compiled
-def lowest_integers(keys, metric, margin, bits):
+def lowest_integers(keys, order, margin, bits):
     """For each key the lowest integer that the similarity of such an edge can have.
 
     Integers are ordered ones of numbers as in `bits`, float32 or bfloat16, that are off by at
@@ -30,14 +30,14 @@ def lowest_integers(keys, metric, margin, bits):
     """
     lowest = np.empty(len(keys), np.float32)
     for e in range(len(keys)):
-        similarity = -keys[e] / 2 if metric == SQ_DIST else -keys[e]
+        similarity = -keys[e] / 2 if order == SQ_DIST else -keys[e]
         lowest[e] = np.nextafter(np.float32(similarity - margin), np.float32(-np.inf))
     integers = lowest.view(np.int32)
     result = np.empty(len(keys), bits.dtype)
     # The upper half of the bits of float32 are those of bfloat16, rounded down.
     dropped = 32 - 8 * bits.itemsize
     for e in range(len(keys)):
-        if metric == ABS_DOT:
+        if order == ABS_DOT:
             integer = max(integers[e], 0)
         else:
             # Minus zero, just below zero, may stand for it.

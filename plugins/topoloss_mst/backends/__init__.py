@@ -1,0 +1,5 @@
+"""Backends: ``from_features(v, order)`` and ``from_matrix(values)``, without gradients.
+
+They take a batch, (batch, n, d) or (batch, n, n), and return int64 edges
+(batch, n - 1, 2), in any order.
+"""
