@@ -127,7 +127,7 @@ REGULARISERS = {
     "SeedingMse": "random_state compilation",
     "EachNeuron": "shapes batch",
     "DetachedNorm": "graph",
-    "SwitchesTheModel": "model_unchanged",
+    "DoublesTheWeights": "input_unchanged gradient",
     "NormOfWeights": "finite_gradients",
 }
 

@@ -194,7 +194,7 @@ def check_regulariser(
         Of all inputs.
     expected : callable, optional
         From activations (samples, n) to the number by definition; not for a regulariser
-        that observes the model.
+        of weights or parameters.
 
     Raises
     ------
