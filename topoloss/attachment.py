@@ -95,7 +95,7 @@ def attach(
 
     Notes
     -----
-    A regulariser that observes the model itself (l1, l2) needs none of the options about
+    A regulariser of parameters (l1, l2) needs none of the options about
     neurons. The model's first forward pass is watched for the activations that follow its
     layers. One that is a module is observed itself; one that is a function is applied to the
     layer's output once more when the penalty is valued, with the arguments that it had in the
@@ -134,7 +134,7 @@ def attach(
         raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
     made = _regulariser(regulariser)
     chosen = _sampler(sampler, fraction)
-    if made.observes == "model":
+    if made.source != "activations":
         if layers is not None:
             select_layers(model, layers)
         return Attachment(model, made)
@@ -217,7 +217,7 @@ class Attachment:
         """
         if self._observer is None:
             self._check_not_removed()
-            return self.regulariser(self.model)  # type: ignore[no-any-return]
+            return self.regulariser.of_layers(dict(self.model.named_parameters()))
         layers = self._layers()
         try:
             values = [self.regulariser(x) for x in self._problems(layers).values()]
@@ -233,7 +233,7 @@ class Attachment:
         list of Diagram, or dict from layer name to list of Diagram with ``per="layer"``
         """
         if self._observer is None:
-            return self.regulariser.diagrams(self.model)  # type: ignore[arg-type]
+            return self.regulariser.diagrams(dict(self.model.named_parameters()))  # type: ignore[arg-type]
         found = {
             name: self.regulariser.diagrams(x) for name, x in self._problems(self._layers()).items()
         }

@@ -1,8 +1,9 @@
-"""What activations are accepted, and what NaN and infinity in them do."""
+"""What input is accepted, and what NaN and infinity in it do."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from topoloss.errors import InputError, NonFiniteError, check_choice
 
-__all__ = ["Guarded", "check_activations", "check_finite", "describe"]
+__all__ = ["Guarded", "check_activations", "check_finite", "check_named", "describe"]
 
 
 class Guarded(nn.Module):
@@ -33,7 +34,7 @@ class Guarded(nn.Module):
         self._nonfinite_neurons: Tensor | _OnItsWay | None = None
 
     def guard(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return `x`, and which of its problems to value, or None for all of them."""
+        """Return `x`, and which elements of the batch to value, or None for all."""
         # Inside vmap or grad we may neither branch on a value nor store a tensor.
         transformed = bool(torch._C._are_functorch_transforms_active())
         if self.on_nonfinite == "skip":
@@ -92,8 +93,10 @@ class _OnItsWay:
 
 
 def check_activations(x: object) -> Tensor:
-    """Return `x` if it is a floating-point tensor of one problem or of a batch."""
+    """Return `x` if it is a floating-point tensor (samples, neurons), or a batch of these."""
     expected = "expected a floating-point tensor (samples, neurons) or (batch, samples, neurons)"
+    if isinstance(x, Mapping):
+        raise InputError(f"{describe(x)} was given; {expected}. For layers by name use of_layers.")
     if not isinstance(x, Tensor):
         raise InputError(f"{describe(x)} was given; {expected}.")
     if x.ndim not in (2, 3):
@@ -112,6 +115,29 @@ def check_activations(x: object) -> Tensor:
             f"a tensor of shape {tuple(x.shape)} was given, with no {axis}; expected at least one."
         )
     return x
+
+
+_EXPECTED = {
+    "weights": "a mapping from each layer's name to its weight (fan_out, fan_in, ...)",
+    "parameters": "a mapping from names to parameters, such as dict(model.named_parameters())",
+}
+
+
+def check_named(
+    given: object, source: Literal["weights", "parameters"], regulariser: str
+) -> Mapping[str, Tensor]:
+    """Return `given` if it is a mapping from names to tensors."""
+    if isinstance(given, Mapping):
+        wrong = next((name for name, x in given.items() if not isinstance(x, Tensor)), None)
+        if wrong is None:
+            return given
+        was_given = f"{describe(given[wrong])} for {wrong!r}"
+    else:
+        was_given = describe(given)
+    raise InputError(
+        f"{regulariser} takes {source} and was given {was_given}; pass {_EXPECTED[source]}, or "
+        "let topoloss.attach(model, ...) take them out of the model."
+    )
 
 
 def check_finite(x: Tensor) -> None:

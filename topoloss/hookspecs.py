@@ -62,7 +62,7 @@ def topoloss_losses() -> Mapping[str, Callable[..., Loss]]:  # type: ignore[empt
 
 @hookspec
 def topoloss_regularisers() -> Mapping[str, Callable[..., Regulariser]]:  # type: ignore[empty-body]
-    """Offer regularisers: activations, or a model, to one number.
+    """Offer regularisers: activations, weights or parameters to one number.
 
     Returns
     -------

@@ -1,38 +1,39 @@
-"""Regularisers: activations, or a model, to one number that is added to the training loss."""
+"""Regularisers: activations, weights or parameters to one number to add to the training loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from topoloss.diagrams import Diagram, evaluate
 from topoloss.engines import Persistence
-from topoloss.errors import InputError, OptionError, TopolossError
+from topoloss.errors import InputError, OptionError, PluginError, TopolossError, check_choice
 from topoloss.filtrations import Filtration
-from topoloss.finite import Guarded, check_activations, check_finite, describe
+from topoloss.finite import Guarded, check_activations, check_finite, check_named, describe
 from topoloss.losses import Loss
 
-__all__ = ["Pipeline", "Regulariser"]
+__all__ = ["Pipeline", "Regulariser", "Source", "side_by_side"]
 
 Activations: TypeAlias = Tensor | Sequence[Tensor]
+Source: TypeAlias = Literal["activations", "weights", "parameters"]
 
 
 class Regulariser(Guarded):
-    """Value activations, or a model, by one number to add to the training loss.
+    """Value tensors by one number to add to the training loss.
 
-    Subclasses implement :meth:`compute`. For activations it sees one problem of shape
-    (samples, neurons), checked and finite; batches and lists are mapped over it.
+    Subclasses implement :meth:`compute`. A regulariser never sees a model:
+    :func:`topoloss.attach` takes the tensors out of the model and hands them over.
 
     Parameters
     ----------
     on_nonfinite : {"raise", "skip"}
         What NaN or infinity in the activations does. ``"skip"`` returns zero with a zero
-        gradient for that problem and counts it in ``skipped``.
+        gradient for that element of the batch and counts it in ``skipped``.
     check_finite : bool, optional
         Whether ``"raise"`` looks at once. By default it does for eager code on the CPU;
         elsewhere looking would synchronise the device, so a flag is kept there and raised
@@ -41,15 +42,52 @@ class Regulariser(Guarded):
 
     Attributes
     ----------
-    observes : {"activations", "model"}
-        What :meth:`forward` takes, and so what :func:`topoloss.attach` hands it.
+    source : {"activations", "weights", "parameters"}
+        Which tensors it takes. ``"activations"``: those of all layers, side by side.
+        ``"weights"``: a mapping from each layer's name to its weight (fan_out, fan_in, ...).
+        ``"parameters"``: a mapping from names to all trainable parameters, biases included.
+    structure : {None, "chain"}
+        ``"chain"`` asks :func:`topoloss.attach` for an error unless each layer feeds only the
+        next one; weights then come in that order.
+    inputs : bool
+        Whether :func:`topoloss.attach` adds the model's input to the activations, as a first
+        layer named ``"(input)"``.
     vmappable : bool
         Whether :func:`torch.vmap` can map over :meth:`compute`.
     skipped : Tensor of int64, shape ()
-        Problems skipped so far under ``on_nonfinite="skip"``.
+        Elements of batches skipped so far under ``on_nonfinite="skip"``.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> class MeanSquare(topoloss.Regulariser):
+    ...     def compute(self, x):
+    ...         return x.square().mean()
+    >>> MeanSquare()(torch.tensor([[1.0, 3.0]]))
+    tensor(5.)
+    >>> class Spectral(topoloss.Regulariser):
+    ...     source = "weights"
+    ...     def compute(self, weights):
+    ...         return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
+    >>> Spectral()({"hidden": torch.diag(torch.tensor([2.0, 3.0]))})
+    tensor(3.)
     """
 
-    observes: ClassVar[Literal["activations", "model"]] = "activations"
+    source: ClassVar[Source] = "activations"
+    structure: ClassVar[Literal["chain"] | None] = None
+    inputs: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "observes" in vars(cls):
+            raise PluginError(
+                f"{cls.__name__} declares observes={vars(cls)['observes']!r}, which is no longer "
+                "asked for; declare source = 'activations', 'weights' or 'parameters' instead. A "
+                "regulariser is given tensors by name, never the model."
+            )
+        check_choice(f"{cls.__name__}.source", cls.source, get_args(Source))
+        if cls.structure is not None:
+            check_choice(f"{cls.__name__}.structure", cls.structure, ("chain",))
 
     def __init__(
         self,
@@ -63,22 +101,33 @@ class Regulariser(Guarded):
     def vmappable(self) -> bool:
         return True
 
-    def compute(self, observed: Any) -> Tensor:
-        """Value one problem: activations of shape (samples, neurons), or the model."""
-        raise NotImplementedError(f"{type(self).__name__} must implement compute(observed)")
-
-    def forward(self, observed: Activations | nn.Module) -> Tensor:
-        """Value what is observed.
+    def compute(self, given: Any) -> Tensor:
+        """Value the activations of one batch, or the weights or parameters of one model.
 
         Parameters
         ----------
-        observed : Tensor, shape (samples, neurons) or (batch, samples, neurons)
-            Floating-point activations; or a sequence of problems of differing shapes; or
-            the model, where ``observes`` says so.
+        given : Tensor, shape (samples, neurons), or dict of str to Tensor
+            Checked activations; :meth:`forward` maps over batches and sequences. A mapping
+            for the sources ``"weights"`` and ``"parameters"``.
 
         Returns
         -------
-        Tensor, shape () for one problem, (batch,) or (len,) for several
+        Tensor, shape ()
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement compute(given)")
+
+    def forward(self, given: Activations | Mapping[str, Tensor]) -> Tensor:
+        """Value tensors of the regulariser's source.
+
+        Parameters
+        ----------
+        given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
+            Floating-point activations; or a sequence of activations of differing shapes. A
+            mapping from names to tensors for the sources ``"weights"`` and ``"parameters"``.
+
+        Returns
+        -------
+        Tensor, shape (), or (batch,) or (len,) for a batch or a sequence
             In float32 for half-precision activations, otherwise in their dtype.
 
         Raises
@@ -86,32 +135,62 @@ class Regulariser(Guarded):
         InputError
             For a wrong type, shape or dtype.
         NonFiniteError
-            For NaN or infinity, with the number of neurons that hold them.
+            For activations that hold NaN or infinity, with the number of neurons that do.
         """
-        if self.observes == "model":
-            if not isinstance(observed, nn.Module):
-                raise InputError(
-                    f"{type(self).__name__} observes the model but was given "
-                    f"{describe(observed)}; pass the torch.nn.Module itself."
-                )
-            return self.compute(observed)
-        if isinstance(observed, (list, tuple)):
-            if not observed:
-                raise InputError("an empty sequence of problems was given; pass at least one.")
-            for k, x in enumerate(observed):
+        if self.source != "activations":
+            named = check_named(given, self.source, type(self).__name__)
+            with torch.autocast(_device_type(named), enabled=False):
+                return self.compute(named)
+        if isinstance(given, (list, tuple)):
+            if not given:
+                raise InputError("an empty sequence of activations was given; pass at least one.")
+            for k, x in enumerate(given):
                 if not isinstance(x, Tensor) or x.ndim != 2:
                     raise InputError(
-                        f"problem {k} of the sequence is {describe(x)}; expected a tensor "
+                        f"element {k} of the sequence is {describe(x)}; expected a tensor "
                         "(samples, neurons)."
                     )
-            return torch.stack([self(x) for x in observed])
-        x = check_activations(observed)
+            return torch.stack([self(x) for x in given])
+        x = check_activations(given)
         x, finite = self.guard(x)
         with torch.autocast(x.device.type, enabled=False):
             value = self.compute(x) if x.ndim == 2 else self._compute_batch(x)
         return value if finite is None else torch.where(finite, value, torch.zeros_like(value))
 
-    def diagrams(self, observed: Activations) -> Any:
+    def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
+        """Value the tensors of a whole model, layer by layer.
+
+        :func:`topoloss.attach` calls this method. Activations of all layers are joined side by
+        side and valued together; weights and parameters are valued as they are. A subclass may
+        override it, for example to compare the activations of one layer with those of another.
+
+        Parameters
+        ----------
+        layers : dict of str to Tensor
+            By layer: activations of shape (samples, neurons), or weights. Parameters by name.
+
+        Returns
+        -------
+        Tensor, shape ()
+
+        Raises
+        ------
+        InputError
+            If layers have differing numbers of samples, with their names and shapes.
+
+        Examples
+        --------
+        >>> import torch, topoloss
+        >>> first, second = torch.randn(8, 3), torch.randn(8, 2)
+        >>> reg = topoloss.regulariser("t1")
+        >>> value = reg.of_layers({"first": first, "second": second})
+        >>> torch.equal(value, reg(torch.cat((first, second), 1)))
+        True
+        """
+        value: Tensor = self(side_by_side(layers) if self.source == "activations" else layers)
+        return value
+
+    def diagrams(self, given: Activations) -> Any:
         """Return the persistence diagrams; an error for a regulariser that has none."""
         raise TopolossError(
             f"{type(self).__name__} has no persistence diagrams: it is not a pipeline of "
@@ -122,7 +201,33 @@ class Regulariser(Guarded):
     def _compute_batch(self, x: Float[Tensor, "batch samples n"]) -> Float[Tensor, " batch"]:
         if self.vmappable:
             return torch.vmap(self.compute)(x)
-        return torch.stack([self.compute(problem) for problem in x])
+        return torch.stack([self.compute(element) for element in x])
+
+
+def side_by_side(layers: Mapping[str, Tensor]) -> Tensor:
+    """Join the activations of layers to (samples, all neurons), on the device of the first.
+
+    Raises
+    ------
+    InputError
+        If there are no layers, or if their numbers of samples differ.
+    """
+    if not layers:
+        raise InputError("a mapping without layers was given; expected at least one layer.")
+    samples = {x.shape[0] if x.ndim == 2 else None for x in layers.values()}
+    if len(samples) > 1 or None in samples:
+        shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
+        raise InputError(
+            f"the layers cannot be joined side by side: {shapes}. Expected (samples, neurons) with "
+            "the same number of samples; choose layers that share it, or value each by itself."
+        )
+    device = next(iter(layers.values())).device
+    return torch.cat([x.to(device) for x in layers.values()], 1)
+
+
+def _device_type(named: Mapping[str, Tensor]) -> str:
+    first = next(iter(named.values()), None)
+    return "cpu" if first is None else first.device.type
 
 
 class Pipeline(Regulariser):
@@ -183,7 +288,7 @@ class Pipeline(Regulariser):
         ----------
         activations : Tensor, shape (samples, neurons) or (batch, samples, neurons)
             With a batch every tensor of a diagram has a leading batch axis. For a
-            sequence of problems a list of such lists is returned.
+            sequence a list of such lists is returned.
 
         Returns
         -------
@@ -234,7 +339,7 @@ def _stack(diagrams: Sequence[Diagram]) -> Diagram:
         if len({v.shape for v in values}) > 1:
             raise InputError(
                 f"the diagrams of this batch have differing numbers of points in dimension "
-                f"{diagrams[0].dimension}; pass the problems as a list instead."
+                f"{diagrams[0].dimension}; pass its elements as a list instead."
             )
         return torch.stack(values)
 

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import topoloss
 
 
-class _WeightNorm(topoloss.Regulariser):
-    observes = "model"
+class _Norm(topoloss.Regulariser):
+    source = "parameters"
 
     def __init__(self) -> None:
         super().__init__()
 
-    def compute(self, model: nn.Module) -> Tensor:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
+    def compute(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        trainable = [p for p in parameters.values() if p.requires_grad]
+        if not trainable:
             raise topoloss.InputError(
-                f"{type(model).__name__} has no trainable parameters to regularise; "
-                "set requires_grad on those that should count."
+                f"{type(self).__name__} was given {len(parameters)} parameters and no trainable "
+                "one; set requires_grad on those that should count."
             )
-        device, dtype = parameters[0].device, torch.float32
-        for p in parameters:
+        device, dtype = trainable[0].device, torch.float32
+        for p in trainable:
             dtype = torch.promote_types(dtype, p.dtype)
-        return torch.stack([self.norm(p.to(dtype)).to(device) for p in parameters]).sum()
+        return torch.stack([self.norm(p.to(dtype)).to(device) for p in trainable]).sum()
 
     def norm(self, w: Tensor) -> Tensor:
         raise NotImplementedError
 
 
-class L1(_WeightNorm):
+class L1(_Norm):
     """Sum of ``|w|`` over all trainable parameters, biases included, unscaled.
 
     The gradient at ``w = 0`` is 0.
@@ -40,7 +42,8 @@ class L1(_WeightNorm):
     >>> import torch, topoloss
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> _ = torch.nn.init.constant_(layer.weight, -3.0)
-    >>> topoloss.regulariser("l1")(layer).item(), topoloss.regulariser("l2")(layer).item()
+    >>> parameters = dict(layer.named_parameters())
+    >>> topoloss.regulariser("l1")(parameters).item(), topoloss.regulariser("l2")(parameters).item()
     (6.0, 18.0)
     """
 
@@ -48,7 +51,7 @@ class L1(_WeightNorm):
         return w.abs().sum()
 
 
-class L2(_WeightNorm):
+class L2(_Norm):
     """Sum of ``w^2`` over all trainable parameters, biases included, unscaled."""
 
     def norm(self, w: Tensor) -> Tensor:
@@ -61,18 +64,18 @@ class NoPenalty(topoloss.Regulariser):
     Examples
     --------
     >>> import torch, topoloss
-    >>> topoloss.regulariser("none")(torch.nn.Linear(2, 1)).item()
+    >>> topoloss.attach(torch.nn.Linear(2, 1), "none")().item()
     0.0
     """
 
-    observes = "model"
+    source = "parameters"
 
     def __init__(self) -> None:
         super().__init__()
 
-    def compute(self, model: nn.Module) -> Tensor:
-        parameter = next(model.parameters(), None)
-        return torch.zeros((), device=None if parameter is None else parameter.device)
+    def compute(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        first = next(iter(parameters.values()), None)
+        return torch.zeros((), device=None if first is None else first.device)
 
 
 @topoloss.hookimpl

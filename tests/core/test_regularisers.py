@@ -11,7 +11,7 @@ import torch
 import topoloss
 
 ON_ACTIVATIONS = ("t1", "t2", "naive")
-ON_MODELS = ("l1", "l2", "none")
+ON_PARAMETERS = ("l1", "l2", "none")
 
 
 def x_of(*shape, seed=0, dtype=torch.float32):
@@ -26,7 +26,7 @@ def with_bad(value, *where, shape=(6, 5)):
 
 
 on_activations = pytest.mark.parametrize("name", ON_ACTIVATIONS)
-on_models = pytest.mark.parametrize("name", ON_MODELS)
+on_parameters = pytest.mark.parametrize("name", ON_PARAMETERS)
 
 
 # Bad input
@@ -53,6 +53,7 @@ BAD = {
     "list with a vector": ([torch.ones(4, 3), torch.ones(4)], r"shape \(4,\)"),
     "list with a batch": ([x_of(4, 3), x_of(2, 4, 3)], r"\(2, 4, 3\)"),
     "model": (torch.nn.Linear(2, 2), "a module of type Linear"),
+    "layers": ({"a": torch.ones(4, 3)}, "of type dict.*For layers by name use of_layers"),
 }
 
 
@@ -77,10 +78,22 @@ def test_one_sample_is_enough_where_nothing_is_centred():
     assert topoloss.pipeline("cosine")(x).item() == -1  # 0 is orthogonal to both, 1 and 5 are equal
 
 
-@on_models
-def test_a_regulariser_of_the_model_refuses_activations(name):
-    with pytest.raises(topoloss.InputError, match=r"observes the model.*shape \(6, 5\)"):
-        topoloss.regulariser(name)(x_of(6, 5))
+@on_parameters
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (x_of(6, 5), r"takes parameters and was given a tensor of shape \(6, 5\); pass a mapping"),
+        (
+            torch.nn.Linear(2, 2),
+            r"of type Linear; pass .*dict\(model.named_parameters\(\)\)",
+        ),
+        ({"w": 3.0}, "3.0 of type float for 'w'"),
+    ],
+    ids=["activations", "model", "numbers"],
+)
+def test_a_regulariser_of_parameters_refuses_what_is_no_mapping_of_tensors(name, given, message):
+    with pytest.raises(topoloss.InputError, match=message):
+        topoloss.regulariser(name)(given)
 
 
 def test_vertices_of_a_wrong_shape_are_an_error():
@@ -288,6 +301,84 @@ def test_half_precision_vertices_of_a_custom_filtration_are_promoted(dtype):
     assert d.deaths.tolist() == [1 + 2**-12]
 
 
+# Weights, and layers by name
+
+
+class Chain(topoloss.Regulariser):
+    """The size of the product of all weights, in their order."""
+
+    source = "weights"
+    structure = "chain"
+
+    def compute(self, weights):
+        return torch.linalg.multi_dot(list(weights.values())[::-1]).square().sum()
+
+
+def test_a_regulariser_of_weights_is_given_them_by_layer():
+    weights = {"first": x_of(4, 3, dtype=torch.float64), "second": x_of(2, 4, dtype=torch.float64)}
+    expected = (weights["second"] @ weights["first"]).square().sum()
+    torch.testing.assert_close(Chain()(weights), expected)
+    torch.testing.assert_close(Chain().of_layers(weights), expected)
+
+
+def test_autocast_does_not_reach_a_regulariser_of_weights():
+    weights = {"first": x_of(4, 3), "second": x_of(2, 4)}
+    expected = Chain()(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(Chain()(weights), expected)
+
+
+@on_activations
+def test_layers_are_joined_side_by_side(name):
+    reg, layers = topoloss.regulariser(name), {"a": x_of(6, 5), "b": x_of(6, 2, seed=1)}
+    assert torch.equal(reg.of_layers(layers), reg(torch.cat((layers["a"], layers["b"]), 1)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"a": x_of(6, 5), "b": x_of(4, 5)}, r"'a': \(6, 5\), 'b': \(4, 5\).*same number"),
+        ({"a": x_of(6, 5), "b": x_of(6, 5, 2)}, r"'b': \(6, 5, 2\).*\(samples, neurons\)"),
+        ({"a": torch.ones(())}, r"'a': \(\)"),
+        ({}, "without layers"),
+    ],
+    ids=["samples", "axes", "no axes", "none"],
+)
+def test_layers_that_do_not_fit_together_are_named_with_their_shapes(layers, message):
+    with pytest.raises(topoloss.InputError, match=message):
+        topoloss.regulariser("t1").of_layers(layers)
+
+
+def test_a_subclass_may_join_layers_in_its_own_way():
+    class Difference(topoloss.Regulariser):
+        def of_layers(self, layers):
+            first, second = layers.values()
+            return (first.mean() - second.mean()).square()
+
+    layers = {"a": torch.full((6, 5), 3.0), "b": torch.full((4, 2), 1.0)}
+    assert Difference().of_layers(layers).item() == 4
+
+
+def test_the_former_declaration_is_an_error_that_names_the_new_one():
+    with pytest.raises(topoloss.PluginError, match=r"Old declares observes='model'.*source = 'act"):
+
+        class Old(topoloss.Regulariser):
+            observes = "model"
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"source": "weight"}, r"New\.source='weight'.*Did you mean 'weights'"),
+        ({"source": "model"}, "'activations', 'weights', 'parameters'"),
+        ({"structure": "tree"}, r"New\.structure='tree' is not one of 'chain'"),
+    ],
+)
+def test_what_a_class_declares_is_checked(declared, message):
+    with pytest.raises(topoloss.OptionError, match=message):
+        type("New", (topoloss.Regulariser,), declared)
+
+
 # Diagrams
 
 
@@ -389,7 +480,7 @@ def test_a_batch_whose_diagrams_differ_in_size_is_an_error():
         reg.diagrams(x)
 
 
-@pytest.mark.parametrize("name", ["naive", *ON_MODELS])
+@pytest.mark.parametrize("name", ["naive", *ON_PARAMETERS])
 def test_a_regulariser_without_diagrams_says_so(name):
     with pytest.raises(topoloss.TopolossError, match="has no persistence diagrams"):
         topoloss.regulariser(name).diagrams(x_of(6, 5))
@@ -432,15 +523,15 @@ def test_copies_keep_options():
         assert other.filtration.constant == "drop"
 
 
-@on_models
+@on_parameters
 def test_copies_of_norms_work(name):
-    layer = torch.nn.Linear(3, 2)
+    parameters = dict(torch.nn.Linear(3, 2).named_parameters())
     reg = topoloss.regulariser(name)
     for other in copies(reg):
-        assert torch.equal(other(layer), reg(layer))
+        assert torch.equal(other(parameters), reg(parameters))
 
 
-@pytest.mark.parametrize("name", [*ON_ACTIVATIONS, *ON_MODELS])
+@pytest.mark.parametrize("name", [*ON_ACTIVATIONS, *ON_PARAMETERS])
 def test_a_regulariser_adds_nothing_to_a_checkpoint(name):
     reg = topoloss.regulariser(name)
     if name in ON_ACTIVATIONS:

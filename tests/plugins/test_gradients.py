@@ -86,7 +86,7 @@ class Valued(torch.nn.Module):
         self.net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)).double()
 
     def forward(self):
-        return self.regulariser(self.net)
+        return self.regulariser(dict(self.net.named_parameters()))
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
@@ -105,7 +105,7 @@ def test_the_gradient_of_l1_at_a_zero_weight_is_zero():
     layer = torch.nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, 0.0, -3.0]]))
-    topoloss.regulariser("l1")(layer).backward()
+    topoloss.regulariser("l1")({"weight": layer.weight}).backward()
     assert layer.weight.grad.tolist() == [[1.0, 0.0, -1.0]]
 
 

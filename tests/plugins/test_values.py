@@ -306,25 +306,39 @@ class TwoLayers(torch.nn.Module):
 
 
 def test_norms_are_plain_sums_over_weights_and_biases():
-    model = TwoLayers()
-    assert topoloss.regulariser("l1")(model).item() == 1 + 2 + 3 + 4 + 0.5 + 0.5 + 5 + 6
-    assert topoloss.regulariser("l2")(model).item() == 1 + 4 + 9 + 16 + 0.25 + 0.25 + 25 + 36
-    assert topoloss.regulariser("l1")(model).dtype == torch.float64
+    parameters = dict(TwoLayers().named_parameters())
+    assert topoloss.regulariser("l1")(parameters).item() == 1 + 2 + 3 + 4 + 0.5 + 0.5 + 5 + 6
+    assert topoloss.regulariser("l2")(parameters).item() == 1 + 4 + 9 + 16 + 0.25 + 0.25 + 25 + 36
+    assert topoloss.regulariser("l1")(parameters).dtype == torch.float64
+
+
+def test_norms_of_half_precision_are_summed_in_float32():
+    # The sum, 2049, lies between two numbers of float16.
+    value = topoloss.regulariser("l1")({"w": torch.ones(2049).half().requires_grad_()})
+    assert value.dtype == torch.float32
+    assert value.item() == 2049
 
 
 def test_norms_leave_out_what_is_frozen():
     model = TwoLayers()
     model.first.requires_grad_(False)
-    assert topoloss.regulariser("l1")(model).item() == 11
+    assert topoloss.regulariser("l1")(dict(model.named_parameters())).item() == 11
     model.requires_grad_(False)
-    with pytest.raises(topoloss.InputError, match="no trainable parameters"):
-        topoloss.regulariser("l2")(model)
+    with pytest.raises(topoloss.InputError, match="3 parameters and no trainable one"):
+        topoloss.regulariser("l2")(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_norms_of_nothing_are_an_error(name):
+    with pytest.raises(topoloss.InputError, match="0 parameters and no trainable one"):
+        topoloss.regulariser(name)({})
 
 
 def test_none_is_zero():
-    value = topoloss.regulariser("none")(TwoLayers())
-    assert value.shape == ()
-    assert value.item() == 0
+    for parameters in ({}, dict(TwoLayers().named_parameters())):
+        value = topoloss.regulariser("none")(parameters)
+        assert value.shape == ()
+        assert value.item() == 0
 
 
 @pytest.mark.parametrize("options", [{"alpha": "x"}, {"beta": float("nan")}, {"alpha": None}])

@@ -22,7 +22,7 @@ class OffWhenDegenerate(Regulariser):
     Parameters
     ----------
     regulariser : Regulariser
-        One that observes activations.
+        One of activations.
 
     Attributes
     ----------
@@ -57,8 +57,8 @@ class OffWhenDegenerate(Regulariser):
         value: Tensor = self.regulariser(x)
         return value
 
-    def diagrams(self, observed: Activations) -> Any:
-        return self.regulariser.diagrams(observed)
+    def diagrams(self, given: Activations) -> Any:
+        return self.regulariser.diagrams(given)
 
     def _degenerate(self, x: Float[Tensor, "samples n"]) -> bool:
         if (x == x[0]).all(0).any():

@@ -284,7 +284,7 @@ def _switched(
     regulariser: str | Regulariser, protocol: Protocol
 ) -> tuple[Regulariser, OffWhenDegenerate | None]:
     made = components.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
-    if protocol.off_when_degenerate and made.observes == "activations":
+    if protocol.off_when_degenerate and made.source == "activations":
         switch = OffWhenDegenerate(made)
         return switch, switch
     return made, None

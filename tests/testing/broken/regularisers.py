@@ -122,25 +122,24 @@ class EachNeuron(Mse):
 
 
 class DetachedNorm(topoloss.Regulariser):
-    observes = "model"
+    source = "parameters"
 
-    def compute(self, model):
-        return sum(p.detach().square().sum() for p in model.parameters())
+    def compute(self, parameters):
+        return sum(p.detach().square().sum() for p in parameters.values())
 
 
-class SwitchesTheModel(topoloss.Regulariser):
-    observes = "model"
+class DoublesTheWeights(topoloss.Regulariser):
+    source = "parameters"
 
-    def compute(self, model):
-        model.eval()
-        return sum(p.square().sum() for p in model.parameters())
+    def compute(self, parameters):
+        return sum(p.data.mul_(2).square().sum() + 0 * p.sum() for p in parameters.values())
 
 
 class NormOfWeights(topoloss.Regulariser):
-    observes = "model"
+    source = "weights"
 
-    def compute(self, model):
-        return sum(p.square().sum().sqrt() for p in model.parameters())
+    def compute(self, weights):
+        return sum(w.square().sum().sqrt() for w in weights.values())
 
 
 # The rules that each component breaks, in the order in which they are checked: what the
@@ -166,6 +165,6 @@ BREAKS = {
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
-    SwitchesTheModel: "model_unchanged",
+    DoublesTheWeights: "input_unchanged gradient",
     NormOfWeights: "finite_gradients",
 }

@@ -17,7 +17,6 @@ __all__ = [
     "input_unchanged",
     "module_state",
     "random_state",
-    "require_unchanged_module",
 ]
 
 
@@ -65,10 +64,12 @@ def module_state(subject: Subject) -> None:
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(example.name):
-        require_unchanged_module(component, lambda: subject.kind.apply(component, *example.tensors))
+        _require_unchanged_module(
+            component, lambda: subject.kind.apply(component, *example.tensors)
+        )
 
 
-def require_unchanged_module(module: nn.Module, call: Callable[[], object]) -> None:
+def _require_unchanged_module(module: nn.Module, call: Callable[[], object]) -> None:
     """Require that a call changes no mode, parameter or buffer, in training and evaluation."""
     for training in (True, False):
         module.train(training)

@@ -1,12 +1,11 @@
-"""The rules for a regulariser, of activations or of a model."""
+"""The rules for a regulariser, of activations or of named tensors."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError
@@ -20,16 +19,6 @@ from topoloss.testing.kinds import activations
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 
 __all__ = ["KIND"]
-
-
-def model_unchanged(subject: Subject) -> None:
-    """A call leaves the modes, parameters and buffers of an observed model as they are."""
-    regulariser = subject.make()
-    if regulariser.observes == "activations":
-        raise NotApplicable("it observes activations, and no model")
-    model = nn.Sequential(_model(), nn.BatchNorm1d(1), nn.Dropout())
-    with on("a model with batch normalisation and dropout"):
-        purity.require_unchanged_module(model, lambda: regulariser(model))
 
 
 def batch(subject: Subject) -> None:
@@ -133,65 +122,53 @@ def change_of_tree(subject: Subject) -> None:
 
 
 def _of_activations(rule: Rule) -> Rule:
-    """Skip the rule for a regulariser of a model."""
+    """Skip the rule for a regulariser of weights or parameters."""
 
     @functools.wraps(rule)
     def of_activations(subject: Subject) -> None:
-        if subject.make().observes == "model":
-            raise NotApplicable("it observes the model, and no activations")
+        source = subject.make().source
+        if source != "activations":
+            raise NotApplicable(f"it takes {source}, and no activations")
         rule(subject)
 
     return of_activations
 
 
-def _model() -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double()
+# Two linear layers, of 3 and 2 inputs.
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "weights": {"0": (2, 3), "1": (1, 2)},
+    "parameters": {"0.weight": (2, 3), "0.bias": (2,), "1.weight": (1, 2), "1.bias": (1,)},
+}
 
 
-class _Observed(nn.Module):
-    """A model under its regulariser, for `torch.func.functional_call`."""
-
-    def __init__(self, regulariser: Regulariser) -> None:
-        super().__init__()
-        self.regulariser = regulariser
-        self.model = _model()
-
-    def forward(self) -> Any:
-        return self.regulariser(self.model)
-
-
-def _parameters(seed: int) -> Example:
+def _named(source: str, seed: int) -> Example:
     generator = torch.Generator().manual_seed(seed)
     values = [
-        torch.randn(p.shape, dtype=torch.float64, generator=generator)
-        for p in _model().parameters()
+        torch.randn(shape, dtype=torch.float64, generator=generator)
+        for shape in _SHAPES[source].values()
     ]
-    return Example(f"a model of two linear layers, seed={seed}", tuple(values))
+    return Example(f"{source} of two linear layers, seed={seed}", tuple(values))
 
 
 def _generic(regulariser: Regulariser, seed: int) -> Example:
-    if regulariser.observes == "model":
-        return _parameters(seed)
-    return activations.generic(seed)
+    if regulariser.source == "activations":
+        return activations.generic(seed)
+    return _named(regulariser.source, seed)
 
 
 def _special(regulariser: Regulariser) -> list[Example]:
-    if regulariser.observes == "model":
-        zeros = tuple(torch.zeros_like(p) for p in _parameters(0).tensors)
-        return [Example("a model of zero weights", zeros)]
-    return activations.special()
+    if regulariser.source == "activations":
+        return activations.special()
+    zeros = tuple(torch.zeros_like(w) for w in _named(regulariser.source, 0).tensors)
+    return [Example(f"zeros as {regulariser.source} of two linear layers", zeros)]
 
 
-def _apply(regulariser: Regulariser, *observed: Tensor) -> list[Tensor]:
-    if regulariser.observes == "activations":
-        return [regulariser(*observed)]
-    names = [f"model.{name}" for name, _ in _model().named_parameters()]
-    # A regulariser may look at trainable parameters alone.
-    trainable = [p if p.requires_grad else nn.Parameter(p) for p in observed]
-    values = dict(zip(names, trainable, strict=True))
-    return [torch.func.functional_call(_Observed(regulariser), values, ())]
+def _apply(regulariser: Regulariser, *tensors: Tensor) -> list[Tensor]:
+    if regulariser.source == "activations":
+        return [regulariser(*tensors)]
+    # A regulariser may skip tensors that are not trainable.
+    trainable = [w if w.requires_grad else w.detach().requires_grad_() for w in tensors]
+    return [regulariser(dict(zip(_SHAPES[regulariser.source], trainable, strict=True)))]
 
 
 KIND = Kind(
@@ -206,7 +183,6 @@ KIND = Kind(
         purity.determinism,
         purity.random_state,
         purity.module_state,
-        model_unchanged,
         _of_activations(numbers.precision),
         numbers.finite,
         _of_activations(nonfinite),
