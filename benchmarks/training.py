@@ -133,7 +133,7 @@ def _parts(x: Tensor, rounds: int) -> dict[str, float]:
         marks = [time.perf_counter()]
         v = regulariser.filtration.vertices(x)
         marks.append(time.perf_counter())
-        critical = regulariser.persistence.critical_edges(regulariser.filtration, v)
+        critical = regulariser.critical_edges(v)
         marks.append(time.perf_counter())
         value = regulariser.loss(evaluate(regulariser.filtration, v, critical))
         marks.append(time.perf_counter())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from topoloss.engines import CriticalEdges
@@ -22,8 +22,9 @@ class Diagram:
     """A persistence diagram in one homology dimension, differentiable in its values.
 
     Points are sorted by death, ascending. In dimension 0 of a clique on n vertices there
-    are always n - 1 points, zeros included, and one essential class. With a batch every
-    tensor has a leading axis.
+    are always n - 1 points, zeros included, and one essential class; of a listed graph with k
+    components there are n - k points and k essential classes. With a batch every tensor has a
+    leading axis.
 
     Attributes
     ----------
@@ -85,13 +86,18 @@ class Diagram:
 
 
 def evaluate(
-    filtration: Filtration, v: Float[Tensor, "n d"], critical: Sequence[CriticalEdges]
+    filtration: Filtration, v: Any, critical: Sequence[CriticalEdges], components: int = 1
 ) -> list[Diagram]:
-    """Value critical edges under autograd, and sort each diagram by its deaths."""
-    return [_diagram(filtration, v, k, edges) for k, edges in enumerate(critical)]
+    """Value critical edges under autograd, and sort each diagram by its deaths.
+
+    In dimension 0 each of the graph's `components` is an essential class.
+    """
+    return [_diagram(filtration, v, k, edges, components) for k, edges in enumerate(critical)]
 
 
-def _diagram(filtration: Filtration, v: Tensor, dimension: int, edges: CriticalEdges) -> Diagram:
+def _diagram(
+    filtration: Filtration, v: Any, dimension: int, edges: CriticalEdges, components: int
+) -> Diagram:
     unsorted = _values(filtration, v, edges.death_edges)
     # Sorting comes after the re-evaluation: the engine's keys are rounded differently.
     deaths, rank = torch.sort(unsorted, stable=True)
@@ -99,17 +105,17 @@ def _diagram(filtration: Filtration, v: Tensor, dimension: int, edges: CriticalE
     weights = filtration.edge_weights(v, death_edges[:, 0], death_edges[:, 1])
     if edges.birth_edges is None:
         birth_edges, births = None, torch.zeros_like(deaths)
-        essential = v.new_zeros(1) if v.shape[0] else v.new_zeros(0)
+        essential = deaths.new_zeros(components)
     else:
         birth_edges = edges.birth_edges.index_select(0, rank)
         births = _values(filtration, v, birth_edges)
         essential = (
-            v.new_zeros(0)
+            deaths.new_zeros(0)
             if edges.essential_births is None
             else _values(filtration, v, edges.essential_births)
         )
     return Diagram(dimension, births, deaths, birth_edges, death_edges, weights, essential)
 
 
-def _values(filtration: Filtration, v: Tensor, edges: Tensor) -> Tensor:
+def _values(filtration: Filtration, v: Any, edges: Tensor) -> Tensor:
     return checked_edge_values(filtration, v, edges[:, 0], edges[:, 1])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from topoloss.errors import check_choice
-from topoloss.filtrations import ORDERS, Filtration, Order
+from topoloss.filtrations import Order
 
 __all__ = ["CriticalEdges", "Persistence"]
 
@@ -23,8 +23,8 @@ class CriticalEdges(NamedTuple):
     birth_edges : Tensor of int64, shape (points, 2), or None
         None in dimension 0, where vertices are born at 0.
     essential_births : Tensor of int64, shape (essential, 2), or None
-        Birth edges of the classes that never die. None in dimension 0, which always
-        has exactly one, born at 0.
+        Birth edges of the classes that never die. None in dimension 0, where each component
+        of the graph has one, born at 0.
     """
 
     death_edges: Tensor
@@ -36,7 +36,9 @@ class Persistence(nn.Module):
     """An engine that picks critical edges: integers only, never values.
 
     Because the values are re-evaluated by the filtration, an engine may be written in
-    any language and run on any device, and is differentiable to every order for free.
+    any language and run on any device, and is differentiable to every order for free. An
+    engine knows no filtration: the pipeline gives it features, a matrix, or listed edges, all
+    without gradients.
 
     Attributes
     ----------
@@ -61,13 +63,29 @@ class Persistence(nn.Module):
         """Return the critical edges, dimension 0 first, of a symmetric matrix of edge values."""
         raise NotImplementedError(f"{type(self).__name__} must implement from_matrix(values)")
 
-    def critical_edges(
-        self, filtration: Filtration, v: Float[Tensor, "n d"]
+    def from_edges(
+        self, n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]
     ) -> Sequence[CriticalEdges]:
-        """Choose the operator: on features where the order allows it, else on the matrix."""
-        v = v.detach()
-        if filtration.order is not None:
-            check_choice(f"{type(filtration).__name__}.order", filtration.order, ORDERS)
-        if filtration.order is not None and filtration.order in self.orders:
-            return self.from_features(v, filtration.order)
-        return self.from_matrix(filtration.pairwise(v))
+        """Return the critical edges, dimension 0 first, of a graph of listed edges.
+
+        Parameters
+        ----------
+        n : int
+            The number of vertices.
+        edges : Tensor of int64, shape (e, 2)
+            The two ends of each edge.
+        values : Tensor, shape (e,)
+
+        Returns
+        -------
+        sequence of CriticalEdges
+            Rows of `edges`, as they stand there: in dimension 0 the n - k edges of the minimum
+            spanning forest, for a graph of k components.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no engine for listed edges")
+
+    def check_matrix(self, n: int, dtype: torch.dtype) -> None:
+        """Raise a `TooLargeError` if n x n values are more than :meth:`from_matrix` may take.
+
+        A pipeline asks before it fills the matrix. By default every size may be taken.
+        """

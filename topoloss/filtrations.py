@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,12 +19,13 @@ _PAIRS_PER_BLOCK = 1 << 22
 
 
 class Filtration(nn.Module):
-    """A filtration of the clique on n vertices by edge values.
+    """A filtration of the clique on n vertices, or of a listed graph, by edge values.
 
-    Subclasses implement :meth:`vertices` and :meth:`edge_values`, for one problem, in
+    Subclasses implement :meth:`vertices` and :meth:`edge_values`, without a batch axis, in
     differentiable torch operations that do not branch on the values of tensors. Engines
     choose edges without gradients; the chosen edges, and only these, are valued by
-    :meth:`edge_values` under autograd.
+    :meth:`edge_values` under autograd. A subclass that implements :meth:`edges` filters the
+    graph that it lists; otherwise every two vertices are joined by an edge.
 
     Attributes
     ----------
@@ -32,7 +33,7 @@ class Filtration(nn.Module):
         A promise that edge values ascend as ``|v_i . v_j|`` or ``v_i . v_j`` descends,
         or as ``|v_i - v_j|^2`` ascends. With it engines work on the vertices and the
         matrix of all edge values is never formed from :meth:`edge_values`. A wrong
-        promise gives a wrong tree.
+        promise gives a wrong tree. Nobody asks for it where :meth:`edges` lists a graph.
 
     Examples
     --------
@@ -52,7 +53,7 @@ class Filtration(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
+    def vertices(self, x: Float[Tensor, "samples n"]) -> Any:
         """Map activations to one feature vector per neuron, differentiably.
 
         Parameters
@@ -63,11 +64,43 @@ class Filtration(nn.Module):
         Returns
         -------
         Tensor, shape (n, d)
+            With :meth:`edges` any tensor, or tuple of tensors, that :meth:`edge_values` takes.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement vertices(x)")
 
+    def edges(self, v: Any) -> tuple[int, Int[Tensor, "e 2"]] | None:
+        """List the edges of the graph; by default None, which stands for the clique.
+
+        Parameters
+        ----------
+        v : Tensor or tuple of Tensor
+            What :meth:`vertices` returned, without a gradient.
+
+        Returns
+        -------
+        tuple of int and Tensor of int64, shape (e, 2), or None
+            The number of vertices, and the two ends of each edge, which :meth:`edge_values` is
+            given as they stand here. Self-loops join nothing, and of several edges between two
+            vertices only the lightest can.
+
+        Examples
+        --------
+        >>> import torch, topoloss
+        >>> class Path(topoloss.Filtration):  # each neuron is joined to the next one
+        ...     def vertices(self, x):
+        ...         return x.mean(0)
+        ...     def edges(self, v):
+        ...         first = torch.arange(len(v) - 1)
+        ...         return len(v), torch.stack((first, first + 1), 1)
+        ...     def edge_values(self, v, i, j):
+        ...         return (v[i] - v[j]).abs()
+        >>> topoloss.pipeline(Path())(torch.tensor([[0.0, 5.0, 1.0]]))
+        tensor(-9.)
+        """
+        return None
+
     def edge_values(
-        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+        self, v: Any, i: Int[Tensor, " e"], j: Int[Tensor, " e"]
     ) -> Float[Tensor, " e"]:
         """Value the edges between vertices `i` and `j`, differentiably.
 
@@ -76,7 +109,8 @@ class Filtration(nn.Module):
         v : Tensor, shape (n, d)
             What :meth:`vertices` returned.
         i, j : Tensor of int64, shape (e,)
-            End points; the value must not depend on which comes first.
+            End points. The value must not depend on which comes first, unless :meth:`edges`
+            lists them: then they come as listed.
 
         Returns
         -------
@@ -85,10 +119,11 @@ class Filtration(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement edge_values(v, i, j)")
 
     def edge_weights(
-        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+        self, v: Any, i: Int[Tensor, " e"], j: Int[Tensor, " e"]
     ) -> Float[Tensor, " e"]:
         """Say how much each edge counts in the loss: 1 by default, 0 excludes it."""
-        return torch.ones_like(v[:, 0]).index_select(0, i)
+        first = v if isinstance(v, Tensor) else v[0]
+        return torch.ones(i.shape, dtype=first.dtype, device=i.device)
 
     @torch.no_grad()
     def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
@@ -110,7 +145,7 @@ class Filtration(nn.Module):
         return torch.cat(blocks)
 
 
-def checked_edge_values(filtration: Filtration, v: Tensor, i: Tensor, j: Tensor) -> Tensor:
+def checked_edge_values(filtration: Filtration, v: Any, i: Tensor, j: Tensor) -> Tensor:
     """Value edges, and raise an `InputError` unless there is one value for each."""
     values = filtration.edge_values(v, i, j)
     if values.shape != i.shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -11,9 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from topoloss.diagrams import Diagram, evaluate
-from topoloss.engines import Persistence
-from topoloss.errors import InputError, OptionError, PluginError, TopolossError, check_choice
-from topoloss.filtrations import Filtration
+from topoloss.engines import CriticalEdges, Persistence
+from topoloss.errors import (
+    InputError,
+    OptionError,
+    PluginError,
+    TooLargeError,
+    TopolossError,
+    check_choice,
+)
+from topoloss.filtrations import ORDERS, Filtration, checked_edge_values
 from topoloss.finite import Guarded, check_activations, check_finite, check_named, describe
 from topoloss.losses import Loss
 
@@ -246,6 +253,9 @@ class Pipeline(Regulariser):
     The persistence engine sees detached values and returns integers. Only the chosen
     edges are valued under autograd, so the backward pass costs O(n d) for a spanning tree
     on n vertices with d features, and is differentiable again.
+
+    A subclass may declare another ``source``; its filtration's ``vertices`` is then given the
+    mapping.
     """
 
     def __init__(
@@ -267,11 +277,11 @@ class Pipeline(Regulariser):
         vmappable: bool = self.persistence.vmappable
         return vmappable
 
-    def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
-        value: Tensor = self.loss(self._diagrams(x))
-        if x.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+    def compute(self, given: Any) -> Float[Tensor, ""]:
+        value: Tensor = self.loss(self._diagrams(given))
+        if _needs_gradient(given) and torch.is_grad_enabled() and not value.requires_grad:
             raise TopolossError(
-                f"the activations need a gradient, and the value of {self._named_stages()} has "
+                f"the {self.source} need a gradient, and the value of {self._named_stages()} has "
                 "none: a stage detaches, leaves torch (item(), numpy()), or works under no_grad. "
                 "`topoloss check` says which."
             )
@@ -281,39 +291,135 @@ class Pipeline(Regulariser):
         stages = (self.filtration, self.persistence, self.loss)
         return " -> ".join(type(stage).__name__ for stage in stages)
 
-    def diagrams(self, activations: Activations) -> Any:
+    def diagrams(self, given: Activations | Mapping[str, Tensor]) -> Any:
         """Return one diagram for each homology dimension, lowest first.
 
         Parameters
         ----------
-        activations : Tensor, shape (samples, neurons) or (batch, samples, neurons)
-            With a batch every tensor of a diagram has a leading batch axis. For a
-            sequence a list of such lists is returned.
+        given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
+            What :meth:`forward` takes. With a batch every tensor of a diagram has a leading
+            batch axis. For a sequence a list of such lists is returned.
 
         Returns
         -------
         list of Diagram
-            Differentiable with respect to the activations.
+            Differentiable with respect to what was given.
         """
-        if isinstance(activations, (list, tuple)):
-            return [self.diagrams(x) for x in activations]
-        x = check_activations(activations)
+        if self.source != "activations":
+            return self._diagrams(check_named(given, self.source, type(self).__name__))
+        if isinstance(given, (list, tuple)):
+            return [self.diagrams(x) for x in given]
+        x = check_activations(given)
         check_finite(x)
         with torch.autocast(x.device.type, enabled=False):
             if x.ndim == 2:
                 return self._diagrams(x)
             return [_stack(same) for same in zip(*map(self._diagrams, x), strict=True)]
 
-    def _diagrams(self, x: Float[Tensor, "samples n"]) -> list[Diagram]:
-        v = self.filtration.vertices(x)
-        if v.ndim != 2 or v.shape[0] != x.shape[1]:
-            raise InputError(
-                f"{type(self.filtration).__name__}.vertices returned shape {tuple(v.shape)} for "
-                f"activations of shape {tuple(x.shape)}; expected ({x.shape[1]}, features)."
-            )
-        if v.dtype in (torch.float16, torch.bfloat16):
-            v = v.float()
-        return evaluate(self.filtration, v, self.persistence.critical_edges(self.filtration, v))
+    def critical_edges(self, v: Tensor | tuple[Tensor, ...]) -> Sequence[CriticalEdges]:
+        """Let the persistence engine choose edges, without gradients.
+
+        Parameters
+        ----------
+        v : Tensor or tuple of Tensor
+            What the filtration's ``vertices`` returned.
+
+        Returns
+        -------
+        sequence of CriticalEdges
+            Of the listed edges, if the filtration lists any; otherwise of the features, if the
+            engine works on them in the filtration's order; otherwise of the matrix of all edge
+            values.
+        """
+        return self._critical_edges(v)[0]
+
+    def _diagrams(self, given: Any) -> list[Diagram]:
+        v = _each(_at_least_float32, _checked_vertices(self.filtration, given))
+        critical, components = self._critical_edges(v, given)
+        return evaluate(self.filtration, v, critical, components)
+
+    def _critical_edges(self, v: Any, given: Any = None) -> tuple[Sequence[CriticalEdges], int]:
+        """Choose edges, and count the components of the graph."""
+        v = _each(Tensor.detach, v)
+        graph = self.filtration.edges(v)
+        if graph is not None:
+            n, edges = _checked_graph(self.filtration, graph)
+            with torch.no_grad():  # the filtration may have parameters
+                values = checked_edge_values(self.filtration, v, edges[:, 0], edges[:, 1])
+            critical = self.persistence.from_edges(n, edges, values)
+            return critical, n - len(critical[0].death_edges)
+        _check_features(self.filtration, v, given)
+        order = self.filtration.order
+        if order is not None:
+            check_choice(f"{type(self.filtration).__name__}.order", order, ORDERS)
+        if order is not None and order in self.persistence.orders:
+            return self.persistence.from_features(v, order), 1
+        self.persistence.check_matrix(len(v), v.dtype)
+        return self.persistence.from_matrix(_matrix(self.filtration, v)), 1
+
+
+def _needs_gradient(given: Tensor | Mapping[str, Tensor]) -> bool:
+    tensors = [given] if isinstance(given, Tensor) else given.values()
+    return any(x.requires_grad for x in tensors)
+
+
+def _each(function: Callable[[Tensor], Tensor], v: Any) -> Any:
+    """Apply a function to the tensor, or to each tensor of a tuple."""
+    return function(v) if isinstance(v, Tensor) else tuple(function(x) for x in v)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _checked_vertices(filtration: Filtration, given: Any) -> Any:
+    v = filtration.vertices(given)
+    if isinstance(v, Tensor) or (isinstance(v, tuple) and all(isinstance(x, Tensor) for x in v)):
+        return v
+    raise InputError(
+        f"{type(filtration).__name__}.vertices returned {describe(v)}; expected a tensor, or a "
+        "tuple of tensors."
+    )
+
+
+def _check_features(filtration: Filtration, v: Any, given: Any) -> None:
+    """Raise unless `v` holds a feature vector for each neuron."""
+    neurons = given.shape[1] if isinstance(given, Tensor) else None
+    if isinstance(v, Tensor) and v.ndim == 2 and neurons in (None, len(v)):
+        return
+    returned = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else f"{len(v)} tensors"
+    activations = "" if neurons is None else f" for activations of shape {tuple(given.shape)}"
+    raise InputError(
+        f"{type(filtration).__name__}.vertices returned {returned}{activations}; expected "
+        f"({'neurons' if neurons is None else neurons}, features). Other tensors need a graph: "
+        "implement edges(v)."
+    )
+
+
+def _checked_graph(filtration: Filtration, graph: Any) -> tuple[int, Tensor]:
+    """Return the number of vertices and the edges, or raise unless they have that form."""
+    if isinstance(graph, tuple) and len(graph) == 2:
+        n, edges = graph
+        pairs = isinstance(edges, Tensor) and edges.ndim == 2 and edges.shape[1] == 2
+        if isinstance(n, int) and n > 0 and pairs and edges.dtype == torch.int64:
+            return n, edges
+    raise InputError(
+        f"{type(filtration).__name__}.edges returned {describe(graph)}; expected (n, edges), the "
+        "number of vertices, at least 1, and an int64 tensor of shape (e, 2)."
+    )
+
+
+def _matrix(filtration: Filtration, v: Tensor) -> Tensor:
+    try:
+        return filtration.pairwise(v)
+    except torch.OutOfMemoryError as error:
+        size = len(v) ** 2 * v.element_size() / 2**30
+        raise TooLargeError(
+            f"{v.device} ran out of memory for the {len(v)} x {len(v)} values of all edges, "
+            f"{size:.1f} GiB each time they are held. To hold none, give the filtration an order, "
+            "so that engines work on its features; or take a fraction of the neurons "
+            "(attach(..., fraction=0.1))."
+        ) from error
 
 
 def _component(stage: str, given: object, base: type[Any]) -> Any:

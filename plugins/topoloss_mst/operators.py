@@ -49,6 +49,26 @@ def spanning_tree_of_matrix(values: Tensor, backend: str) -> Tensor:
     return _trees(load_backend(backend).from_matrix, values, backend, GIVE_AN_ORDER)
 
 
+@torch.library.custom_op("topoloss::spanning_forest", mutates_args=())
+def spanning_forest(n: int, edges: Tensor, values: Tensor) -> Tensor:
+    """Rows (..., n - k, 2) of `edges` (e, 2): the minimum spanning forest by values (..., e).
+
+    The graph has n vertices and k components. The search runs on the CPU.
+    """
+    _check_finite(values)
+    if len(edges) and not (int(edges.min()) >= 0 and int(edges.max()) < n):
+        raise topoloss.InputError(
+            f"edges between the vertices {int(edges.min())} to {int(edges.max())} were listed for "
+            f"a graph of {n} vertices; expected indices from 0 to {n - 1}."
+        )
+    listed = edges.cpu()
+    from_edges = load_backend("numba").from_edges
+    each = values.detach().cpu().reshape(values.shape[:-1].numel(), len(edges))
+    rows = [from_edges(n, listed, v) for v in each]
+    forests = edges[torch.stack(rows).to(edges.device)]
+    return forests.reshape(*values.shape[:-1], *forests.shape[1:])
+
+
 @spanning_tree_of_features.register_fake
 def _(v: Tensor, order: str, backend: str, start: Tensor | None = None) -> Tensor:
     return _empty_tree(v)
@@ -57,6 +77,13 @@ def _(v: Tensor, order: str, backend: str, start: Tensor | None = None) -> Tenso
 @spanning_tree_of_matrix.register_fake
 def _(values: Tensor, backend: str) -> Tensor:
     return _empty_tree(values)
+
+
+@spanning_forest.register_fake
+def _(n: int, edges: Tensor, values: Tensor) -> Tensor:
+    # The number of components is not known before the edges are looked at.
+    count = torch.library.get_ctx().new_dynamic_size()
+    return edges.new_empty((*values.shape[:-1], count, 2))
 
 
 @spanning_tree_of_features.register_vmap
@@ -75,6 +102,22 @@ def _(
 @spanning_tree_of_matrix.register_vmap
 def _(info: Any, in_dims: tuple[Any, ...], values: Tensor, backend: str) -> Any:
     return spanning_tree_of_matrix(values.movedim(in_dims[0], 0), backend), 0
+
+
+@spanning_forest.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], n: int, edges: Tensor, values: Tensor) -> Any:
+    _, of_edges, of_values = in_dims
+    if of_edges is None:
+        return spanning_forest(n, edges, values.movedim(of_values, 0)), 0
+    graphs = edges.movedim(of_edges, 0)
+    each = values.expand(len(graphs), -1) if of_values is None else values.movedim(of_values, 0)
+    forests = [spanning_forest(n, graph, v) for graph, v in zip(graphs, each, strict=True)]
+    if len({len(forest) for forest in forests}) > 1:
+        raise topoloss.InputError(
+            "the graphs of a batch have differing numbers of components, and so of deaths; pass "
+            "the elements of the batch as a list instead."
+        )
+    return torch.stack(forests), 0
 
 
 def _empty_tree(x: Tensor) -> Tensor:
@@ -130,7 +173,7 @@ def _check_finite(x: Tensor) -> None:
     if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         raise topoloss.InputError(
             f"a filtration gave NaN or infinity in a tensor of shape {tuple(x.shape)}; every "
-            "vertex and every edge value of the clique must be finite."
+            "vertex and every edge value must be finite."
         )
 
 

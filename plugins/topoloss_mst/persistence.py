@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
 from topoloss_mst.operators import (
-    GIVE_AN_ORDER,
-    out_of_memory,
+    spanning_forest,
     spanning_tree_of_features,
     spanning_tree_of_matrix,
 )
@@ -24,6 +22,9 @@ Backend = Literal["auto", "numba", "triton", "torch", "reference"]
 class MinimumSpanningTree(topoloss.Persistence):
     """Dimension 0: the n - 1 deaths of a clique are its minimum spanning tree's edges.
 
+    Of a listed graph with k components the n - k deaths are the edges of its minimum spanning
+    forest.
+
     Parameters
     ----------
     backend : {"auto", "numba", "triton", "torch", "reference"}
@@ -31,7 +32,8 @@ class MinimumSpanningTree(topoloss.Persistence):
         of features. ``"torch"`` is Boruvka's algorithm in torch operations, on any device, and
         ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both do. ``"auto"``
         takes numba on the CPU, triton for up to float32 on CUDA where it is installed, and torch
-        everywhere else. An explicit choice never falls back.
+        everywhere else. An explicit choice never falls back. For listed edges there is only one
+        search, whatever the backend: on the CPU, to which they are copied.
     max_vertices : int
         More vertices than this are refused where a matrix of n x n keys is needed: by the
         backends that hold one, and for filtrations without an order.
@@ -56,6 +58,9 @@ class MinimumSpanningTree(topoloss.Persistence):
     of them by 2 (n - 1) times that: 4 d eps of float64 for ``"torch"``, (d + 8) eps of float32
     for ``"triton"``.
 
+    **Listed edges** are ordered by (value, lower index, higher index) as well. Self-loops join
+    nothing; of edges between the same two vertices the lightest counts, or the first of equals.
+
     **NaN.** ``"triton"`` on a GPU does not look for it, as that would wait for the device.
     There NaN is the lightest key, so that one that is in the way of the tree is in its values.
 
@@ -64,7 +69,8 @@ class MinimumSpanningTree(topoloss.Persistence):
     **Complexity.** O(n^2 d) time for features, with ``"triton"`` at most log2(n) times over.
     ``"numba"`` needs O(n d) memory and a block: up to 2,048 vertices the keys of all pairs are
     held at once, beyond that some tiles of them. So does ``"triton"``: up to 2^24 pairs, those
-    of a whole batch together, are held at once. For a matrix, O(n^2) time and memory.
+    of a whole batch together, are held at once. For a matrix, O(n^2) time and memory; for e
+    listed edges, O(e log n) time.
 
     **CUDA graphs.** ``"triton"`` launches the same kernels whatever the values, and never waits
     for the device.
@@ -112,24 +118,13 @@ class MinimumSpanningTree(topoloss.Persistence):
         self.vmappable = not warm_start
         self.register_buffer("_last_tree", None, persistent=False)
 
-    def critical_edges(
-        self, filtration: topoloss.Filtration, v: Float[Tensor, "n d"]
-    ) -> Sequence[topoloss.CriticalEdges]:
-        if filtration.order is not None:
-            return super().critical_edges(filtration, v)
-        # Before the matrix is filled.
-        self._check_size(v, "a filtration without an order needs", "give it an order")
-        try:
-            return super().critical_edges(filtration, v)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(v, GIVE_AN_ORDER) from error
-
     def from_features(
         self, v: Float[Tensor, "n d"], order: topoloss.Order
     ) -> list[topoloss.CriticalEdges]:
         backend = choose_backend(self.backend, v)
         if backend in HOLD_A_MATRIX:
-            self._check_size(v, f"backend={backend!r} holds", "use backend='numba' or 'triton'")
+            needed_by = f"backend={backend!r} holds"
+            self._check_size(len(v), v.dtype, needed_by, "use backend='numba' or 'triton'")
         if not self._warm(backend):
             return [topoloss.CriticalEdges(spanning_tree_of_features(v, order, backend))]
         start = self._last_tree
@@ -142,15 +137,22 @@ class MinimumSpanningTree(topoloss.Persistence):
         tree = spanning_tree_of_matrix(values, choose_backend(self.backend, values))
         return [topoloss.CriticalEdges(tree)]
 
+    def from_edges(
+        self, n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]
+    ) -> list[topoloss.CriticalEdges]:
+        return [topoloss.CriticalEdges(spanning_forest(n, edges, values))]
+
+    def check_matrix(self, n: int, dtype: torch.dtype) -> None:
+        self._check_size(n, dtype, "a filtration without an order needs", "give it an order")
+
     def _warm(self, backend: str) -> bool:
         # A tree that belongs to a transformation, or to a graph, must not be kept.
         transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         return self.warm_start and backend == "numba" and not transformed
 
-    def _check_size(self, keyed: Tensor, needed_by: str, remedy: str) -> None:
-        n = keyed.shape[-2]
+    def _check_size(self, n: int, dtype: torch.dtype, needed_by: str, remedy: str) -> None:
         if n > self.max_vertices:
-            size = n * n * keyed.element_size() / 2**30
+            size = n * n * dtype.itemsize / 2**30
             raise topoloss.TooLargeError(
                 f"{needed_by} a matrix of {n} x {n} keys, {size:.1f} GiB, for {n} vertices, and "
                 f"max_vertices is {self.max_vertices}. To need none, {remedy}; or take a fraction "

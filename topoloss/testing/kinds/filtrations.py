@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from topoloss.diagrams import evaluate
+from topoloss.engines import CriticalEdges
 from topoloss.filtrations import ORDERS, Filtration
 from topoloss.testing import examples
 from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
@@ -228,12 +229,16 @@ def _pairs(n: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
 
 def _deaths(filtration: Filtration, x: Tensor) -> Tensor:
     v = filtration.vertices(x)
-    return evaluate(filtration, v, Kruskal().critical_edges(filtration, v))[0].deaths
+    return evaluate(filtration, v, _critical_edges(filtration, v))[0].deaths
 
 
 def _tree(filtration: Filtration, x: Tensor) -> Tensor:
     v = filtration.vertices(x)
-    return Kruskal().critical_edges(filtration, v)[0].death_edges
+    return _critical_edges(filtration, v)[0].death_edges
+
+
+def _critical_edges(filtration: Filtration, v: Tensor) -> list[CriticalEdges]:
+    return Kruskal().from_matrix(filtration.pairwise(v.detach()))
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

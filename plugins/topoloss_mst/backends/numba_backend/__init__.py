@@ -9,10 +9,10 @@ of the products decides how many pairs are left over, and never which tree is fo
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from topoloss_mst.backends.numba_backend.edges import ORDERS
+from topoloss_mst.backends.numba_backend.edges import ORDERS, minimum_forest
 from topoloss_mst.backends.numba_backend.prim import prims
 from topoloss_mst.backends.numba_backend.trees import minimum_trees
 
@@ -27,3 +27,11 @@ def from_matrix(values: Float[Tensor, "batch n n"]) -> Tensor:
     # Minus zero becomes zero: the two are equal numbers of different bits.
     bits = (0 - values).contiguous().view(integer).numpy()
     return torch.from_numpy(prims(bits, True))
+
+
+def from_edges(n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]) -> Tensor:
+    """Rows of `edges`, ascending, that make up the minimum spanning forest."""
+    # A self-loop would join a component to itself.
+    rows = torch.nonzero(edges[:, 0] != edges[:, 1])[:, 0]
+    chosen = minimum_forest(n, edges[rows].numpy(), values[rows].double().numpy())
+    return rows[torch.from_numpy(chosen)]
