@@ -1,0 +1,104 @@
+"""What imports what, and what is shipped."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from offers import OFFERS_A_LOSS
+
+import topoloss
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_importing_the_core_loads_no_plugin_and_nothing_heavy():
+    script = (
+        "import sys, topoloss\n"
+        "heavy = {'numba', 'scipy', 'matplotlib', 'optuna', 'typer', 'rich', 'sklearn', 'pandas'}\n"
+        "print([m for m in sys.modules if m.startswith('topoloss_') or m in heavy])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_importing_the_core_loads_no_installed_plugin_before_the_first_lookup(install, tmp_path):
+    install("third_party_sum", "print('loaded')\n" + OFFERS_A_LOSS)
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import topoloss\n"
+        "class Mine(topoloss.Loss): pass\n"
+        "print('imported')\n"
+        "topoloss.available('filtration')\n"
+        "topoloss.available('filtration')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["imported", "loaded"]
+
+
+def python_files(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    return [pytest.param(file, id=str(file.relative_to(ROOT))) for file in files]
+
+
+def imported(tree):
+    """Pairs (module, name or None), for ``from module import name`` and ``import module``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("file", python_files("topoloss"))
+def test_the_core_imports_no_plugin(file):
+    modules = {module.split(".")[0] for module, _ in imported(ast.parse(file.read_text()))}
+    assert not [module for module in modules if module.startswith("topoloss_")]
+
+
+@pytest.mark.parametrize("file", python_files("plugins"))
+def test_plugins_use_public_names_of_the_core_only(file):
+    tree = ast.parse(file.read_text())
+    public = set(topoloss.__all__)
+    for module, name in imported(tree):
+        assert not module.startswith("topoloss."), "submodules of the core are not public"
+        if module == "topoloss":
+            assert name is None or name in public
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "topoloss"
+    }
+    assert used <= public
+
+
+def implements_a_hook(file):
+    return "\n@topoloss.hookimpl\n" in file.read_text()
+
+
+def module_of(file):
+    parts = file.relative_to(ROOT / "plugins").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_plugin_folder_is_shipped_and_every_module_with_hooks_has_one_entry_point():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    files = (ROOT / "plugins").rglob("*.py")
+    modules = sorted(module_of(file) for file in files if implements_a_hook(file))
+    assert sorted(project["project"]["entry-points"]["topoloss"].values()) == modules
+    folders = {module.partition(".")[0] for module in modules}
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    others = ["pytest_topoloss", "topoloss"]
+    assert sorted(packages) == sorted([*others, *(f"plugins/{folder}" for folder in folders)])
+
+
+def test_every_public_name_exists():
+    for name in topoloss.__all__:
+        assert hasattr(topoloss, name)
+    assert len(set(topoloss.__all__)) == len(topoloss.__all__)
