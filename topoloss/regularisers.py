@@ -306,7 +306,9 @@ class Pipeline(Regulariser):
             Differentiable with respect to what was given.
         """
         if self.source != "activations":
-            return self._diagrams(check_named(given, self.source, type(self).__name__))
+            named = check_named(given, self.source, type(self).__name__)
+            with torch.autocast(_device_type(named), enabled=False):
+                return self._diagrams(named)
         if isinstance(given, (list, tuple)):
             return [self.diagrams(x) for x in given]
         x = check_activations(given)
