@@ -114,7 +114,7 @@ class Regulariser(Guarded):
         Parameters
         ----------
         given : Tensor, shape (samples, neurons), or dict of str to Tensor
-            Checked activations; :meth:`forward` maps over batches and sequences. A mapping
+            Checked activations; ``forward`` maps over batches and sequences. A mapping
             for the sources ``"weights"`` and ``"parameters"``.
 
         Returns
@@ -297,7 +297,7 @@ class Pipeline(Regulariser):
         Parameters
         ----------
         given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
-            What :meth:`forward` takes. With a batch every tensor of a diagram has a leading
+            What ``forward`` takes. With a batch every tensor of a diagram has a leading
             batch axis. For a sequence a list of such lists is returned.
 
         Returns
