@@ -38,7 +38,7 @@ FILTRATIONS = {
     "Asymmetric": "symmetry pairwise",
     "WrongOrder": "order_hint",
     "ReversedOrder": "order_hint",
-    "MisspeltOrder": "order_hint change_of_tree",
+    "MisspeltOrder": "order_hint",
     "CentresInPlace": "input_unchanged determinism pairwise graph gradient second_gradient "
     "finite_gradients change_of_tree compilation pickling deepcopy state_dict",
     "HalvesVerticesInPlace": "vertices_unchanged symmetry pairwise change_of_tree",
