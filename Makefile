@@ -8,11 +8,12 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 # A Python where torch sees the GPU, with the package's extra 'test'; by default that of $(VENV).
 GPU_PYTHON ?=
 
-.PHONY: demo test test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
+.PHONY: demo test test-zoo test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
+	@echo "make test-zoo  other people's models, those of full size too"
 	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make lint   ruff          make types  mypy"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
@@ -41,6 +42,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
 
+test-zoo: $(INSTALLED)
+	$(BIN)/pytest -n 2 -m "" tests/zoo
+
 # With the conformance kit, one of whose rules runs every shipped component on the GPU.
 test-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu tests/plugins/test_triton_backend.py tests/testing/test_shipped.py
@@ -65,6 +69,7 @@ SIZES ?=
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.t1_step --neurons $(SIZES)
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.recording
 	$(BIN)/python -m benchmarks.report
 
 paper: $(INSTALLED)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import rows
 from benchmarks.contestants import LIMIT, OURS
+from benchmarks.recording import RECORDING
 from benchmarks.rows import Row
 from benchmarks.t1_step import FILES
 from benchmarks.training import PROFILE, TRAINING
@@ -38,6 +39,7 @@ def main() -> None:
         "Targets": target_table(timed, rows.read(TRAINING)),
         "A training step of network 0": training_table(rows.read(TRAINING)),
         "Parts of T1": profile_table(rows.read(PROFILE)),
+        "A forward pass of an attached model": recording_table(rows.read(RECORDING)),
         "On a GPU": gpu_table(rows.read(FILES["cuda"])),
     }
     for title, table in tables.items():
@@ -115,6 +117,14 @@ def training_table(trained: Sequence[Row]) -> str:
 def profile_table(profile: Sequence[Row]) -> str:
     columns = ("activations", "part", "median_ms", "share")
     return as_markdown(["activations", "part", "ms", "share"], _columns(profile, columns))
+
+
+def recording_table(recorded: Sequence[Row]) -> str:
+    if not recorded:
+        return "Not measured yet."
+    columns = ("model", "input", "layers", "passes", "median_ms", "over_plain")
+    header = ["model", "input", "layers", "passes", "ms", "over plain"]
+    return as_markdown(header, _columns(recorded, columns))
 
 
 def gpu_table(timed: Sequence[Row]) -> str:

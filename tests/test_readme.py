@@ -9,7 +9,7 @@ import pytest
 from benchmarks import paper, report, rows
 from benchmarks.t1_step import FILES
 from benchmarks.training import TRAINING
-from topoloss.compare.report import summarise
+from topoloss.compare.tables import summarise
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -1,11 +1,12 @@
 """Differentiable topology for PyTorch: filtration -> persistence -> loss, as plugins."""
 
-from topoloss.attachment import Attachment, attach
+from topoloss.attaching import Attachment, Observation, attach, observe
 from topoloss.components import filtration, loss, persistence, pipeline, regulariser, sampler
 from topoloss.diagrams import Diagram
 from topoloss.engines import CriticalEdges, Persistence
 from topoloss.errors import (
     AttachmentError,
+    AttachmentWarning,
     InputError,
     MissingExtraError,
     NonFiniteError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Attachment",
     "AttachmentError",
+    "AttachmentWarning",
     "CriticalEdges",
     "Diagram",
     "Filtration",
@@ -42,6 +44,7 @@ __all__ = [
     "Loss",
     "MissingExtraError",
     "NonFiniteError",
+    "Observation",
     "OptionError",
     "Order",
     "Persistence",
@@ -60,6 +63,7 @@ __all__ = [
     "hookimpl",
     "installed_plugins",
     "loss",
+    "observe",
     "persistence",
     "pipeline",
     "register",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AttachmentError",
+    "AttachmentWarning",
     "InputError",
     "MissingExtraError",
     "NonFiniteError",
@@ -56,6 +57,10 @@ class MissingExtraError(TopolossError, ImportError):
 
 class AttachmentError(TopolossError, RuntimeError):
     """A model that cannot be observed, or was not in the way that was asked for."""
+
+
+class AttachmentWarning(UserWarning):
+    """A layer that is left out, or an attachment that nobody kept."""
 
 
 class PluginWarning(UserWarning):

@@ -64,7 +64,7 @@ class Filtration(nn.Module):
         Returns
         -------
         Tensor, shape (n, d)
-            With :meth:`edges` any tensor, or tuple of tensors, that :meth:`edge_values` takes.
+            With ``edges`` any tensor, or tuple of tensors, that :meth:`edge_values` takes.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement vertices(x)")
 
@@ -109,7 +109,7 @@ class Filtration(nn.Module):
         v : Tensor, shape (n, d)
             What :meth:`vertices` returned.
         i, j : Tensor of int64, shape (e,)
-            End points. The value must not depend on which comes first, unless :meth:`edges`
+            End points. The value must not depend on which comes first, unless ``edges``
             lists them: then they come as listed.
 
         Returns

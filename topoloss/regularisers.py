@@ -114,7 +114,7 @@ class Regulariser(Guarded):
         Parameters
         ----------
         given : Tensor, shape (samples, neurons), or dict of str to Tensor
-            Checked activations; :meth:`forward` maps over batches and sequences. A mapping
+            Checked activations; ``forward`` maps over batches and sequences. A mapping
             for the sources ``"weights"`` and ``"parameters"``.
 
         Returns
@@ -297,7 +297,7 @@ class Pipeline(Regulariser):
         Parameters
         ----------
         given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
-            What :meth:`forward` takes. With a batch every tensor of a diagram has a leading
+            What ``forward`` takes. With a batch every tensor of a diagram has a leading
             batch axis. For a sequence a list of such lists is returned.
 
         Returns
@@ -306,7 +306,9 @@ class Pipeline(Regulariser):
             Differentiable with respect to what was given.
         """
         if self.source != "activations":
-            return self._diagrams(check_named(given, self.source, type(self).__name__))
+            named = check_named(given, self.source, type(self).__name__)
+            with torch.autocast(_device_type(named), enabled=False):
+                return self._diagrams(named)
         if isinstance(given, (list, tuple)):
             return [self.diagrams(x) for x in given]
         x = check_activations(given)

@@ -1,9 +1,11 @@
 """What is measured, and what is said about it."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from benchmarks import clock, memory, report, rows, t1_step, training
+from benchmarks import clock, memory, recording, report, rows, t1_step, training
 from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, LIMIT, OURS, Contestant
 from benchmarks.reference import DisagreementError
@@ -112,6 +114,23 @@ def test_the_profiles_shares_are_of_the_whole_step():
         assert sum(shares) == pytest.approx(1, abs=2e-3)  # each is rounded to three digits
 
 
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (partial(recording.resnet18, samples=4, pixels=32), 21),
+        # For each layer attention as a whole and two linear maps.
+        (partial(recording.transformer, samples=4, tokens=3, width=8, layers=2), 6),
+    ],
+)
+def test_recording_is_timed_beside_a_plain_pass(make, layers):
+    plain, attached = recording.overhead("tiny", make, turns=2, steps=1)
+    assert [row["passes"] for row in (plain, attached)] == ["plain", "attached"]
+    assert plain["over_plain"] == 1
+    assert attached["over_plain"] > 0
+    assert {row["layers"] for row in (plain, attached)} == {layers}
+    assert {row["timed"] for row in (plain, attached)} == {2}
+
+
 def test_every_case_has_its_committed_row():
     timed = rows.read(t1_step.FILES["cpu"])
     names = [c.name for c in CONTESTANTS["cpu"]]
@@ -135,4 +154,4 @@ def test_tables_show_the_committed_rows():
     lines = report.table_by_size(timed, "extra_mib").splitlines()
     assert len(lines) == 2 + len(CONTESTANTS["cpu"])
     assert all(line.count("|") == lines[0].count("|") for line in lines)
-    assert report.gpu_table([]) == "Not measured yet."
+    assert report.gpu_table([]) == report.recording_table([]) == "Not measured yet."

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from topoloss import components
-from topoloss.attachment import attach
+from topoloss.attaching import attach
 from topoloss.compare import tasks
 from topoloss.compare.data import Part, Split
 from topoloss.compare.degenerate import OffWhenDegenerate

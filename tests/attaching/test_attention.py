@@ -1,0 +1,246 @@
+"""Attention is one layer; its queries, keys and values are none."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attaching.helpers import assert_layers, assert_observes, batch
+from torch import nn
+
+import topoloss
+
+
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(8, 2, 16, **options)
+
+
+def encoder_layer_modules(layer, x, prefix="", axis=0):
+    """What each module of an encoder layer puts out, after its activation."""
+    attention = layer.self_attn(x, x, x, need_weights=False)[0]
+    norm1 = layer.norm1(x + layer.dropout1(attention))
+    hidden = layer.activation(layer.linear1(norm1))
+    linear2 = layer.linear2(layer.dropout(hidden))
+    norm2 = layer.norm2(norm1 + layer.dropout2(linear2))
+    layers = {
+        "self_attn": attention,
+        "norm1": norm1,
+        "linear1": hidden,
+        "linear2": linear2,
+        "norm2": norm2,
+    }
+    return {prefix + name: h.movedim(axis, 0) for name, h in layers.items()}
+
+
+def without_norms(layers):
+    return {name: h for name, h in layers.items() if "norm" not in name}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_transformer_encoder_layer(training, activation, axis):
+    model = encoder_layer(batch_first=axis == 0, activation=activation).train(training)
+    x = torch.randn(6, 5, 8) if axis == 0 else torch.randn(5, 6, 8)
+
+    def by_hand(model, x):
+        return without_norms(encoder_layer_modules(model, x, axis=axis))
+
+    if axis == 0:
+        assert_observes(model, by_hand, x)
+    else:
+        assert_observes(model, by_hand, x, batch_dim=1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_modules_of_a_transformer_encoder_layer(training):
+    model = encoder_layer(batch_first=True).train(training)
+    assert_observes(model, encoder_layer_modules, batch(5, 8), layers="trainable")
+
+
+def encoder_by_hand(model, x):
+    first = encoder_layer_modules(model.layers[0], x, "layers.0.")
+    second = encoder_layer_modules(model.layers[1], first["layers.0.norm2"], "layers.1.")
+    return first | second
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transformer_encoder(training):
+    model = nn.TransformerEncoder(
+        encoder_layer(batch_first=True), 2, norm=nn.LayerNorm(8), enable_nested_tensor=False
+    ).train(training)
+    assert_observes(model, lambda m, x: without_norms(encoder_by_hand(m, x)), batch(5, 8))
+
+
+def test_observing_leaves_the_fused_inference_of_a_transformer_alone_in_value():
+    model = nn.TransformerEncoder(encoder_layer(batch_first=True), 2, enable_nested_tensor=False)
+    model, x = model.eval(), batch(5, 8)
+    with torch.no_grad():
+        before = model(x)
+        with topoloss.observe(model) as seen:
+            for _ in range(3):
+                torch.testing.assert_close(model(x), before)
+                assert_layers(seen, without_norms(encoder_by_hand(model, x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transformer_decoder_layer(training):
+    model = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True).train(training)
+
+    def by_hand(model, x, memory):
+        own = model.self_attn(x, x, x, need_weights=False)[0]
+        h = model.norm1(x + model.dropout1(own))
+        cross = model.multihead_attn(h, memory, memory, need_weights=False)[0]
+        h = model.norm2(h + model.dropout2(cross))
+        hidden = F.relu(model.linear1(h))
+        return {
+            "self_attn": own,
+            "multihead_attn": cross,
+            "linear1": hidden,
+            "linear2": model.linear2(model.dropout(hidden)),
+        }
+
+    assert_observes(model, by_hand, batch(5, 8), batch(7, 8))
+
+
+class OwnAttention(nn.Module):
+    """Attention by hand, with one projection for each of queries, keys and values."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.proj = nn.Linear(8, 8)
+        self.fused = fused
+
+    def heads(self, x):
+        return x.view(*x.shape[:2], 2, 4).transpose(1, 2)
+
+    def attend(self, q, k, v):
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v)
+        return torch.softmax(q @ k.transpose(-2, -1) / 2, -1) @ v
+
+    def forward(self, x):
+        x = self.attend(self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x)))
+        return self.proj(x.transpose(1, 2).reshape(x.shape[0], -1, 8))
+
+
+class JointAttention(OwnAttention):
+    """As the vision transformers write it: queries, keys and values of one linear map."""
+
+    def __init__(self, fused):
+        super().__init__(fused)
+        del self.q, self.k, self.v
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        n, positions, _ = x.shape
+        qkv = self.qkv(x).reshape(n, positions, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        return self.proj(self.attend(q * 0.5, k, v).transpose(1, 2).reshape(n, positions, 8))
+
+
+class EinsumAttention(OwnAttention):
+    """Attention in which every product is an einsum."""
+
+    def forward(self, x):
+        q, k, v = (layer(x).view(*x.shape[:2], 2, 4) for layer in (self.q, self.k, self.v))
+        weights = torch.einsum("nqhd,nkhd->nhqk", q, k).softmax(-1)
+        return self.proj(torch.einsum("nhqk,nkhd->nqhd", weights, v).flatten(2))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("make", [OwnAttention, JointAttention, EinsumAttention])
+def test_queries_keys_and_values_are_no_layers(make, fused):
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), make(fused), nn.Linear(8, 3))
+
+    def by_hand(model, x):
+        first = model[:2](x)
+        attention = model[2](first)
+        return {"0": first, "2.proj": attention, "3": model[3](attention)}
+
+    assert_observes(model, by_hand, batch(5, 4))
+
+
+def rotated(h):
+    """Rotary positions: what is multiplied is put beside itself in another order."""
+    return h * 0.8 + torch.cat([-h[..., 4:], h[..., :4]], -1) * 0.6
+
+
+CAUSAL = torch.ones(5, 5).triu(1).bool()
+WEIGHTS = {
+    "scaled": lambda q, k: torch.softmax(q @ k.mT / 8**0.5, -1),
+    "masked": lambda q, k: (q @ k.mT).masked_fill(CAUSAL, -1e9).softmax(-1),
+    "where": lambda q, k: torch.where(CAUSAL, -1e9, q @ k.mT).softmax(-1),
+    "float32": lambda q, k: F.softmax(q @ k.mT, dim=-1, dtype=torch.float32).to(q.dtype),
+    "dropped": lambda q, k: F.dropout(torch.softmax(q @ k.mT, -1), 0.1),
+    "normalised": lambda q, k: (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT).softmax(-1),
+    "rotated": lambda q, k: (rotated(q) @ rotated(k).mT).softmax(-1),
+    "added": lambda q, k: torch.baddbmm(torch.rand(1, 5, 5), q, k.mT).softmax(-1),
+    "einsum": lambda q, k: torch.einsum("nid,njd->nij", q, k).softmax(-1),
+    "shifted": lambda q, k: ((s := q @ k.mT) - s.amax(-1, keepdim=True)).softmax(-1),
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_attention_is_recognised_however_its_weights_are_made(weights):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.proj = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x):
+            return self.proj(weights(self.q(x), self.k(x)) @ self.v(x))
+
+    assert_observes(Attention(), lambda model, x: {"proj": model(x)}, batch(5, 8))
+
+
+def test_queries_keys_and_values_are_layers_by_the_papers_rule():
+    model, x = OwnAttention(fused=False), batch(5, 8)
+    seen = topoloss.observe(model, layers="trainable")
+    model(x)
+    projections = {"q": model.q(x), "k": model.k(x), "v": model.v(x)}
+    assert_layers(seen, projections | {"proj": model(x)})
+
+
+class Block(nn.Module):
+    """A transformer's block with the norms first, and positions masked."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x, padded):
+        h = self.norm1(x)
+        x = x + self.attention(h, h, h, key_padding_mask=padded)[0]
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+def test_norms_that_come_first_are_no_layers():
+    def by_hand(model, x, padded):
+        h = model.norm1(x)
+        attention = model.attention(h, h, h, key_padding_mask=padded)[0]
+        x = x + attention
+        up = F.gelu(model.up(model.norm2(x)))
+        return {"attention": attention, "up": up, "down": model.down(up)}
+
+    padded = torch.arange(5)[None] >= torch.tensor([5, 4, 3, 5, 2, 1])[:, None]
+    assert_observes(Block(), by_hand, batch(5, 8), padded)
+
+
+def test_a_low_rank_product_of_two_maps_is_no_attention():
+    """Products with a parameter are linear maps, whatever comes before them."""
+
+    class LowRank(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+        def forward(self, x):
+            return self.up(self.down(x))
+
+    def by_hand(model, x):
+        down = model.down(x)
+        return {"down": down, "up": model.up(down)}
+
+    assert_observes(LowRank(), by_hand, batch(5, 4))

@@ -1,0 +1,268 @@
+"""An attached model under ``torch.compile``.
+
+In an interpreter of its own, as the checked signatures of this suite are not made for
+compilers; once for all cases, as starting one takes seconds.
+"""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+COMPILED = """
+import copy, json, sys, warnings
+import torch, topoloss
+from torch import nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.second(F.relu(self.first(x))).tanh_())
+
+def net_by_hand(model, x):
+    first = F.relu(F.linear(x, model.first.weight, model.first.bias))
+    second = torch.tanh(F.linear(first, model.second.weight, model.second.bias))
+    return [first, second, F.linear(second, model.last.weight, model.last.bias)]
+
+class Block(nn.Module):
+    # Its activation is a module, perhaps in place, or a function.
+    def __init__(self, activation):
+        super().__init__()
+        self.fc, self.act = nn.Linear(8, 8), activation
+
+    def forward(self, x):
+        return self.act(self.fc(x))
+
+def block_by_hand(block, x):
+    return block.act(F.linear(x, block.fc.weight, block.fc.bias))
+
+def gradients(value, model):
+    return torch.autograd.grad(value, list(model.parameters()))
+
+def value_by_hand(layers):
+    return topoloss.regulariser("t1")(torch.cat(layers, 1))
+
+def agrees(compiled, model, penalty, by_hand=net_by_hand, features=4):
+    for samples in (16, 16, 9, 16):
+        x = torch.randn(samples, features)
+        out, value = compiled(x), penalty()
+        layers = by_hand(model, x)
+        expected = value_by_hand(layers)
+        torch.testing.assert_close(out, layers[-1])
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(
+            gradients(out.mean() + value, model), gradients(layers[-1].mean() + expected, model)
+        )
+
+def compile_after(model=None, x=None, how="function", backend="aot_eager", warm=True, **options):
+    model = Net() if model is None else model
+    penalty = topoloss.attach(model, **options)
+    if warm:
+        model(torch.randn(16, 4) if x is None else x)
+    if how == "function":
+        compiled = torch.compile(model, backend=backend)
+    else:
+        model.compile(backend=backend)
+        compiled = model
+    return compiled, model, penalty
+
+def error_of(function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except topoloss.AttachmentError as error:
+        return str(error)
+    raise AssertionError("no AttachmentError was raised")
+
+def equals_eager_with_aot_eager():
+    agrees(*compile_after())
+
+def equals_eager_with_eager():
+    agrees(*compile_after(backend="eager"))
+
+def equals_eager_in_place():
+    agrees(*compile_after(how="method"))
+
+def equals_eager_with_eval_pass():
+    agrees(*compile_after(eval_pass=True))
+
+def ten_blocks(activation):
+    for backend in ("aot_eager", "eager"):
+        torch._dynamo.reset()
+        model = nn.Sequential(*(Block(activation()) for _ in range(10)))
+
+        def by_hand(model, x):
+            layers = []
+            for block in model:
+                x = block_by_hand(block, x)
+                layers.append(x)
+            return layers
+
+        made = compile_after(model, torch.randn(16, 8), backend=backend)
+        agrees(*made, by_hand, features=8)
+        assert list(made[2].activations()) == [f"{k}.fc" for k in range(10)]
+
+def ten_blocks_of_activation_modules():
+    ten_blocks(nn.GELU)
+
+def ten_blocks_of_activations_in_place():
+    ten_blocks(lambda: nn.ReLU(inplace=True))
+
+def ten_blocks_of_functions():
+    ten_blocks(lambda: F.silu)
+
+def ten_blocks_of_formulas():
+    ten_blocks(lambda: lambda h: h * torch.sigmoid(1.702 * h))
+
+def norms_and_dropout_equal_eager():
+    def make():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.0), nn.ReLU(), nn.Linear(8, 3)
+        )
+
+    def by_hand(model, x):
+        h = F.relu(F.layer_norm(F.linear(x, model[0].weight, model[0].bias), (8,),
+                                model[1].weight, model[1].bias))
+        return [h, F.linear(h, model[4].weight, model[4].bias)]
+
+    for training in (True, False):
+        torch._dynamo.reset()
+        agrees(*compile_after(make().train(training)), by_hand)
+
+def training_after_validation_equals_eager():
+    model = Net()
+    penalty = topoloss.attach(model)
+    model.eval()
+    with torch.no_grad():
+        model(torch.randn(16, 4))
+    model.train()
+    model(torch.randn(16, 4))
+    agrees(torch.compile(model, backend="aot_eager"), model, penalty)
+
+def an_eager_pass_may_come_between():
+    compiled, model, penalty = compile_after()
+    for _ in range(2):
+        for run in (compiled, model, compiled):
+            x = torch.randn(16, 4)
+            run(x)
+            torch.testing.assert_close(penalty(), value_by_hand(net_by_hand(model, x)))
+
+def without_a_first_pass_is_an_error_of_the_penalty():
+    for how in ("function", "method"):
+        torch._dynamo.reset()
+        compiled, model, penalty = compile_after(how=how, warm=False)
+        x = torch.randn(16, 4)
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), net_by_hand(model, x)[-1])
+            for ask in (penalty, penalty.diagrams, penalty.activations):
+                message = error_of(ask)
+                assert "before torch.compile" in message, message
+        assert torch.overrides._get_current_function_mode_stack() == []
+
+def leaves_the_output_alone():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(x).sigmoid_()
+
+    for warm in (True, False):
+        model, x = InPlace(), torch.randn(16, 4)
+        expected = model(x)
+        penalty = topoloss.attach(model)
+        if warm:
+            model(x)
+        compiled = torch.compile(model, backend="aot_eager")
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), expected)
+
+def is_compiled_in_one_graph():
+    model = Net()
+    penalty = topoloss.attach(model)
+    model(torch.randn(16, 4))
+    agrees(torch.compile(model, backend="aot_eager", fullgraph=True), model, penalty)
+
+def is_not_compiled_for_every_pass():
+    # Of torch's own modules every integer attribute that is met is taken for a constant.
+    for model in (Net(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))):
+        penalty = topoloss.attach(model)
+        compiled, x = torch.compile(model, backend="aot_eager"), torch.randn(16, 4)
+        model(x)
+        for _ in range(3):
+            compiled(x)
+            penalty()
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for _ in range(3):
+                compiled(x)
+                penalty()
+
+def goes_on_after_removal():
+    compiled, model, penalty = compile_after()
+    x = torch.randn(16, 4)
+    compiled(x)
+    penalty.remove()
+    torch.testing.assert_close(compiled(x), net_by_hand(model, x)[-1])
+    assert "was removed" in error_of(penalty)
+
+def a_step_of_model_and_loss_may_be_compiled():
+    _, model, penalty = compile_after()
+    step = torch.compile(lambda x: model(x).square().mean(), backend="aot_eager")
+    for _ in range(3):
+        x = torch.randn(16, 4)
+        loss = step(x) + penalty()
+        layers = net_by_hand(model, x)
+        expected = layers[-1].square().mean() + value_by_hand(layers)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(gradients(loss, model), gradients(expected, model))
+
+def attaching_to_a_compiled_model_is_refused():
+    for make in (topoloss.attach, topoloss.observe):
+        assert "compile" in error_of(make, torch.compile(Net()))
+        model = Net()
+        model.compile()
+        assert "compile" in error_of(make, model)
+
+def attaching_to_a_compiled_part_is_refused():
+    for make in (topoloss.attach, topoloss.observe):
+        model = Net()
+        model.second = torch.compile(model.second)
+        assert "compile" in error_of(make, model)
+        model = Net()
+        model.second.compile()
+        assert "compile" in error_of(make, model)
+
+warnings.simplefilter("error", topoloss.AttachmentWarning)
+results = {}
+for case in sys.argv[1:]:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    try:
+        globals()[case]()
+        results[case] = "passed"
+    except Exception as error:
+        results[case] = f"{type(error).__name__}: {error}"
+print(json.dumps(results))
+"""
+CASES = re.findall(r"^def (\w+)\(\):$", COMPILED, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILED, *CASES], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compilation(compiled, case):
+    assert compiled[case] == "passed"

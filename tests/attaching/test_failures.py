@@ -1,0 +1,156 @@
+"""Passes that fail, activations that are not finite, and options that don't exist."""
+
+import contextlib
+
+import pytest
+import torch
+from attaching.helpers import Net, alive, batch, hooks, outputs_of, penalty_by_hand
+from torch import nn
+
+import topoloss
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_forward_pass_leaves_nothing_behind(error, warm):
+    model, x = Net(), batch(4, samples=16)
+    penalty = topoloss.attach(model)
+    if warm:
+        model(x)
+    installed = hooks(model)
+    model.fails = error()
+    with outputs_of(model) as references, contextlib.suppress(error):
+        model(x)
+    model.fails = None  # its traceback holds what the model computed
+    if error is ValueError:  # no hook runs after an interrupt: the next pass tidies up
+        assert torch.overrides._get_current_function_mode_stack() == []
+        assert hooks(model) == installed
+    with pytest.raises(topoloss.AttachmentError, match="failed"):
+        penalty()
+    model(x)
+    assert torch.overrides._get_current_function_mode_stack() == []
+    assert hooks(model) == installed
+    assert alive(references) == []
+    torch.testing.assert_close(penalty(), penalty_by_hand(model, x))
+    penalty.remove()
+    assert hooks(model) == []
+
+
+def test_a_part_that_fails_may_be_caught_by_the_model():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.other = Net(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            try:
+                return self.net(x)
+            except ValueError:
+                return self.other(x)
+
+    model, x = Careful(), batch(4)
+    seen = topoloss.observe(model)
+    model.net.fails = ValueError()
+    model(x)
+    torch.testing.assert_close(seen.activations()["other"], model.other(x))
+    model.net.fails = None
+    model(x)
+    assert list(seen.activations()) == ["net.first", "net.second", "net.last"]
+
+
+def test_what_cannot_be_observed_is_told_by_what_is_called_next_and_leaves_nothing_behind():
+    """The model's own pass works as if nothing was attached."""
+
+    class Silent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.unused = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.first(x).tolist()
+
+    model, x = Silent(), batch(4)
+    expected = model(x)
+    penalty = topoloss.attach(model, layers=["first", "unused"])
+    installed = hooks(model)
+    for _ in range(2):
+        with outputs_of(model) as references:
+            assert model(x) == expected
+        with pytest.raises(topoloss.AttachmentError, match="'unused'"):
+            penalty()
+    assert torch.overrides._get_current_function_mode_stack() == []
+    assert hooks(model) == installed
+    penalty.remove()
+    assert hooks(model) == []
+    assert alive(references) == []
+
+
+def test_nan_and_infinity_are_counted_by_layer():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    penalty = topoloss.attach(model)
+    with torch.no_grad():
+        model[0].bias[[1, 4]] = torch.inf
+        model[2].weight[:, [1, 4]] = 0.0  # 0 * inf: all of the last layer is NaN
+    model(batch(4, samples=16))
+    message = r"5 of 11 neurons.*3 hold NaN.*By layer: '0' 2, '2' 3\."
+    with pytest.raises(topoloss.NonFiniteError, match=message):
+        penalty()
+
+
+@pytest.mark.parametrize("per", [None, "network", "layer"])
+def test_only_the_layers_with_nan_are_named(per):
+    model = Net()
+    penalty = topoloss.attach(model, per=per)
+    with torch.no_grad():
+        model.last.bias[1] = torch.nan
+    model(batch(4, samples=16))
+    with pytest.raises(topoloss.NonFiniteError, match=r"By layer: 'last' 1\.$"):
+        penalty()
+
+
+@pytest.mark.parametrize("make", [topoloss.attach, topoloss.observe])
+@pytest.mark.parametrize("model", [nn.Linear, torch.relu, None, "net"])
+def test_only_modules_can_be_attached(model, make):
+    with pytest.raises(topoloss.InputError, match=r"expected a torch\.nn\.Module"):
+        make(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 0.3}, r"no option 'alpha'.*'layers'.*topoloss\.regulariser\('t2', alpha=0\.5\)"),
+        ({"layer": "first"}, r"Did you mean 'layers'\?"),
+        ({"units": "pixel"}, "'unit', 'channel'"),
+        ({"per": "model"}, "'network', 'layer'"),
+        ({"watch": "always"}, "watch.*every"),
+        ({"regulariser": None}, r"topoloss\.Regulariser"),
+        ({"regulariser": topoloss.Regulariser}, r"topoloss\.Regulariser"),
+        ({"fraction": 2.0}, "fraction <= 1"),
+        ({"fraction": "half"}, "fraction"),
+        ({"batch_dim": "first"}, "batch_dim"),
+        ({"max_neurons": "many"}, "max_neurons"),
+        ({"max_neurons": 0}, "max_neurons"),
+    ],
+)
+def test_unknown_options_and_values_are_refused(options, message):
+    with pytest.raises(topoloss.OptionError, match=message):
+        topoloss.attach(Net(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "first"}, "layer"),
+        ({"units": "pixel"}, "'unit', 'channel'"),
+        ({"batch_dim": "first"}, "batch_dim"),
+        ({"sampler": 3}, r"topoloss\.Sampler"),
+    ],
+)
+def test_observe_refuses_unknown_options_and_values_too(options, message):
+    with pytest.raises((topoloss.OptionError, TypeError), match=message):
+        topoloss.observe(Net(), **options)
+
+
+def test_an_unknown_regulariser_lists_the_known_ones():
+    with pytest.raises(topoloss.UnknownNameError, match="'t1', 't2'"):
+        topoloss.attach(Net(), "t3")

@@ -1,0 +1,310 @@
+"""The sample axis: which one it is, and the layers that have none."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attaching.helpers import (
+    Net,
+    assert_layers,
+    assert_observes,
+    batch,
+    hooks,
+    penalty_by_hand,
+)
+from torch import nn
+
+import topoloss
+
+
+@pytest.mark.parametrize("batch_dim", [0, -2])
+def test_the_sample_axis_may_be_counted_from_either_end(batch_dim):
+    model, x = Net(), batch(4)
+    penalty = topoloss.attach(model, batch_dim=batch_dim)
+    model(x)
+    torch.testing.assert_close(penalty(), penalty_by_hand(model, x))
+
+
+class PositionsFirst(nn.Module):
+    """Works on (positions, samples, features) inside, as older sequence models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn, self.head = nn.Linear(4, 8), nn.LSTM(8, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = F.relu(self.embed(x)).transpose(0, 1)
+        return self.head(torch.tanh(self.rnn(h)[0])).transpose(0, 1)
+
+
+def positions_first_by_hand(model, x):
+    embed = F.relu(model.embed(x))
+    rnn = torch.tanh(model.rnn(embed.transpose(0, 1))[0])
+    head = model.head(rnn)
+    return {"embed": embed, "rnn": rnn.transpose(0, 1), "head": head.transpose(0, 1)}
+
+
+@pytest.mark.parametrize("positions", [5, 6])
+def test_layers_that_work_with_positions_first_are_turned_round(positions):
+    assert_observes(PositionsFirst(), positions_first_by_hand, batch(positions, 4))
+
+
+@pytest.mark.parametrize("positions", [5, 6])
+def test_layers_that_work_with_samples_first_are_turned_round(positions):
+    """The same model inside out: its inputs and outputs have positions first."""
+
+    class SamplesFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix = nn.Linear(4, 8), nn.Linear(8, 5)
+
+        def forward(self, x):
+            h = F.relu(self.embed(x)).permute(1, 0, 2)
+            return self.mix(h).permute(1, 0, 2)
+
+    def by_hand(model, x):
+        embed = F.relu(model.embed(x))
+        return {"embed": embed.transpose(0, 1), "mix": model.mix(embed).transpose(0, 1)}
+
+    assert_observes(SamplesFirst(), by_hand, torch.randn(positions, 6, 4), batch_dim=1)
+
+
+@pytest.mark.parametrize("positions", [5, 6])
+def test_a_linear_map_on_the_positions_is_a_layer_of_the_samples(positions):
+    """As MLP-Mixer does it."""
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.channels = nn.Linear(positions, 7), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.channels(F.gelu(self.tokens(x.transpose(1, 2))).transpose(1, 2))
+
+    def by_hand(model, x):
+        tokens = F.gelu(model.tokens(x.transpose(1, 2)))
+        return {"tokens": tokens, "channels": model.channels(tokens.transpose(1, 2))}
+
+    assert_observes(Mixer(), by_hand, batch(positions, 4))
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")
+@pytest.mark.parametrize("positions", [5, 6])
+@pytest.mark.parametrize("features", [4, 6])
+def test_a_mean_over_positions_that_stand_first_leaves_the_samples(features, positions):
+    """Where every axis has one length a layer may be left out; it may not be turned round."""
+
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Linear(4, features), nn.Linear(features, 3)
+
+        def forward(self, x):
+            return self.head(self.embed(x).transpose(0, 1).mean(0))
+
+    model, x = Pools(), batch(positions, 4)
+    seen = topoloss.observe(model)
+    out = model(x)
+    found = seen.activations()
+    torch.testing.assert_close(found["embed"], model.embed(x).flatten(1))
+    if features == positions == 6:
+        assert "head" not in found or torch.equal(found["head"], out)
+    else:
+        torch.testing.assert_close(found["head"], out)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_positions_are_not_taken_for_samples_without_a_word(batch_first):
+    model, x = nn.Sequential(nn.LSTM(4, 3, batch_first=batch_first)), batch(5, 4)
+
+    def ask(**options):
+        penalty = topoloss.attach(model, **options)
+        model(x)
+        penalty()
+
+    if batch_first:
+        ask()
+    else:
+        with pytest.warns(UserWarning, match=r"'0' has batch_first=False.*batch_dim=1"):
+            ask()
+        ask(batch_dim=1)
+
+
+def test_the_layout_of_what_is_not_observed_does_not_matter():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x[None])[0][0])
+
+    def by_hand(model, x):
+        return {"head": model(x)}
+
+    assert_observes(Both(), by_hand, batch(4), layers="head")
+
+
+# Layers that have no sample axis.
+
+
+class Positions(nn.Module):
+    """Adds an embedding of the positions to that of the tokens."""
+
+    def __init__(self, positions, leading_axis):
+        super().__init__()
+        self.tokens, self.pos = nn.Embedding(10, 4), nn.Embedding(positions, 4)
+        self.fc = nn.Linear(4, 3)
+        self.leading_axis = leading_axis
+
+    def forward(self, tokens):
+        index = torch.arange(tokens.shape[1])
+        return self.fc(self.tokens(tokens) + self.pos(index[None] if self.leading_axis else index))
+
+
+class ConstantBias(nn.Module):
+    """A linear map of constants makes the bias of each position, as in Swin."""
+
+    def __init__(self, positions, leading_axis):
+        super().__init__()
+        shape = (1, positions, 2) if leading_axis else (positions, 2)
+        self.register_buffer("coordinates", torch.rand(shape))
+        self.tokens, self.pos, self.fc = nn.Linear(4, 4), nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(torch.softmax(self.tokens(x), -1) + self.pos(self.coordinates))
+
+
+def inputs_of(model, positions):
+    if isinstance(model, Positions):
+        return torch.randint(0, 10, (6, positions))
+    return batch(positions, 4)
+
+
+without_samples = pytest.mark.parametrize("leading_axis", [False, True])
+positions_or_samples = pytest.mark.parametrize("positions", [5, 6, 1])
+constant = pytest.mark.parametrize("make", [Positions, ConstantBias])
+
+
+@constant
+@positions_or_samples
+@without_samples
+def test_what_depends_on_no_sample_adds_no_neurons(leading_axis, positions, make):
+    model = make(positions, leading_axis)
+    x = inputs_of(model, positions)
+    seen = topoloss.observe(model)
+    out = model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", topoloss.AttachmentWarning)
+        activations = seen.activations()
+    expected = {"fc": out.flatten(1)}
+    if make is ConstantBias:
+        expected = {"tokens": model.tokens(x).flatten(1)} | expected
+    torch.testing.assert_close(activations, expected)
+
+
+@constant
+@positions_or_samples
+@without_samples
+def test_by_the_papers_rule_what_depends_on_no_sample_is_left_out_and_told_once(
+    leading_axis, positions, make
+):
+    model = make(positions, leading_axis)
+    seen = topoloss.observe(model, layers="trainable")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model(inputs_of(model, positions))
+            assert list(seen.activations()) == ["tokens", "fc"]
+    (warning,) = told
+    assert warning.category is topoloss.AttachmentWarning
+    assert "'pos'" in str(warning.message)
+    assert "'tokens'" not in str(warning.message)
+
+
+@constant
+@positions_or_samples
+@without_samples
+def test_a_chosen_layer_that_depends_on_no_sample_is_an_error(leading_axis, positions, make):
+    model = make(positions, leading_axis)
+    penalty = topoloss.attach(model, layers="pos")
+    model(inputs_of(model, positions))
+    for ask in (penalty, penalty.activations, penalty.diagrams):
+        with pytest.raises(topoloss.AttachmentError, match="'pos'"):
+            ask()
+
+
+def test_a_summary_of_the_batch_has_no_samples():
+    class Summary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.summary = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.fc(x) * self.summary(x.mean(0, keepdim=True)).sigmoid()
+
+    model, x = Summary(), batch(4)
+    seen = topoloss.observe(model)
+    model(x)
+    with pytest.warns(topoloss.AttachmentWarning, match="'summary'"):
+        seen.activations()
+    assert_layers(seen, {"fc": model.fc(x)})
+
+
+def sequence_model():
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")
+@pytest.mark.parametrize(
+    ("model", "x", "options"),
+    [
+        pytest.param(sequence_model(), torch.randn(0, 4), {}, id="empty batch"),
+        pytest.param(sequence_model(), torch.randn(1, 4), {}, id="one sample"),
+        pytest.param(sequence_model(), torch.randn(4), {}, id="no batch axis"),
+        pytest.param(sequence_model(), torch.randn(6, 4), {"batch_dim": 2}, id="no such axis"),
+        pytest.param(
+            nn.Sequential(nn.Identity()), torch.randn(6, 0), {"layers": "0"}, id="no neurons"
+        ),
+        pytest.param(nn.Conv1d(2, 3, 1), torch.randn(0, 2, 5), {"units": "channel"}, id="no rows"),
+    ],
+)
+def test_batches_that_cannot_be_valued_are_errors_that_say_so(model, x, options):
+    penalty = topoloss.attach(model, **options)
+    model(x)
+    with pytest.raises(topoloss.TopolossError, match=r"sample|neuron|axis"):
+        penalty()
+
+
+def test_a_model_that_computes_nothing_is_an_error():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return None
+
+    model = Idle()
+    penalty = topoloss.attach(model)
+    installed = hooks(model)
+    model(batch(4))
+    with pytest.raises(topoloss.AttachmentError):
+        penalty()
+    assert hooks(model) == installed
+
+
+def test_layers_with_differing_numbers_of_samples_are_an_error_that_names_them():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    x = torch.randn(16, 1, 5, 5)
+    penalty = topoloss.attach(model, units="channel")
+    model(x)
+    with pytest.raises(topoloss.AttachmentError, match=r"'0': \(144, 4\), '3': \(16, 3\).*'layer'"):
+        penalty()
+    penalty.remove()
+    each = topoloss.attach(model, units="channel", per="layer")
+    out = model(x)
+    conv = F.relu(model[0](x)).movedim(1, -1).flatten(0, -2)
+    reg = topoloss.regulariser("t1")
+    torch.testing.assert_close(each(), reg(conv) + reg(out))

@@ -1,0 +1,205 @@
+"""What an observation tells of itself: end points of edges, a table, and its state."""
+
+import copy
+
+import pytest
+import torch
+from attaching.helpers import LAYERS, Net, assert_layers, batch, by_hand, hooks
+from torch import nn
+
+import topoloss
+
+# Where the end points of edges are.
+
+
+def test_the_end_points_of_edges_are_units_of_layers():
+    model = Net()
+    penalty = topoloss.attach(model)
+    model(batch(4, samples=16))
+    edges = torch.tensor([[0, 7], [8, 13], [14, 16], [3, 15]])
+    assert penalty.locate(edges) == [
+        (("first", 0), ("first", 7)),
+        (("second", 0), ("second", 5)),
+        (("last", 0), ("last", 2)),
+        (("first", 3), ("last", 1)),
+    ]
+
+
+def test_the_end_points_are_units_of_the_whole_layer_where_some_take_part():
+    model, x = Net(), batch(4, samples=16)
+    penalty = topoloss.attach(model, fraction=0.5)
+    model(x)
+    columns = [(name, int(unit)) for name, index in penalty.neurons.items() for unit in index]
+    death_edges = penalty.diagrams()[0].death_edges
+    expected = [(columns[i], columns[j]) for i, j in death_edges.tolist()]
+    assert penalty.locate(death_edges) == expected
+    # Each edge is as long as its end points are apart.
+    layers = by_hand(model, x)
+    for edge, death in zip(expected, penalty.diagrams()[0].deaths, strict=True):
+        one, other = (layers[name][:, unit] for name, unit in edge)
+        distance = 1 - torch.corrcoef(torch.stack([one, other]))[0, 1].abs()
+        torch.testing.assert_close(distance, death)
+
+
+def test_the_edges_of_one_layers_diagram_are_located_in_that_layer():
+    model, x = Net(), batch(4, samples=16)
+    penalty = topoloss.attach(model, per="layer", fraction=0.5)
+    model(x)
+    for name, (diagram,) in penalty.diagrams().items():
+        units = penalty.neurons[name].tolist()
+        expected = [((name, units[i]), (name, units[j])) for i, j in diagram.death_edges.tolist()]
+        assert penalty.locate(diagram.death_edges, layer=name) == expected
+        assert len(expected) == len(units) - 1
+
+
+def test_no_edges_have_no_end_points():
+    model = Net()
+    seen = topoloss.observe(model)
+    model(batch(4))
+    assert seen.locate(torch.empty(0, 2, dtype=torch.int64)) == []
+    assert seen.locate(torch.tensor([[1, 9]])) == [(("first", 1), ("second", 1))]
+
+
+@pytest.mark.parametrize(
+    ("edges", "layer"),
+    [
+        (torch.tensor([[0, 17]]), None),
+        (torch.tensor([[0, 8]]), "first"),
+        (torch.tensor([[-1, 2]]), None),
+        (torch.tensor([0, 1]), None),
+        (torch.tensor([[0, 1]]), "frist"),
+    ],
+)
+def test_edges_between_neurons_that_there_are_not_are_an_error(edges, layer):
+    model = Net()
+    seen = topoloss.observe(model)
+    model(batch(4))
+    with pytest.raises(topoloss.TopolossError):
+        seen.locate(edges, layer=layer)
+
+
+# The table.
+
+
+def convolutional():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),
+        *(nn.Flatten(), nn.Linear(64, 3)),
+    )
+
+
+@pytest.mark.parametrize("make", [topoloss.observe, topoloss.attach])
+def test_the_table_names_each_layer_its_shape_and_its_units(make):
+    model = convolutional()
+    seen = make(model)
+    model(batch(2, 6, 6))
+    lines = str(seen.describe()).splitlines()
+    (conv,) = [line for line in lines if line.split()[:1] in (["0"], ["'0'"])]
+    (fc,) = [line for line in lines if line.split()[:1] in (["5"], ["'5'"])]
+    assert "(6, 4, 4, 4)" in conv
+    assert "64" in conv.split()
+    assert "(6, 3)" in fc
+    assert "3" in fc.split()
+
+
+def test_the_table_tells_how_long_a_tree_takes():
+    model = convolutional()
+    penalty = topoloss.attach(model)
+    model(batch(2, 6, 6))
+    table = str(penalty.describe())
+    assert "67" in table
+    assert " s" in table or "second" in table
+
+
+def test_a_pass_may_be_made_for_the_table_alone_and_leaves_no_trace():
+    model, x = convolutional(), batch(2, 6, 6)
+    penalty = topoloss.attach(model, sampler="random", fraction=0.5)
+    twin = copy.deepcopy(model)
+    state, random, drawn = (
+        copy.deepcopy(model.state_dict()),
+        torch.get_rng_state(),
+        copy.deepcopy(penalty.state_dict()),
+    )
+    installed, flags = hooks(model), [m.training for m in model.modules()]
+    assert "(6, 4, 4, 4)" in str(penalty.describe(x))
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [m.training for m in model.modules()] == flags
+    assert hooks(model) == installed
+    torch.testing.assert_close(penalty.state_dict(), drawn)
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(topoloss.AttachmentError, match=r"call model\(inputs\)"):
+        penalty()
+    torch.manual_seed(5)
+    out = model(x)
+    torch.manual_seed(5)
+    assert torch.equal(out, twin(x))
+
+
+def test_the_table_does_not_replace_the_latest_pass():
+    model, x = Net(), batch(4)
+    seen = topoloss.observe(model)
+    model(x)
+    seen.describe(batch(4, samples=9))
+    assert_layers(seen, by_hand(model, x))
+
+
+def test_a_table_may_be_asked_for_with_keywords():
+    class Scaled(nn.Linear):
+        def forward(self, x, *, scale):
+            return super().forward(scale * x)
+
+    seen = topoloss.observe(Scaled(4, 3))
+    assert "(6, 3)" in str(seen.describe(batch(4), scale=2.0))
+
+
+def test_without_a_pass_there_is_no_table():
+    seen = topoloss.observe(Net())
+    with pytest.raises(topoloss.AttachmentError, match=r"call model\(inputs\)|describe\("):
+        seen.describe()
+
+
+# The state.
+
+
+def draws(model, penalty, passes):
+    found = []
+    for _ in range(passes):
+        model(batch(4))
+        found.append(penalty.neurons["first"].tolist())
+    return found
+
+
+@pytest.mark.parametrize("through_file", [False, True])
+def test_the_state_goes_on_where_the_sampler_was(through_file, tmp_path):
+    model = Net()
+    penalty = topoloss.attach(model, sampler="random", fraction=0.5)
+    draws(model, penalty, 3)
+    state = copy.deepcopy(penalty.state_dict())
+    if through_file:
+        torch.save(state, tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt")
+    later = draws(model, penalty, 4)
+    resumed = topoloss.attach(model, sampler="random", fraction=0.5)
+    resumed.load_state_dict(state)
+    assert draws(model, resumed, 4) == later
+    assert len({tuple(index) for index in later}) > 1
+
+
+def test_the_state_holds_the_number_of_skipped_batches():
+    model = Net()
+    penalty = topoloss.attach(model, on_small_batch="skip")
+    model(batch(4, samples=1))
+    penalty()
+    resumed = topoloss.attach(model, on_small_batch="skip")
+    resumed.load_state_dict(penalty.state_dict())
+    assert resumed.skipped == penalty.skipped == 1
+
+
+def test_it_says_in_a_line_what_it_is():
+    model = Net()
+    assert "Net" in repr(topoloss.observe(model))
+    attachment = repr(topoloss.attach(model, "t2"))
+    assert "Net" in attachment
+    assert "T2" in attachment or "Pipeline" in attachment
+    assert LAYERS

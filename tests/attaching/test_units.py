@@ -1,0 +1,190 @@
+"""What a neuron is: each channel and position, or each channel."""
+
+import contextlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attaching.helpers import assert_layers, assert_observes, batch
+from torch import nn
+
+import topoloss
+
+
+def convolutional():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.GroupNorm(2, 4)),
+        *(nn.Flatten(2), nn.Conv1d(4, 3, 5), nn.Tanh()),
+    )
+
+
+def convolutional_by_hand(model, x):
+    conv = model[0](x)
+    bn = F.relu(model[1](conv))
+    group = model[3](bn)
+    return {"0": conv, "1": bn, "3": group, "5": torch.tanh(model[5](group.flatten(2)))}
+
+
+def by_channel(h):
+    """One column for each channel: all its samples and positions."""
+    return torch.stack([h[:, c].flatten() for c in range(h.shape[1])], 1)
+
+
+@pytest.mark.parametrize("layers", ["auto", "trainable"])
+@pytest.mark.parametrize("units", ["unit", "channel"])
+def test_units_of_a_convolution(units, layers):
+    def by_hand(model, x):
+        found = convolutional_by_hand(model, x)
+        if layers == "auto":  # all norms belong to the convolution before them
+            found = {"0": found["3"], "5": found["5"]}
+        if units == "channel":
+            found = {name: by_channel(h) for name, h in found.items()}
+        return found
+
+    assert_observes(convolutional(), by_hand, batch(2, 5, 6), units=units, layers=layers)
+
+
+def test_units_are_counted_channel_by_channel_and_row_by_row():
+    model, x = nn.Conv2d(2, 3, 2), batch(2, 4, 5)
+    seen = topoloss.observe(model)
+    out = model(x)
+    (h,) = seen.activations().values()
+    assert h.shape == (6, 3 * 3 * 4)
+    torch.testing.assert_close(h[:, 2 * 12 + 1 * 4 + 3], out[:, 2, 1, 3])
+
+
+def test_the_channels_of_tokens_and_of_vectors_stand_last():
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3))
+
+    def by_hand(model, x):
+        h = model[:3](x)
+        return {"0": h.flatten(0, -2), "3": model[3](h).flatten(0, -2)}
+
+    for shape in ((5, 4), (3, 5, 4), (4,)):
+        assert_observes(model, by_hand, batch(*shape), units="channel")
+
+
+def test_the_channels_of_a_recurrent_module_and_of_attention_stand_last():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(4, 8, batch_first=True)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            h = self.rnn(x)[0]
+            return self.attention(h, h, h)[0]
+
+    def by_hand(model, x):
+        rnn = model.rnn(x)[0]
+        return {
+            "rnn": rnn.flatten(0, 1),
+            "attention": model.attention(rnn, rnn, rnn)[0].flatten(0, 1),
+        }
+
+    assert_observes(Both(), by_hand, batch(5, 4), units="channel")
+
+
+def test_channels_last_in_memory_or_in_shape_are_told_apart():
+    model = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
+
+    def by_hand(model, x):
+        return {"(model)": by_channel(model(x))}
+
+    x = batch(2, 4, 5).to(memory_format=torch.channels_last)
+    assert_observes(model, by_hand, x, units="channel")
+
+    class ToLast(nn.Module):
+        """As ConvNeXt does it: a linear map on the channels of an image."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 3, 2), nn.Linear(3, 5)
+
+        def forward(self, x):
+            return F.gelu(self.fc(self.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+    def to_last_by_hand(model, x):
+        conv = model.conv(x)
+        fc = F.gelu(model.fc(conv.permute(0, 2, 3, 1)))
+        return {"conv": by_channel(conv), "fc": fc.flatten(0, -2)}
+
+    assert_observes(ToLast(), to_last_by_hand, batch(2, 4, 5), units="channel")
+
+
+class OwnConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight)
+
+
+def test_the_channels_of_a_convolution_by_hand_stand_second():
+    def by_hand(model, x):
+        return {"(model)": by_channel(F.conv2d(x, model.weight))}
+
+    assert_observes(OwnConvolution(), by_hand, batch(2, 6, 7), units="channel")
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.ReLU),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2)), "1"),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.PReLU(4)), nn.PReLU),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())), "0"),
+    ],
+)
+def test_the_channel_axis_of_a_chosen_module_is_right_or_refused(model, layers):
+    """Never the width of an image in place of its channels."""
+    x = batch(2, 6, 7)
+    seen = topoloss.observe(model, units="channel", layers=layers)
+    out = model(x)
+    with contextlib.suppress(topoloss.AttachmentError):
+        (h,) = seen.activations().values()
+        torch.testing.assert_close(h, by_channel(out))
+
+
+class Windows(nn.Module):
+    """Folds windows of the positions into the samples, as Swin does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.inside, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        n, positions, _ = x.shape
+        windows = self.embed(x).reshape(n * positions // 2, 2, 8)
+        windows = F.gelu(self.inside(windows))
+        return self.head(windows.reshape(n, positions, 8))
+
+
+def windows_by_hand(model, x):
+    embed = model.embed(x)
+    inside = F.gelu(model.inside(embed))
+    return {"embed": embed, "inside": inside, "head": model.head(inside)}
+
+
+positions_or_samples = pytest.mark.parametrize("positions", [8, 6])
+
+
+@positions_or_samples
+def test_windows_in_place_of_samples_are_left_out_and_told(positions):
+    model, x = Windows(), batch(positions, 4)
+    seen = topoloss.observe(model)
+    model(x)
+    expected = windows_by_hand(model, x)
+    del expected["inside"]
+    with pytest.warns(topoloss.AttachmentWarning, match="'inside'"):
+        seen.activations()
+    assert_layers(seen, expected)
+
+
+@positions_or_samples
+def test_where_positions_are_samples_windows_count(positions):
+    def by_hand(model, x):
+        return {name: h.flatten(0, -2) for name, h in windows_by_hand(model, x).items()}
+
+    assert_observes(Windows(), by_hand, batch(positions, 4), units="channel")

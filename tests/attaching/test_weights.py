@@ -1,0 +1,201 @@
+"""Regularisers of weights and of parameters, which `attach` hands what they ask for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attaching.helpers import Net, batch, gradients, hooks
+from torch import nn
+
+import topoloss
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is also that of the last layer, and a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.fc = nn.Embedding(10, 4), nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.head = nn.Linear(4, 10)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens):
+        return self.head(self.frozen(F.relu(self.fc(self.tokens(tokens)))))
+
+
+@pytest.mark.parametrize("make", [Net, Tied])
+@pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
+def test_a_norm_of_the_parameters_needs_no_forward_pass(name, power, make):
+    model = make()
+    penalty = topoloss.attach(model, name)
+    assert hooks(model) == []
+    counted = {id(p): p for p in model.parameters() if p.requires_grad}.values()
+    assert len(counted) == {Net: 6, Tied: 4}[make]
+    for _ in range(2):
+        expected = sum(p.abs().pow(power).sum() for p in counted)
+        torch.testing.assert_close(penalty(), expected)
+        torch.testing.assert_close(gradients(penalty(), model), gradients(expected, model))
+        with torch.no_grad():
+            model.fc.weight.mul_(3) if make is Tied else model.first.weight.mul_(3)
+
+
+def test_a_norm_of_the_parameters_has_neither_neurons_nor_diagrams():
+    model = Net()
+    penalty = topoloss.attach(model, "l2")
+    with pytest.raises(topoloss.TopolossError, match="no persistence diagrams"):
+        penalty.diagrams()
+    for ask in (lambda: penalty.neurons, penalty.activations):
+        with pytest.raises(topoloss.TopolossError, match="parameters"):
+            ask()
+    penalty.remove()
+    with pytest.raises(topoloss.AttachmentError, match="was removed"):
+        penalty()
+
+
+def test_parameters_that_are_frozen_or_replaced_later_are_those_that_count():
+    model = Net()
+    penalty = topoloss.attach(model, "l1")
+    model.first.requires_grad_(False)
+    model.last = nn.Linear(6, 2)
+    counted = [*model.second.parameters(), *model.last.parameters()]
+    torch.testing.assert_close(penalty(), sum(p.abs().sum() for p in counted))
+
+
+def test_the_penalty_none_is_zero():
+    model = Net()
+    penalty = topoloss.attach(model, "none")
+    assert penalty().item() == 0
+    (model(batch(4)).sum() + penalty()).backward()
+
+
+class KeepsWeights(topoloss.Regulariser):
+    """Notes the weights that it was given."""
+
+    source = "weights"
+
+    def __init__(self):
+        super().__init__()
+        self.given = {}
+
+    def of_layers(self, layers):
+        self.given = dict(layers)
+        return torch.stack([w.square().sum() for w in layers.values()]).sum()
+
+
+def weights_of(model, *inputs, **options):
+    """The weights by layer, and their gradients' sum of squares by parameter."""
+    penalty = topoloss.attach(model, KeepsWeights(), **options)
+    model(*inputs)
+    value = penalty()
+    penalty.remove()
+    return penalty.regulariser.given, value
+
+
+def test_weights_have_their_outputs_first():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    given, value = weights_of(model, batch(4))
+    torch.testing.assert_close(given, {"0": model[0].weight, "2": model[2].weight})
+    expected = model[0].weight.square().sum() + model[2].weight.square().sum()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(value, model), gradients(expected, model))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_weights_of_convolutions_have_outputs_then_inputs(axes):
+    conv = getattr(nn, f"Conv{axes}d")(2, 4, 3)
+    transposed = getattr(nn, f"ConvTranspose{axes}d")(4, 3, 2)
+    given, _ = weights_of(nn.Sequential(conv, nn.ReLU(), transposed), batch(2, *[5] * axes))
+    torch.testing.assert_close(given, {"0": conv.weight, "2": transposed.weight.transpose(0, 1)})
+    assert given["2"].shape[:2] == (3, 4)
+
+
+class Conv1D(nn.Module):
+    """A linear map as GPT-2 writes it, with its weight the other way round."""
+
+    def __init__(self, features_in, features_out):
+        super().__init__()
+        self.features_out = features_out
+        self.weight = nn.Parameter(torch.randn(features_in, features_out))
+        self.bias = nn.Parameter(torch.randn(features_out))
+
+    def forward(self, x):
+        shape = (*x.shape[:-1], self.features_out)
+        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(shape)
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (4, 4)])
+def test_weights_that_are_stored_the_other_way_round_are_turned(sizes):
+    model = nn.Sequential(Conv1D(*sizes), nn.GELU(), nn.Linear(sizes[1], 3))
+    given, _ = weights_of(model, batch(5, 4))
+    torch.testing.assert_close(given, {"0": model[0].weight.t(), "2": model[2].weight})
+
+
+def test_the_weights_of_chosen_layers_only():
+    model = Net()
+    given, _ = weights_of(model, batch(4), layers=["first", "last"])
+    torch.testing.assert_close(given, {"first": model.first.weight, "last": model.last.weight})
+
+
+# Chains of layers.
+
+
+class Chain(KeepsWeights):
+    structure = "chain"
+
+
+class ActivationChain(topoloss.Regulariser):
+    structure = "chain"
+
+    def of_layers(self, layers):
+        return torch.stack([h.mean() for h in layers.values()]).sum()
+
+
+def plain_network():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5)),
+        *(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3), nn.LogSoftmax(1)),
+    )
+
+
+class Skips(nn.Module):
+    """One layer's output is added to that of the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = F.relu(self.stem(x))
+        return self.head(h + F.relu(self.block(h)))
+
+
+class Forks(nn.Module):
+    """Two layers have the same input."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = F.relu(self.stem(x))
+        return self.left(h), self.right(h)
+
+
+@pytest.mark.parametrize("regulariser", [Chain, ActivationChain])
+def test_a_chain_of_layers_with_poolings_between_them_is_one(regulariser):
+    for model, x in ((plain_network(), batch(2, 6, 6)), (Net(), batch(4))):
+        penalty = topoloss.attach(model, regulariser())
+        for _ in range(2):
+            model(x)
+            assert penalty().isfinite()
+
+
+@pytest.mark.parametrize("regulariser", [Chain, ActivationChain])
+@pytest.mark.parametrize(("make", "offenders"), [(Skips, "'head'|'block'"), (Forks, "'right'")])
+def test_a_model_that_is_no_chain_is_an_error_that_names_where(make, offenders, regulariser):
+    model, x = make(), batch(4)
+    penalty = topoloss.attach(model, regulariser())
+    model(x)
+    with pytest.raises(topoloss.AttachmentError, match=offenders) as caught:
+        penalty()
+    assert "chain" in str(caught.value)

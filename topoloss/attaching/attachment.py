@@ -1,0 +1,365 @@
+"""Attach a regulariser to a model: an observation whose neurons it values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from topoloss import components
+from topoloss.attaching.cost import check_max_neurons, guard
+from topoloss.attaching.layers import Choice, Layers
+from topoloss.attaching.neurons import Units
+from topoloss.attaching.observation import Observation, checked, made_sampler, unknown_option
+from topoloss.attaching.reading import fed_by
+from topoloss.attaching.recording import Mask, Pass, Watching
+from topoloss.attaching.weights import parameters, weights
+from topoloss.errors import (
+    AttachmentError,
+    InputError,
+    NonFiniteError,
+    OptionError,
+    TopolossError,
+    check_choice,
+)
+from topoloss.plugins import available
+from topoloss.regularisers import Pipeline, Regulariser, side_by_side
+from topoloss.samplers import Sampler
+
+__all__ = ["Attachment", "attach"]
+
+
+def attach(
+    model: nn.Module,
+    regulariser: str | Regulariser = "t1",
+    *,
+    layers: Layers = "auto",
+    units: Units = "unit",
+    mask: Mask | None = None,
+    sampler: str | Sampler = "importance",
+    fraction: float | None = None,
+    batch_dim: int = 0,
+    per: Literal["network", "layer"] | None = None,
+    after_activation: bool = True,
+    eval_pass: bool = False,
+    max_neurons: int | Literal["auto"] | None = "auto",
+    on_small_batch: Literal["raise", "skip"] = "raise",
+    **unknown: Any,
+) -> Attachment:
+    """Observe the neurons of a model, and value them by a regulariser.
+
+    Parameters
+    ----------
+    model : Module
+        Any feed-forward module. ``remove()`` leaves it as it was.
+    regulariser : str or Regulariser
+        A name, or an instance for one with options.
+    layers, units, mask, batch_dim, after_activation, eval_pass
+        As for :func:`topoloss.observe`.
+    sampler : str or Sampler
+        Which neurons of each layer take part. The last layer is always taken whole.
+    fraction : float, optional
+        The sampler's fraction of each layer, when the sampler is given by name; its own
+        default, every neuron, if left out.
+    per : {"network", "layer"}, optional
+        One diagram over all neurons, or one for each layer, whose values are summed. By default
+        the regulariser decides (:meth:`topoloss.Regulariser.of_layers`), which joins all layers.
+    max_neurons : int, "auto" or None
+        More neurons than that take too long: the penalty raises before it begins. They are
+        counted after `units`, `sampler` and `fraction`; with ``per="layer"`` those of the
+        largest layer. ``"auto"`` is 32,768 on a CPU and 131,072 on a GPU; None sets no limit.
+        A regulariser without a spanning tree has none.
+    on_small_batch : {"raise", "skip"}
+        What fewer than two samples do, after masking. ``"skip"`` gives a penalty of zero
+        without a gradient, and counts it in ``penalty.skipped``.
+
+    Returns
+    -------
+    Attachment
+        Call it after the model for the penalty.
+
+    Raises
+    ------
+    OptionError, AttachmentError
+        For an unknown option, a pattern that matches nothing, or a compiled model.
+
+    Notes
+    -----
+    A regulariser of weights or parameters (l1, l2) takes them from the model and needs no forward
+    pass. A compiled model is followed as well, if it was run once before it was compiled.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> penalty = topoloss.attach(model, "t1")
+    >>> loss = model(torch.randn(16, 4)).square().mean() + 1e-3 * penalty()
+    >>> loss.backward()
+    >>> {layer: len(index) for layer, index in penalty.neurons.items()}
+    {'0': 8, '2': 3}
+    """
+    if unknown:
+        raise unknown_option(attach, next(iter(unknown)))
+    choice = checked(model, layers, units, mask, batch_dim)
+    if per is not None:
+        check_choice("per", per, ("network", "layer"))
+    check_choice("on_small_batch", on_small_batch, ("raise", "skip"))
+    check_max_neurons(max_neurons)
+    made = _regulariser(regulariser)
+    if per is not None and type(made).of_layers is not Regulariser.of_layers:
+        raise OptionError(
+            f"per={per!r} was given, but {type(made).__name__} joins the layers in its own way "
+            "(of_layers); leave per out."
+        )
+    watches = made.source == "activations" or made.structure is not None
+    return Attachment(
+        model,
+        made,
+        choice if watches else None,
+        Watching(batch_dim, after_activation, mask, eval_pass),
+        units,
+        made_sampler(sampler, fraction),
+        named=None if layers == "auto" else choice.modules,
+        per=per,
+        max_neurons=max_neurons,
+        on_small_batch=on_small_batch,
+    )
+
+
+class Attachment(Observation):
+    """A regulariser attached to a model; made by :func:`attach`.
+
+    Calling it values the latest forward pass. As a context manager it removes itself.
+
+    Attributes
+    ----------
+    regulariser : Regulariser
+    skipped : int
+        Batches that were too small, so far.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    >>> with topoloss.attach(model, "t2") as penalty:
+    ...     _ = model(torch.randn(16, 4))
+    ...     penalty().backward()
+    >>> len(model._forward_hooks)
+    0
+    """
+
+    _skipped: Callable[[], Pass | None]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        regulariser: Regulariser,
+        choice: Choice | None,
+        watching: Watching,
+        units: Units,
+        sampler: Sampler,
+        *,
+        named: list[str] | None,
+        per: Literal["network", "layer"] | None,
+        max_neurons: int | Literal["auto"] | None,
+        on_small_batch: Literal["raise", "skip"],
+    ) -> None:
+        self.regulariser = regulariser
+        self.skipped = 0
+        self._named = named
+        self._per = per
+        self._max_neurons = max_neurons
+        self._on_small_batch = on_small_batch
+        super().__init__(model, choice, watching, units, sampler)
+
+    def __call__(self) -> Tensor:
+        """Value the latest forward pass, or the weights.
+
+        Returns
+        -------
+        Tensor, shape ()
+
+        Raises
+        ------
+        AttachmentError
+            If the model was not run, ran without gradients while they are on now, or was
+            changed in place where it is observed; or if layers share no sample axis.
+        TooLargeError
+            For more neurons than `max_neurons`.
+        NonFiniteError
+            With the layers that hold NaN or infinity.
+        """
+        layers = self._taken()
+        if self.regulariser.source != "activations":
+            return self.regulariser.of_layers(layers)
+        small = any(x.shape[0] < 2 for x in layers.values())
+        if small and self._on_small_batch == "skip":
+            made = self._recorder().latest()
+            self.skipped += made is not self._skipped()
+            self._skipped = weakref.ref(made)
+            device = next(iter(layers.values())).device
+            # A leaf of its own: backward accepts it, and no parameter gets a gradient.
+            return torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
+        self._guard(layers)
+        try:
+            return self._valued(layers)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {_where(layers)}") from error
+        except InputError as error:
+            if not small:
+                raise
+            raise InputError(
+                f"{error} Or let such batches pass: attach(..., on_small_batch='skip')."
+            ) from error
+
+    def diagrams(self) -> Any:
+        """Return the diagrams of the latest forward pass.
+
+        Returns
+        -------
+        list of Diagram, or dict from layer name to list of Diagram with ``per="layer"``
+        """
+        layers = self._taken()
+        if self.regulariser.source != "activations":
+            return self.regulariser.diagrams(layers)  # type: ignore[arg-type]
+        self._guard(layers)
+        if self._joins:
+            return self.regulariser.diagrams(side_by_side(layers))
+        return {name: self.regulariser.diagrams(x) for name, x in layers.items()}
+
+    @property
+    def neurons(self) -> dict[str, Tensor]:
+        """The neurons that take part, by layer: indices into its flattened units, or channels."""
+        if self.regulariser.source != "activations":
+            raise TopolossError(
+                f"{type(self.regulariser).__name__} takes {self.regulariser.source}, not neurons."
+            )
+        return super().neurons
+
+    def locate(
+        self, edges: Tensor, layer: str | None = None
+    ) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+        if layer is None and not self._joins:
+            raise OptionError(
+                "each layer has a diagram of its own here; say with layer= which one these edges "
+                "are of."
+            )
+        return super().locate(edges, layer)
+
+    locate.__doc__ = Observation.locate.__doc__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold: of sampler and regulariser, and the count of skips."""
+        own = {"regulariser": self.regulariser.state_dict(), "skipped": self.skipped}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict()`` returned."""
+        super().load_state_dict(state)
+        self.regulariser.load_state_dict(state["regulariser"])
+        self.skipped = state["skipped"]
+
+    def __repr__(self) -> str:
+        return f"Attachment({type(self.model).__name__}, {self.regulariser!r})"
+
+    def _forget(self) -> None:
+        super()._forget()
+        # The pass that was skipped last.
+        self._skipped = lambda: None
+
+    @property
+    def _joins(self) -> bool:
+        """Whether all layers are valued side by side."""
+        own_way = type(self.regulariser).of_layers is not Regulariser.of_layers
+        return self._per != "layer" and not own_way
+
+    def _taken(self) -> dict[str, Tensor]:
+        """What the regulariser asks for, by layer."""
+        if self._removed:
+            raise AttachmentError("this attachment was removed; call topoloss.attach again.")
+        source = self.regulariser.source
+        if source == "parameters":
+            return parameters(self.model)
+        if source == "weights":
+            found = weights(self.model, self._named)
+            return found if self.regulariser.structure is None else self._in_order(found)
+        layers = self.activations()
+        made = self._recorder().latest()
+        self._check_structure(made)
+        layers = {name: x for name, x in layers.items() if x.shape[1]}
+        if self.regulariser.inputs:
+            layers = {"(input)": self._inputs(made)} | layers
+        if self._joins:
+            _check_samples(layers)
+        return layers
+
+    def _valued(self, layers: dict[str, Tensor]) -> Tensor:
+        if self._per == "layer":
+            return torch.stack([self.regulariser(x) for x in layers.values()]).sum()
+        return self.regulariser.of_layers(layers)
+
+    def _guard(self, layers: dict[str, Tensor]) -> None:
+        # Only pipelines have a spanning tree.
+        if isinstance(self.regulariser, Pipeline):
+            guard(layers, self._joins, self._max_neurons)
+
+    def _inputs(self, made: Pass) -> Tensor:
+        if made.inputs is None:
+            raise AttachmentError(
+                f"{type(self.regulariser).__name__} takes the model's input as well, and the model "
+                "was given no floating-point tensor."
+            )
+        return made.inputs.movedim(self._watching.batch_dim, 0).flatten(1)
+
+    def _in_order(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        made = self._latest()
+        self._check_structure(made)
+        names = [r.name for r in made.records]
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise AttachmentError(f"the layers {missing} have no weight matrix of their own.")
+        return {name: found[name] for name in names}
+
+    def _check_structure(self, made: Pass) -> None:
+        """Raise unless each layer feeds only the next, where the regulariser asks for that."""
+        if self.regulariser.structure is None:
+            return
+        before = "(input)"
+        for record in made.records:
+            feeding = fed_by(record, made.records)
+            if feeding != {before}:
+                raise AttachmentError(
+                    f"{type(self.regulariser).__name__} needs layers that form a chain, each "
+                    f"feeding only the next; layer {record.name!r} is fed by {sorted(feeding)}, "
+                    f"expected {before!r} alone. Choose a part of the model that is a chain."
+                )
+            before = record.name
+
+
+def _regulariser(given: str | Regulariser) -> Regulariser:
+    if isinstance(given, str):
+        return components.regulariser(given)
+    if not isinstance(given, Regulariser):
+        raise OptionError(
+            f"regulariser is {given!r}; expected a name of {available('regulariser')} "
+            "or a topoloss.Regulariser."
+        )
+    return given
+
+
+def _check_samples(layers: dict[str, Tensor]) -> None:
+    if len({x.shape[0] for x in layers.values()}) > 1:
+        shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
+        raise AttachmentError(
+            f"the layers have differing numbers of samples (samples, neurons): {shapes}. "
+            "Choose layers that share a sample axis with layers= or batch_dim=, or value each "
+            "by itself with per='layer'."
+        )
+
+
+def _where(layers: dict[str, Tensor]) -> str:
+    bad = {name: int((~torch.isfinite(x)).any(0).sum()) for name, x in layers.items()}
+    return "By layer: " + ", ".join(f"{name!r} {n}" for name, n in bad.items() if n) + "."

@@ -1,0 +1,623 @@
+"""The graph of one forward pass: what the model made of its inputs, and where layers begin."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from topoloss.attaching import functions
+from topoloss.attaching.axes import followed
+from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
+from topoloss.attaching.modules import Modules, is_norm, is_whole
+
+__all__ = ["Node", "Start", "Watch"]
+
+
+# A layer goes on over these.
+_FOLLOWING = frozenset({Kind.POINTWISE, Kind.NORM, Kind.RANDOM})
+# Names of functions that add rows up at indices.
+_GATHERING = ("scatter", "index_add")
+# Between the scores of attention, their softmax, and the product with values.
+_SCORES_PASS = frozenset({Kind.POINTWISE, Kind.LAYOUT, Kind.RANDOM})
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Node:
+    """A tensor at one moment of the pass; a change in place makes another node.
+
+    Attributes
+    ----------
+    index : int
+        Nodes are numbered in the order in which they were made.
+    kind : Kind
+        Of the function that made it.
+    parents : tuple of Node
+        The operands that descend from the model's inputs.
+    axis : int or None
+        The axis that counts samples, as far as it could be followed. Positions or windows may
+        be folded into it: it is then longer than there are samples.
+    origin : Start or None
+        The layer that it was made of, if it was made of one alone and of constants.
+    affine : bool
+        What made it scales or shifts by plain numbers, or casts.
+    activated : bool
+        Something else was done entry by entry since the layer.
+    scores : tuple of Start
+        The layers whose product it is, such as queries and keys.
+    attends : bool
+        It is the softmax of such scores.
+    follows : bool
+        It was made of watched tensors alone, by what belongs to the layer before it.
+    watched : bool
+        A layer begins here, or it follows one.
+    with_grad : bool
+        Gradients were on.
+    kept : Tensor or None
+        The tensor, or a copy of it, where a layer may end here.
+    unseen : bool
+        No function mode sees what made it.
+    step : tuple or None
+        The function, and its arguments but for the one tensor, where it has one.
+    module_call : tuple of str and int, or None
+        The module that put it out, and at which of its calls.
+    consumers : list of Node
+        What the model's output was made of, of what was made of this.
+    """
+
+    index: int
+    kind: Kind
+    parents: tuple[Node, ...]
+    axis: int | None
+    reference: weakref.ref[Tensor]
+    version: int | None
+    origin: Start | None = None
+    affine: bool = True
+    activated: bool = False
+    scores: tuple[Start, ...] = ()
+    attends: bool = False
+    follows: bool = False
+    watched: bool = False
+    with_grad: bool = True
+    kept: Tensor | None = None
+    copied: bool = False
+    uses: int = 0
+    unseen: bool = False
+    step: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+    module_call: tuple[str, int] | None = None
+    consumers: list[Node] = field(default_factory=list)
+    is_output: bool = False
+
+    def keep(self, tensor: Tensor) -> None:
+        if self.kept is None:
+            self.kept = tensor
+
+    def keep_copy(self, copy: Tensor) -> None:
+        if not self.copied:
+            self.kept, self.copied = copy, True
+
+
+@dataclass(eq=False, repr=False)
+class Start:
+    """Where a layer begins.
+
+    Attributes
+    ----------
+    name : str
+    node : Node
+    channel_axis : int or None
+        None where it is not known.
+    parameter : Tensor or None
+        That the inputs were multiplied by.
+    inner : bool
+        A part of attention, such as a query.
+    """
+
+    name: str
+    node: Node
+    channel_axis: int | None
+    parameter: Tensor | None = None
+    trainable: bool = True
+    inner: bool = False
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class _Constant:
+    """What is known of a tensor that does not descend from the model's inputs."""
+
+    reference: weakref.ref[Tensor]
+    parameter: Tensor | None = None
+    random: bool = False
+    multiplied: bool = False
+    # Of a new tensor in which samples may be gathered.
+    axis: int | None = None
+
+
+# Operands that descend from the inputs, with their nodes.
+_Data: TypeAlias = list[tuple[Tensor, Node]]
+
+
+class Watch(TorchFunctionMode):
+    """While it is entered, notes what the model makes of its inputs.
+
+    Parameters
+    ----------
+    modules : Modules
+    inputs : sequence of Tensor
+        That the model was given.
+    batch_dim : int
+        The axis of the inputs that counts samples.
+    by_function : bool
+        Layers begin where inputs are multiplied by parameters, and go on over norms. Otherwise
+        they begin at the outputs of chosen modules.
+    keeps_starts : bool
+        A layer may end where it begins.
+
+    Attributes
+    ----------
+    samples : int or None
+        None if no input has that axis.
+    starts : list of Start
+        Where layers may begin.
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        inputs: Sequence[Tensor],
+        batch_dim: int,
+        by_function: bool,
+        keeps_starts: bool,
+    ) -> None:
+        super().__init__()
+        self._keeps_starts = keeps_starts
+        self._modules = modules
+        self._by_function = by_function
+        self._nodes: dict[int, Node] = {}
+        self._constants: dict[int, _Constant] = {}
+        # In which torch calls the model; over when the pass is.
+        self.frame: FrameType | None = None
+        self.all: list[Node] = []
+        self.starts: list[Start] = []
+        self.multiplied: list[Tensor] = []
+        self.apart: list[Tensor] = []
+        self.used: list[tuple[list[Tensor], Node]] = []
+        self.samples = next(
+            (t.shape[batch_dim] for t in inputs if -t.ndim <= batch_dim < t.ndim), None
+        )
+        for t in inputs:
+            shared = -t.ndim <= batch_dim < t.ndim and t.shape[batch_dim] == self.samples
+            self._add(t, Kind.OTHER, (), batch_dim % t.ndim if shared else None)
+
+    # What is known of a tensor
+
+    def node_of(self, tensor: Tensor) -> Node | None:
+        """The node of a tensor as it is now; None if it does not descend from the inputs."""
+        node = self._nodes.get(id(tensor))
+        if node is None or node.reference() is not tensor:
+            return None
+        if node.version is not None and version_of(tensor) != node.version:
+            # A view of it was changed in place.
+            node = self._add(tensor, Kind.OTHER, (node,), node.axis)
+        return node
+
+    def _split(self, operands: Iterable[Tensor]) -> tuple[_Data, list[Tensor]]:
+        """Those that descend from the inputs, with their nodes, and the others."""
+        data, constants = [], []
+        for t in operands:
+            node = self.node_of(t) or self._unseen(t)
+            if node is None:
+                constants.append(t)
+            else:
+                data.append((t, node))
+        return data, constants
+
+    def _unseen(self, tensor: Tensor) -> Node | None:
+        """The node of what something made that no function mode sees, such as a scripted one."""
+        below = [tensor.grad_fn] if tensor.grad_fn is not None else []
+        if not below or self._constant(tensor) is not None:
+            return None
+        alive = ((n, n.reference()) for n in self.all)
+        known = {t.grad_fn: n for n, t in alive if t is not None and t.grad_fn is not None}
+        parents: dict[Node, None] = {}
+        visited = set()
+        while below:
+            for function, _ in below.pop().next_functions:
+                if function in known:
+                    parents[known[function]] = None
+                elif function is not None and function not in visited:
+                    visited.add(function)
+                    below.append(function)
+        if not parents:
+            self._constants[id(tensor)] = _Constant(weakref.ref(tensor))
+            return None
+        data = [(t, p) for p in parents if (t := p.reference()) is not None]
+        self._consume(data, Kind.OTHER, follows=False)
+        node = self._make(tensor, Kind.OTHER, data, follows=False)
+        node.unseen = True
+        return node
+
+    def _constant(self, tensor: Tensor) -> _Constant | None:
+        constant = self._constants.get(id(tensor))
+        if constant is not None and constant.reference() is tensor:
+            return constant
+        if not self._modules.owners(tensor):
+            return None
+        constant = _Constant(weakref.ref(tensor), tensor)
+        self._constants[id(tensor)] = constant
+        return constant
+
+    def _add(self, tensor: Tensor, kind: Kind, parents: tuple[Node, ...], axis: int | None) -> Node:
+        node = Node(
+            len(self.all), kind, parents, axis, weakref.ref(tensor), version_of(tensor),
+            with_grad=torch.is_grad_enabled(),
+        )  # fmt: skip
+        self._nodes[id(tensor)] = node
+        self.all.append(node)
+        return node
+
+    def _make(self, tensor: Tensor, kind: Kind, data: _Data, follows: bool) -> Node:
+        """The node of what was made of others."""
+        parents = tuple(dict.fromkeys(n for _, n in data))
+        node = self._add(tensor, kind, parents, self._axis(tensor, data))
+        node.activated = any(p.activated for p in parents)
+        first = parents[0].origin if parents else None
+        node.origin = first if all(p.origin is first for p in parents) else None
+        if kind in _SCORES_PASS:
+            node.scores = tuple(dict.fromkeys(start for p in parents for start in p.scores))
+            node.attends = any(p.attends for p in parents)
+        node.follows = node.watched = follows
+        return node
+
+    def _consume(self, data: _Data, kind: Kind, follows: bool) -> None:
+        """Keep the operands with which a layer may end, as something is made of them."""
+        parents = {n for _, n in data}
+        goes_on = follows and len(parents) == 1 and kind is not Kind.RANDOM
+        for t, n in data:
+            if n.watched and (n.uses or not goes_on):
+                n.keep(t)
+        for n in parents:
+            n.uses += 1
+
+    # A function
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in functions.tells:
+            return func(*args, **kwargs)
+        operands = list(tensors_in((*args, *kwargs.values())))
+        data, constants = self._split(operands)
+        role = functions.known(func, args, kwargs)
+        if not data:
+            result, role = functions.call(func, args, kwargs, role)
+            if operands or role.kind is Kind.RANDOM:
+                self._note_constants(role, operands, list(tensors_in((result,))))
+            return result
+        may_change = role is None or role.mutates
+        copies = self._copies(operands, data, role) if may_change else []
+        versions = [version_of(t) for t in operands] if may_change else []
+        result, role = functions.call(func, args, kwargs, role)
+        changed = _changed(operands, versions) if role.mutates else []
+        for t, node, copy in copies:
+            if role.mutates and (version_of(t) is None or version_of(t) != node.version):
+                node.keep_copy(copy)
+        results = [result] if isinstance(result, Tensor) else list(tensors_in((result,)))
+        if results or changed:
+            self._note(func, args, kwargs, role, data, constants, results, changed)
+        return result
+
+    def _copies(
+        self, operands: list[Tensor], data: _Data, role: Role | None
+    ) -> list[tuple[Tensor, Node, Tensor]]:
+        """Copies of what a layer may end with and the function changes, or may change."""
+        watched = [(t, n) for t, n in data if n.watched and not n.copied]
+        if role is not None:
+            parents = {n for _, n in data}
+            alone = len(parents) == 1 and role.kind is not Kind.RANDOM
+            follows = alone and self._follows(role.kind, list(parents))
+            watched = [(t, n) for t, n in watched if n.uses or n.kept is not None or not follows]
+        for t in operands:
+            # To change a view is to change what it is a view of.
+            base = t._base
+            node = None if base is None else self.node_of(base)
+            if base is not None and node is not None and node.kept is base:
+                watched.append((base, node))
+        return [(t, n, t.clone()) for t, n in watched]
+
+    def _follows(self, kind: Kind, parents: Sequence[Node]) -> bool:
+        allowed = kind in _FOLLOWING and (kind is not Kind.NORM or self._by_function)
+        return allowed and all(p.watched for p in parents)
+
+    def _note(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        role: Role,
+        data: _Data,
+        constants: list[Tensor],
+        results: list[Tensor],
+        changed: list[Tensor],
+    ) -> None:
+        if role.kind is Kind.NEW:
+            for r in results:
+                self._constants[id(r)] = _Constant(weakref.ref(r), axis=self._axis(r, data))
+            return
+        known = [c for t in constants if (c := self._constant(t)) is not None]
+        random = role.kind is Kind.POINTWISE and any(c.random for c in known)
+        kind = Kind.RANDOM if random else role.kind
+        if kind is Kind.LAYOUT and len(results) == 1 and _same_layout(results[0], data[0][0]):
+            kind = Kind.POINTWISE  # nothing was moved
+        follows = self._follows(kind, [n for _, n in data])
+        made = [r for r in results if all(r is not t for t, _ in data)] + changed
+        if not made:
+            if kind is not Kind.RANDOM:
+                return  # an operand was handed on
+            made = results  # by dropout that is idle, but ends a layer all the same
+        self._consume(data, kind, follows)
+        single = len(data) == len(results) == 1 and not constants and args
+        for r in made:
+            node = self._make(r, kind, data, follows)
+            pointwise = kind is Kind.POINTWISE
+            node.affine = not pointwise or (role.affine and not constants)
+            node.activated |= pointwise and not role.affine
+            constant = self._constant(r)
+            if node.axis is None and constant is not None:
+                node.axis = constant.axis
+            if node.axis is None and any(word in functions.name_of(func) for word in _GATHERING):
+                node.axis = self._gathered(r)
+            if single and args[0] is data[0][0]:
+                node.step = (func, args[1:], kwargs)
+        if kind is Kind.PRODUCT:
+            self._multiply(role, data, constants, made)
+        elif role.normalises:
+            self._normalise(data, made)
+        elif constants and "mul" in functions.name_of(func):
+            matrices = (t for t in constants if sum(length > 1 for length in t.shape) >= 2)
+            self.multiplied += [t for t in matrices if self._modules.owners(t)]
+        if self._by_function:
+            return
+        parameters = [c.parameter for c in known if c.parameter is not None]
+        if parameters:
+            node = self._nodes[id(made[0])]
+            node.watched = True  # its module may turn out to be never called
+            self.used.append((parameters, node))
+
+    def _multiply(
+        self,
+        role: Role,
+        data: _Data,
+        constants: list[Tensor],
+        made: list[Tensor],
+    ) -> None:
+        weights = self._weights(constants)
+        if weights and not role.attends:
+            if self._by_function:
+                self._begin(made[0], max(weights, key=_axes_of), role.convolves)
+            return
+        # Queries, keys and values are layers' outputs as they are, but for scales and positions.
+        origins = [n.origin for _, n in data if n.origin is not None and not n.activated]
+        if role.attends or any(n.attends for _, n in data):
+            for origin in origins:
+                origin.inner = True
+        for r in made:
+            self._nodes[id(r)].scores = tuple(dict.fromkeys(origins))
+
+    def _normalise(self, data: _Data, made: list[Tensor]) -> None:
+        """A softmax of scores: what they are products of is a part of attention."""
+        scores = [start for _, n in data for start in n.scores]
+        for start in scores:
+            start.inner = True
+        for r in made:
+            self._nodes[id(r)].attends = bool(scores)
+
+    def _weights(self, constants: Iterable[Tensor]) -> list[_Constant]:
+        """Those that come from parameters of two or more axes.
+
+        What was made by multiplying parameters is a weight if it is a matrix; with more axes it
+        is rather a part of attention, such as queries that are learnt.
+        """
+        found = []
+        for t in constants:
+            constant = self._constant(t)
+            if constant is None or _axes_of(constant) < 2:
+                continue
+            if t.ndim == 2 or (t.ndim > 2 and not constant.multiplied):
+                found.append(constant)
+        return found
+
+    def _begin(self, output: Tensor, weight: _Constant, convolves: bool) -> None:
+        parameter = weight.parameter
+        assert parameter is not None
+        node = self._nodes[id(output)]
+        name, trainable = self._modules.layer_of(parameter)
+        # Of images channels stand before height and width, of everything else last.
+        channel = -(parameter.ndim - 1) if convolves else -1
+        start = Start(name, node, channel, parameter, trainable)
+        node.origin, node.watched, node.activated = start, True, False
+        self.starts.append(start)
+        if self._keeps_starts:
+            node.keep(output)
+
+    def _note_constants(self, role: Role, operands: list[Tensor], results: list[Tensor]) -> None:
+        known = [c for t in operands if (c := self._constant(t)) is not None]
+        owned = [c for c in known if c.parameter is not None]
+        random = role.kind is Kind.RANDOM or any(c.random for c in known)
+        if (not owned and not random) or role.kind is Kind.NEW:
+            return
+        largest = max(owned, key=_axes_of).parameter if owned else None
+        multiplied = bool(owned) and (role.kind is Kind.PRODUCT or all(c.multiplied for c in owned))
+        if role.kind is Kind.PRODUCT and largest is not None and len(known) < len(operands):
+            self.apart.append(largest)  # a layer of something that is no parameter
+        for r in results:
+            if not self._modules.owners(r):
+                constant = _Constant(weakref.ref(r), largest, random, multiplied)
+                self._constants[id(r)] = constant
+
+    # Where the samples are
+
+    def _axis(self, result: Tensor, data: _Data) -> int | None:
+        """The axis of the result that counts samples; None where that cannot be told."""
+        samples = self.samples or 0
+        found = {followed(t, n.axis, result, samples) for t, n in data if n.axis is not None}
+        return found.pop() if len(found) == 1 else None
+
+    def _gathered(self, result: Tensor) -> int | None:
+        """Axis 0 of what samples were gathered in, such as the messages to the nodes of a graph."""
+        alike = [k for k, length in enumerate(result.shape) if length == self.samples]
+        return 0 if alike == [0] else None
+
+    # A module
+
+    def finish(
+        self,
+        name: str,
+        module: nn.Module,
+        call: int,
+        given: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+    ) -> Node | None:
+        """Note that a module put out tensors.
+
+        Return the node of the first, if it descends from the inputs.
+        """
+        output = outputs[0]
+        found, _ = self._split([output])
+        node = found[0][1] if found else None
+        if self._by_function and is_whole(module):
+            node = self._join(given, output, Kind.OTHER)
+            start = Start(name, node, -1, None, self._modules.trains(module, within=True))
+            node.origin, node.watched, node.activated = start, True, False
+            self.starts.append(start)
+            node.keep(output)
+            for other in outputs[1:]:  # such as the last state of a recurrent layer
+                self._add(other, Kind.OTHER, (node,), self._axis(other, [(output, node)]))
+        elif node is None or not node.watched:
+            node = self._follow_module(module, given, output, node)
+        if node is None:
+            return None
+        origin = node.origin
+        if origin is not None and origin.parameter is not None:
+            parameter = origin.parameter
+            if any(p is parameter for p in module._parameters.values()):
+                self._begin_at(name, module, origin, node)
+        if node.module_call is None:
+            node.module_call = (name, call)
+        return node
+
+    def _begin_at(self, name: str, module: nn.Module, start: Start, node: Node) -> None:
+        """A module that owns the parameter puts out what was made of it: the layer begins here."""
+        start.name = self._modules.layer_name(name, module, start.parameter)
+        if node is start.node:
+            return
+        before = start.node.reference()
+        after = node.reference()
+        if before is None or after is None or before.ndim != after.ndim:
+            start.channel_axis = -1 if start.channel_axis == -1 else None
+        start.node, start.inner = node, False
+        node.watched = True
+        if self._keeps_starts and after is not None:
+            node.keep(after)
+
+    def _follow_module(
+        self, module: nn.Module, given: Sequence[Tensor], output: Tensor, node: Node | None
+    ) -> Node | None:
+        """What a module does that is a norm, or whose functions are not seen."""
+        source = self.node_of(given[0]) if given else None
+        kind = None
+        if source is not None and output.shape == given[0].shape:
+            if self._by_function and is_norm(module):
+                kind = Kind.NORM
+            elif source.watched and self._modules.is_activation(module, given[0]):
+                kind = Kind.POINTWISE
+        if kind is not None:
+            return self._join(given[:1], output, kind)
+        if node is None and isinstance(module, torch.jit.ScriptModule):
+            node = self._join(given, output, Kind.OTHER)
+        return node
+
+    def _join(self, given: Sequence[Tensor], output: Tensor, kind: Kind) -> Node:
+        """One node for all that a module did."""
+        data, _ = self._split(given)
+        follows = bool(data) and self._follows(kind, [n for _, n in data])
+        self._consume(data, kind, follows)
+        return self._make(output, kind, data, follows)
+
+    def begin_module(
+        self, name: str, node: Node | None, output: Tensor, channel: int | None
+    ) -> None:
+        """A chosen module's output is where a layer begins."""
+        if node is None:
+            node = self._add(output, Kind.OTHER, (), None)
+        self.starts.append(Start(name, node, channel))
+        node.watched = True
+        node.keep(output)
+
+    # The end of the pass
+
+    def end(self, outputs: Sequence[Tensor]) -> None:
+        """Find what the model's output was made of."""
+        ends = []
+        for t, node in self._split(outputs)[0]:
+            node.is_output = True
+            node.keep(t)
+            ends.append(node)
+        if not ends:
+            # The output is nothing that is known to hold tensors: all that is alive may be in it.
+            for node in self.all:
+                alive = node.reference()
+                if node.watched and alive is not None:
+                    node.keep(alive)
+        pending = ends or list(self.all)
+        live = set(pending)
+        while pending:
+            for parent in pending.pop().parents:
+                if parent not in live:
+                    live.add(parent)
+                    pending.append(parent)
+        for node in self.all:
+            if node in live:
+                for parent in node.parents:
+                    parent.consumers.append(node)
+        self.live = live
+
+    def release(self) -> None:
+        """Free the tensors that were kept, and undo all cycles, which would outlive the pass."""
+        for node in self.all:
+            node.kept = node.origin = None
+            node.scores = ()
+            node.consumers.clear()
+
+    def leave(self) -> None:
+        """Take the mode off the stack, wherever in it it stands, or do nothing."""
+        self.frame = None
+        stack: Any = torch.overrides
+        above = []
+        if any(mode is self for mode in stack._get_current_function_mode_stack()):
+            while (top := stack._pop_mode()) is not self:
+                above.append(top)
+            for mode in reversed(above):
+                stack._push_mode(mode)
+
+
+def _same_layout(result: Tensor, operand: Tensor) -> bool:
+    return result.shape == operand.shape and result.stride() == operand.stride()
+
+
+def _changed(operands: list[Tensor], versions: list[int | None]) -> list[Tensor]:
+    """The operands that a function changed in place; the first where that is not counted."""
+    if versions[0] is None:
+        return operands[:1]
+    return [t for t, v in zip(operands, versions, strict=True) if version_of(t) != v]
+
+
+def _axes_of(constant: _Constant) -> int:
+    return constant.parameter.ndim if constant.parameter is not None else 0

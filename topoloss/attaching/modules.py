@@ -1,0 +1,166 @@
+"""What is known of a model's modules: names, parameters, and what kind of a part each is."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from topoloss.attaching.functions import works_entry_by_entry
+from topoloss.errors import AttachmentError
+
+__all__ = [
+    "Modules", "channel_axis", "is_compiled", "is_norm", "is_whole", "own_modules",
+    "refuse_compiled", "trainable",
+]  # fmt: skip
+
+# What they do to their input, taken as a whole, is one linear map and more.
+_WHOLE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+_CHANNELS_SECOND = (
+    nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU
+)  # fmt: skip
+_CHANNELS_LAST = (*_WHOLE, nn.Embedding, nn.Linear, nn.TransformerEncoderLayer)
+
+
+# A name, a module, and a parameter that it holds.
+_Owner: TypeAlias = tuple[str, "weakref.ref[nn.Module]", "weakref.ref[Tensor]"]
+
+
+class Modules:
+    """The modules of a model and the owners of its parameters, as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+        self._activations: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+        self._owners: dict[int, list[_Owner]] = {}
+
+    def refresh(self) -> None:
+        """Look at the model anew: modules and parameters may have been replaced."""
+        model = self._model()
+        assert model is not None
+        self._owners = {}
+        # Every name of a tied parameter counts, and of a module with several names the first.
+        for name, module in model.named_modules():
+            for tensor in module._parameters.values():
+                if tensor is not None:
+                    owner = (name, weakref.ref(module), weakref.ref(tensor))
+                    self._owners.setdefault(id(tensor), []).append(owner)
+
+    def owners(self, tensor: Tensor) -> list[tuple[str, nn.Module]]:
+        """The modules that hold a tensor as their own parameter, with their names."""
+        found = []
+        for name, module, reference in self._owners.get(id(tensor), ()):
+            owner = module()
+            if owner is not None and reference() is tensor:
+                found.append((name, owner))
+        return found
+
+    def layer_of(self, parameter: Tensor) -> tuple[str, bool]:
+        """Name of the layer that multiplies by a parameter, and whether it is trained."""
+        name, module = self.owners(parameter)[0]
+        trained = any(p is not None and p.requires_grad for p in module._parameters.values())
+        return self.layer_name(name, module, parameter), trained
+
+    def layer_name(self, name: str, module: nn.Module, parameter: Tensor | None) -> str:
+        """The module's name; the parameter's own where the module has several such."""
+        own = _own_name(name)
+        if own != name:
+            return own  # a parametrised weight
+        long = {k: p for k, p in module._parameters.items() if p is not None}
+        matrices = [k for k, p in long.items() if sum(length > 1 for length in p.shape) >= 2]
+        if len(matrices) < 2:
+            return name
+        mine = [k for k in matrices if module._parameters[k] is parameter]
+        return ".".join(filter(None, (name, *mine[:1])))
+
+    def trains(self, module: nn.Module, within: bool) -> bool:
+        """Whether a module has a trainable parameter, of its own or somewhere within."""
+        return any(p.requires_grad for p in module.parameters(recurse=within))
+
+    def is_activation(self, module: nn.Module, x: Tensor) -> bool:
+        """Whether a module without matrices works entry by entry; tried once."""
+        if module not in self._activations:
+            plain = (
+                # What torch's own modules do is known by their functions.
+                not type(module).__module__.startswith("torch.nn.modules.")
+                and not any(module.children())
+                and not any(True for _ in module.buffers())
+                and all(p.ndim < 2 for p in module.parameters())
+                and x.is_floating_point()
+                and type(x) is Tensor
+            )
+            with torch._C.DisableTorchFunction():
+                self._activations[module] = plain and works_entry_by_entry(module.forward, x[:4])
+        return self._activations[module]
+
+
+def _own_name(name: str) -> str:
+    """Without the machinery of parametrised weights."""
+    parts = name.split(".")
+    end = parts.index("parametrizations") if "parametrizations" in parts else None
+    return ".".join(parts[:end])
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by name, but for the machinery of parametrised weights."""
+    for name, module in model.named_modules():
+        if "parametrizations" not in name.split("."):
+            yield name, module
+
+
+def trainable(module: nn.Module) -> bool:
+    """Whether a module has trainable parameters of its own."""
+    parameters = list(module.parameters(recurse=False))
+    parametrised = getattr(module, "parametrizations", None)
+    if isinstance(parametrised, nn.Module):
+        parameters += parametrised.parameters()
+    return any(p.requires_grad for p in parameters)
+
+
+def is_whole(module: nn.Module) -> bool:
+    """Whether a module counts as one linear map, whatever it does inside."""
+    # Low-rank adapters keep the layer that they adapt under this name.
+    adapted = getattr(module, "base_layer", None)
+    adapts = isinstance(adapted, nn.Module) and hasattr(adapted, "weight")
+    return adapts or isinstance(module, _WHOLE)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm or a scale: all its parameters have one axis."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(module.children()) and all(p.ndim == 1 for p in parameters)
+
+
+def channel_axis(module: nn.Module, value: Tensor) -> int | None:
+    """The axis of the module's channels in what it put out, or None where it is not known."""
+    if value.ndim <= 2 or isinstance(module, _CHANNELS_LAST):
+        return -1
+    if isinstance(module, _CHANNELS_SECOND):
+        return 1
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return -1
+    return None
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calling the module runs compiled code."""
+    # compile() sets the one, torch.compile() wraps in the other.
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    return compiled or type(module).__name__ == "OptimizedModule"
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raise for a model that would not run hooks that are added now."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise AttachmentError(
+            "the model is scripted or traced, and does not call its layers one by one; attach to "
+            "the model that it was made from."
+        )
+    if any(map(is_compiled, model.modules())):
+        raise AttachmentError(
+            "the model is compiled already; attach first, run it once, then compile, so that "
+            "the hooks are compiled with it."
+        )

@@ -1,0 +1,485 @@
+"""Observe the neurons of a model: which there are, in which shape, from which forward pass."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from topoloss import components
+from topoloss.attaching.cost import seconds
+from topoloss.attaching.hooks import Link, connect, disconnect, forgotten
+from topoloss.attaching.layers import Choice, Layers
+from topoloss.attaching.modules import refuse_compiled
+from topoloss.attaching.neurons import Units, check_usable, chosen_neurons, matrices
+from topoloss.attaching.recording import (
+    Mask,
+    Pass,
+    Recorder,
+    Watching,
+)
+from topoloss.errors import (
+    AttachmentError,
+    AttachmentWarning,
+    InputError,
+    OptionError,
+    TopolossError,
+    check_choice,
+    nearest,
+)
+from topoloss.plugins import available
+from topoloss.samplers import Sampler
+
+__all__ = ["Description", "Observation", "observe"]
+
+_Self = TypeVar("_Self", bound="Observation")
+
+
+def observe(
+    model: nn.Module,
+    layers: Layers = "auto",
+    units: Units = "unit",
+    mask: Mask | None = None,
+    *,
+    sampler: str | Sampler = "importance",
+    fraction: float | None = None,
+    batch_dim: int = 0,
+    after_activation: bool = True,
+    eval_pass: bool = False,
+    **unknown: Any,
+) -> Observation:
+    """Observe the neurons of a model.
+
+    Parameters
+    ----------
+    model : Module
+        Any feed-forward module. ``remove()`` leaves it as it was.
+    layers : "auto", "trainable", str, type, or sequence of these
+        ``"auto"``: each linear map (linear layer, convolution, recurrent layer, attention as a
+        whole, or whatever else multiplies by a parameter of two or more axes), taken after the
+        normalisation and the elementwise activation that directly follow it. Queries, keys
+        and values of attention by softmax are none; the projection after it is one.
+        ``"trainable"``: the paper's rule, the output of each module with trainable parameters of
+        its own, norms and embeddings included. Otherwise names of modules, globs on names, or
+        module types.
+    units : {"unit", "channel"}
+        ``"unit"``: each channel at each position is a neuron, as in the paper. ``"channel"``:
+        each channel is one, and positions, of an image or of tokens, are further samples.
+    mask : str or callable, optional
+        Which positions count, where positions are samples: the name of the model's argument
+        that marks what to keep, such as ``"attention_mask"``, or a function
+        ``(args, kwargs) -> Tensor`` of shape (samples, positions). Needs ``units="channel"``.
+    sampler : str or Sampler
+        Which neurons of each layer take part. The last layer is always taken whole.
+    fraction : float, optional
+        The sampler's fraction of each layer, when the sampler is given by name; its own
+        default, every neuron, if left out.
+    batch_dim : int
+        The axis of the model's inputs that counts samples: 1 for a sequence model that takes
+        (positions, samples, ...).
+    after_activation : bool
+        False takes each layer as its linear map or module put it out.
+    eval_pass : bool
+        Observe a second forward pass on the same inputs in evaluation mode (dropout off,
+        running statistics, gradients on), instead of the model's own latest one.
+
+    Returns
+    -------
+    Observation
+
+    Raises
+    ------
+    OptionError, AttachmentError
+        For a wrong option, a pattern that matches nothing, or a compiled model.
+
+    Notes
+    -----
+    Every forward pass is watched, so what is observed is what the model computed in it. No error
+    and no warning comes from the model's forward pass, only from what is asked afterwards. A
+    layer that does not descend from the inputs, or has no axis of samples, is left out with a
+    warning; it is an error if it was named.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> seen = topoloss.observe(model)
+    >>> _ = model(torch.randn(16, 4))
+    >>> {layer: tuple(x.shape) for layer, x in seen.activations().items()}
+    {'0': (16, 8), '2': (16, 3)}
+    """
+    if unknown:
+        raise unknown_option(observe, next(iter(unknown)))
+    choice = checked(model, layers, units, mask, batch_dim)
+    watching = Watching(batch_dim, after_activation, mask, eval_pass)
+    return Observation(model, choice, watching, units, made_sampler(sampler, fraction))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is observed; printing it gives a table.
+
+    Attributes
+    ----------
+    rows : list of tuple
+        Layer, shape of its output, neurons, and neurons that take part.
+    left_out : dict of str to str
+        Layers that are left out, and why.
+    seconds : float
+        Estimated time of T1 over all layers that take part, forward and backward, on two
+        cores of a CPU.
+    """
+
+    rows: list[tuple[str, tuple[int, ...], int, int]]
+    left_out: dict[str, str]
+    seconds: float
+
+    def __str__(self) -> str:
+        header = ("layer", "output", "neurons", "taking part")
+        cells = [header, *((a, str(b), f"{c:,}", f"{d:,}") for a, b, c, d in self.rows)]
+        total = sum(row[3] for row in self.rows)
+        cells.append(("all", "", f"{sum(row[2] for row in self.rows):,}", f"{total:,}"))
+        widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        lines.append(f"T1 over all of them: about {self.seconds:.2g} s a step on two CPU cores")
+        lines += [f"left out: {name!r} {reason}" for name, reason in self.left_out.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class Observation:
+    """The neurons of a model, from its latest forward pass; made by :func:`observe`.
+
+    As a context manager it removes itself. The hooks on the model go with it.
+
+    Notes
+    -----
+    It is no ``nn.Module``: kept as an attribute of the model it adds nothing to ``modules()``,
+    ``parameters()`` or ``state_dict()``. ``copy.deepcopy`` and pickling of a structure that
+    holds model and observation copy both, wired together; a model copied alone observes nothing.
+    Passes on several threads do not mix: each thread is shown its own latest one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        choice: Choice | None,
+        watching: Watching,
+        units: Units,
+        sampler: Sampler,
+    ) -> None:
+        self.model = model
+        self._choice = choice
+        self._watching = watching
+        self._units = units
+        self._sampler = sampler
+        self._removed = False
+        self._link = Link()
+        self._forget()
+        self._start_recording()
+        if choice is not None:
+            connect(model, self._link)
+
+    def _forget(self) -> None:
+        # The forward pass that the choice of neurons is for, and the choice.
+        self._sample: tuple[object, dict[str, Tensor]] = (None, {})
+        self._told: set[str] = set()
+
+    def _start_recording(self) -> None:
+        if self._choice is not None and not self._removed:
+            self._link.recorder = Recorder(self.model, self._choice, self._watching)
+            released = weakref.finalize(self, _release, self._link, weakref.ref(self.model))
+            released.atexit = False
+            self._released = released
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("_sample", "_told", "_released", "_skipped"):
+            kept.pop(name, None)
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What was recorded belongs to another model; the copied hooks share this copied link.
+        self.__dict__.update(state)
+        self._forget()
+        self._start_recording()
+
+    # What there is to see
+
+    def activations(self) -> dict[str, Tensor]:
+        """The neurons that take part, layer by layer, in the order in which they were computed.
+
+        Returns
+        -------
+        dict of str to Tensor, shape (samples, neurons)
+            With their gradients. A layer called more than once appears as ``name``, ``name:2``
+            and so on.
+
+        Raises
+        ------
+        AttachmentError
+            If the model was not run, ran without gradients while they are on now, or was
+            changed in place where it is observed.
+        """
+        layers = self._all()
+        chosen = self._sample[1]
+        return {
+            name: x if len(chosen[name]) == x.shape[1] else x.index_select(1, chosen[name])
+            for name, x in layers.items()
+        }
+
+    @property
+    def neurons(self) -> dict[str, Tensor]:
+        """The neurons that take part, by layer: indices into its flattened units, or channels."""
+        self._all()
+        return self._sample[1]
+
+    def locate(
+        self, edges: Tensor, layer: str | None = None
+    ) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+        """Say which neurons edges join.
+
+        Parameters
+        ----------
+        edges : Tensor of int64, shape (edges, 2)
+            As a diagram's ``death_edges``.
+        layer : str, optional
+            The layer whose diagram it is, where each layer has one of its own.
+
+        Returns
+        -------
+        list of ((layer, unit), (layer, unit))
+            A unit is an index into the layer's flattened output, or a channel.
+        """
+        neurons = self.neurons
+        if layer is not None:
+            if layer not in neurons:
+                raise OptionError(f"layer={layer!r} is not one of {list(neurons)}.")
+            neurons = {layer: neurons[layer]}
+        where = [(name, int(unit)) for name, units in neurons.items() for unit in units.tolist()]
+        edges = torch.as_tensor(edges)
+        if edges.ndim != 2 or edges.shape[1] != 2 or edges.is_floating_point():
+            raise InputError(
+                f"edges of shape {tuple(edges.shape)} and dtype {edges.dtype} were given; expected "
+                "integers of shape (edges, 2), as a diagram's death_edges."
+            )
+        pairs = edges.tolist()
+        if any(not 0 <= end < len(where) for pair in pairs for end in pair):
+            raise InputError(
+                f"edges name neurons up to {max(map(max, pairs))}, and {len(where)} take part; "
+                "pass edges of a diagram of the latest forward pass, and with layer= the layer "
+                "that it is of."
+            )
+        return [(where[i], where[j]) for i, j in pairs]
+
+    def describe(self, *inputs: Any, **kwargs: Any) -> Description:
+        """Describe what is observed, and what T1 on it would cost.
+
+        Parameters
+        ----------
+        *inputs, **kwargs
+            For one pass without gradients, in evaluation mode, which leaves no trace. Without
+            them the latest pass is described.
+
+        Returns
+        -------
+        Description
+        """
+        recorder = self._recorder()
+        if inputs or kwargs:
+            with torch.no_grad(), evaluating(self.model):
+                made = recorder.once(inputs, kwargs)
+        else:
+            made = self._latest()
+        with torch.no_grad():
+            found, left_out = self._matrices(made)
+            chosen = chosen_neurons(found, copy.deepcopy(self._sampler))
+        shapes = {r.name: r.tensor.shape for r in made.records if r.tensor is not None}
+        rows = [
+            (name, tuple(shapes[name]), x.shape[1], len(chosen[name])) for name, x in found.items()
+        ]
+        samples = max((x.shape[0] for x in found.values()), default=0)
+        return Description(rows, left_out, seconds(sum(r[3] for r in rows), samples))
+
+    def remove(self) -> None:
+        """Take every hook off the model. Doing so twice is harmless."""
+        if not self._removed and self._choice is not None:
+            self._released.detach()
+            disconnect(self.model, self._link)
+        self._removed = True
+        self._forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold for the sampler to go on where it was."""
+        return {"sampler": copy.deepcopy(vars(self._sampler))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict()`` returned."""
+        vars(self._sampler).update(copy.deepcopy(state["sampler"]))
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__})"
+
+    # Inside
+
+    def _recorder(self) -> Recorder:
+        if self._removed:
+            raise AttachmentError("this attachment was removed; call topoloss.attach again.")
+        recorder = self._link.recorder
+        if recorder is None:
+            raise TopolossError("no activations are observed here, only weights or parameters.")
+        return recorder
+
+    def _latest(self) -> Pass:
+        recorder = self._recorder()
+        if recorder.repeats:
+            with evaluating(self.model):
+                recorder.repeat()
+        return recorder.latest()
+
+    def _all(self) -> dict[str, Tensor]:
+        """All neurons by layer, with those chosen that take part."""
+        made = self._latest()
+        found, left_out = self._matrices(made)
+        if not any(x.shape[1] for x in found.values()):
+            raise AttachmentError(
+                "no layer put out any neurons; choose others with layers=. " + _because(left_out)
+            )
+        self._tell(made, left_out)
+        token = self._recorder().token
+        if self._sample[0] is not token or token is None:
+            self._sample = (token, chosen_neurons(found, self._sampler))
+        return found
+
+    def _matrices(self, made: Pass) -> tuple[dict[str, Tensor], dict[str, str]]:
+        check_usable(made)
+        assert self._choice is not None
+        return matrices(made, self._units, strict=self._choice.rule == "named")
+
+    def _tell(self, made: Pass, left_out: dict[str, str]) -> None:
+        """Warn of what is left out, once for each layer."""
+        new = {name: why for name, why in left_out.items() if name not in self._told}
+        self._told.update(new)
+        notes = [note for note in made.notes if note not in self._told]
+        self._told.update(notes)
+        if new:
+            notes.append("these layers are left out: " + _because(new))
+        for note in notes:
+            warnings.warn(note, AttachmentWarning, stacklevel=5)
+
+
+def _because(left_out: dict[str, str]) -> str:
+    return "; ".join(f"{name!r} {reason}" for name, reason in left_out.items())
+
+
+def _release(link: Link, model: weakref.ref[nn.Module]) -> None:
+    """Take the hooks of an observation that is gone off its model."""
+    observed, recorder = model(), link.recorder
+    if observed is not None and recorder is not None:
+        disconnect(observed, link)
+        if recorder.passes == 0:
+            forgotten(observed)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own flag and the random state restored."""
+    flags = [(module, module.training) for module in model.modules()]
+    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(cuda)):
+        try:
+            # Not model.eval(): overridden versions may do more than set the flag.
+            for module, _ in flags:
+                module.training = False
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+
+
+def unknown_option(function: Callable[..., Any], given: str) -> OptionError:
+    """An error that lists the options of `attach` or `observe`."""
+    name = function.__name__
+    if given == "watch":
+        return OptionError(f"{name} has no option 'watch' any more: every pass is watched.")
+    known = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is not p.VAR_KEYWORD and p.name not in ("model", "regulariser")
+    ]
+    return OptionError(
+        f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)} Options "
+        "of a regulariser go through an instance: "
+        "attach(model, topoloss.regulariser('t2', alpha=0.5))."
+    )
+
+
+def checked(
+    model: nn.Module, layers: Layers, units: str, mask: object, batch_dim: object
+) -> Choice:
+    """The layers that options choose, once all of them are found right."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {model!r}; expected a torch.nn.Module.")
+    check_choice("units", units, ("unit", "channel"))
+    if isinstance(batch_dim, bool) or not isinstance(batch_dim, int):
+        raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
+    if mask is not None and not isinstance(mask, str) and not callable(mask):
+        raise OptionError(
+            f"mask={mask!r} was given; expected the name of an argument of the model, or a "
+            "function (args, kwargs) -> Tensor of shape (samples, positions)."
+        )
+    if mask is not None and units == "unit":
+        raise OptionError(
+            "mask= takes positions out, and with units='unit' positions are no samples but parts "
+            "of neurons; pass units='channel', where each position is a sample."
+        )
+    if isinstance(mask, str):
+        taken = inspect.signature(model.forward).parameters.values()
+        if all(p.name != mask and p.kind is not p.VAR_KEYWORD for p in taken):
+            names = [p.name for p in taken]
+            raise OptionError(
+                f"mask={mask!r} is no argument of {type(model).__name__}, which takes {names}."
+                f"{nearest(mask, names)}"
+            )
+    refuse_compiled(model)
+    return Choice(model, layers)
+
+
+def made_sampler(given: str | Sampler, fraction: float | None) -> Sampler:
+    """The sampler of that name, with the fraction; or the one that was given."""
+    if isinstance(given, str):
+        return components.sampler(given, **({} if fraction is None else {"fraction": fraction}))
+    if not isinstance(given, Sampler):
+        raise OptionError(
+            f"sampler is {given!r}; expected a name of {available('sampler')} or a "
+            "topoloss.Sampler."
+        )
+    if fraction is not None:
+        raise OptionError(
+            f"fraction={fraction} was given beside a sampler instance; give it to the sampler."
+        )
+    return given

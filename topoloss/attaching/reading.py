@@ -1,0 +1,197 @@
+"""Read the layers off the graph of a pass: which there are, and the tensor of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from torch import Tensor
+
+from topoloss.attaching.functions import Kind, version_of
+from topoloss.attaching.graph import Node, Start, Watch
+
+__all__ = ["Record", "Step", "fed_by", "read"]
+
+
+@dataclass(eq=False, repr=False)
+class Step:
+    """How a compiled pass finds a layer's tensor: a module's output, and functions of it.
+
+    Attributes
+    ----------
+    module, call
+        Which call of which module.
+    functions : list of callable
+        To apply to its output.
+    copy : bool
+        What was found is changed in place later.
+    """
+
+    module: str
+    call: int
+    functions: list[Callable[[Tensor], Tensor]]
+    copy: bool
+
+
+@dataclass(eq=False, repr=False)
+class Record:
+    """A layer in one pass.
+
+    Attributes
+    ----------
+    name : str
+        ``name:2`` for the second in a pass.
+    tensor : Tensor or None
+    axis : int or None
+        The axis that counts samples; None where there is none.
+    folded : bool
+        Positions or windows are folded into that axis.
+    channel_axis : int or None
+        None where it is not known.
+    descends : bool
+        From the inputs of the model.
+    with_grad : bool
+    version : int or None
+        How often the tensor had been changed in place.
+    step : Step or None
+        None where a compiled pass cannot find the tensor.
+    """
+
+    name: str
+    tensor: Tensor | None
+    axis: int | None
+    folded: bool
+    channel_axis: int | None
+    descends: bool
+    with_grad: bool
+    version: int | None
+    step: Step | None
+    start: Start | None = None
+    unseen: bool = False
+
+
+def read(watch: Watch, starts: Iterable[Start], after_activation: bool) -> list[Record]:
+    """Return the layers in the order in which they begin, each tensor once."""
+    records: list[Record] = []
+    calls: dict[str, int] = {}
+    taken: set[Node] = set()
+    for start in sorted(starts, key=lambda s: s.node.index):
+        node = _end(start.node) if after_activation else start.node
+        if node in taken:
+            continue
+        taken.add(node)
+        calls[start.name] = calls.get(start.name, 0) + 1
+        records.append(_record(start, node, calls[start.name], watch.samples))
+    return records
+
+
+def fed_by(record: Record, records: Iterable[Record]) -> set[str]:
+    """Names of the layers whose values reach this one without passing through another."""
+    starts = {r.start.node: r.name for r in records if r.start is not None and r is not record}
+    assert record.start is not None
+    pending, seen, found = list(record.start.node.parents), set(), set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in starts:
+            found.add(starts[node])
+        elif node.parents:
+            pending.extend(node.parents)
+        else:
+            found.add("(input)")
+    return found
+
+
+def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
+    name = start.name or "(model)"
+    tensor = node.kept
+    return Record(
+        name if call == 1 else f"{name}:{call}",
+        tensor,
+        node.axis,
+        tensor is not None and node.axis is not None and tensor.shape[node.axis] != samples,
+        start.channel_axis,
+        node.origin is not None or bool(node.parents),
+        # Within a custom function gradients are off, though its result has one.
+        node.with_grad or (tensor is not None and tensor.requires_grad),
+        None if tensor is None else (version_of(tensor) if node.copied else node.version),
+        _step(node),
+        start,
+        any(c.unseen for c in node.consumers),
+    )
+
+
+def _end(start: Node) -> Node:
+    """The last node that everything passes through which the model makes of the layer.
+
+    From the start on, only what is done entry by entry, and norms and dropout, is passed.
+    Dropout is passed only on the way to something else: before an activation, not after it.
+    """
+    # `firm` is the last that is more than scaled or shifted by plain numbers, or cast.
+    best = firm = current = start
+    while not current.is_output:
+        following = _meeting(current)
+        if following is None:
+            break
+        if following.kind is Kind.RANDOM:
+            # What dropout scales in training it leaves alone in evaluation.
+            best = firm
+            if firm.kind is Kind.POINTWISE:
+                break
+        else:
+            best = following
+            if following.kind is Kind.NORM or not following.affine:
+                firm = following
+        current = following
+    return best
+
+
+def _meeting(node: Node) -> Node | None:
+    """The first node after this one that all that was made of it passes through, or None."""
+    inside = {node}
+    ahead = [(c.index, c) for c in node.consumers]
+    heapify(ahead)
+    while ahead:
+        current = heappop(ahead)[1]
+        while ahead and ahead[0][1] is current:
+            heappop(ahead)
+        if not current.follows or not inside.issuperset(current.parents):
+            return None
+        if not ahead:
+            return current
+        if current.is_output:
+            return None
+        inside.add(current)
+        for consumer in current.consumers:
+            heappush(ahead, (consumer.index, consumer))
+    return None
+
+
+def _step(node: Node) -> Step | None:
+    """The way from the nearest module output before a node, if it is one of plain functions."""
+    functions: list[Callable[[Tensor], Tensor]] = []
+    current = node
+    while current.module_call is None:
+        if current.step is None or len(current.parents) != 1:
+            return None
+        functions.append(_Applied(*current.step))
+        (current,) = current.parents
+    module, call = current.module_call
+    return Step(module, call, functions[::-1], node.copied or bool(functions))
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """A function with all its arguments but the first."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        result: Tensor = self.function(x, *self.args, **self.kwargs)
+        return result

@@ -1,0 +1,536 @@
+"""Record the layers of each forward pass of a model."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from topoloss.attaching.functions import tensors_in, tensors_within, version_of
+from topoloss.attaching.graph import Start, Watch
+from topoloss.attaching.layers import Choice
+from topoloss.attaching.modules import Modules, channel_axis, is_compiled
+from topoloss.attaching.reading import Record, Step, read
+from topoloss.errors import AttachmentError
+
+__all__ = ["Mask", "Pass", "Recorder", "Watching"]
+
+Mask: TypeAlias = str | Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
+
+
+class Watching(NamedTuple):
+    """How forward passes are watched.
+
+    Attributes
+    ----------
+    batch_dim : int
+    after_activation : bool
+    mask : str, callable or None
+    repeats : bool
+        Keep the inputs of each pass, and record only what :meth:`Recorder.repeat` makes of them.
+    """
+
+    batch_dim: int
+    after_activation: bool
+    mask: Mask | None
+    repeats: bool
+
+
+@dataclass(eq=False, repr=False)
+class Pass:
+    """What one forward pass of the model left.
+
+    Attributes
+    ----------
+    records : list of Record
+    samples : int or None
+        Of the model's inputs.
+    inputs : Tensor or None
+        The first floating-point tensor that the model was given.
+    mask : Tensor or None
+    error : str
+        Why the pass cannot be used; empty otherwise.
+    notes : list of str
+        What the user should be warned of.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    samples: int | None = None
+    inputs: Tensor | None = None
+    mask: Tensor | None = None
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False, repr=False)
+class _Running:
+    """A pass that is under way."""
+
+    watch: Watch
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    depth: int = 0
+    notes: list[str] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    called: set[nn.Module] = field(default_factory=set)
+    error: str = ""
+
+
+class _Repeating(threading.local):
+    """The recorders that repeat a pass on this thread: to all others it does not happen."""
+
+    def __init__(self) -> None:
+        self.recorders: list[Recorder] = []
+
+
+_repeating = _Repeating()
+
+
+class Recorder:
+    """Records the layers of each forward pass.
+
+    Parameters
+    ----------
+    model : Module
+    choice : Choice
+    watching : Watching
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        choice: Choice,
+        watching: Watching,
+    ) -> None:
+        self._model = weakref.ref(model)
+        self._modules = Modules(model)
+        self._choice = choice
+        self._chosen = frozenset(choice.modules)
+        self._watching = watching
+        self.repeats = watching.repeats
+        self.passes = 0
+        self._replicated = False
+        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._input_versions: list[tuple[Tensor, int | None]] = []
+        self._running: dict[int, _Running] = {}
+        self._of_thread = threading.local()
+        self._newest: Pass | None = None
+        # By the model's training flag: what a compiled pass, which cannot be watched, follows.
+        self._steps: dict[bool, list[tuple[Record, Step | None]]] = {}
+        self._compiled: list[tuple[Record, Tensor, bool]] | None = None
+        self._compiled_calls: dict[str, int] = {}
+        self._compiled_whole = False
+        self._compiled_training = False
+
+    # What the user asks for
+
+    def latest(self) -> Pass:
+        """The latest pass of this thread, or of any other if this thread made none.
+
+        Raises
+        ------
+        AttachmentError
+            If there was none, or it failed.
+        """
+        if self._compiled is not None:
+            return self._compiled_pass(self._compiled)
+        found: Pass | None = getattr(self._of_thread, "latest", None) or self._newest
+        if found is None:
+            raise _not_run()
+        if found.error:
+            raise AttachmentError(found.error)
+        return found
+
+    @property
+    def token(self) -> object:
+        """Something that is the same object until the model makes another pass of its own."""
+        if self.repeats:
+            return self._inputs
+        if self._compiled is not None:
+            return self._compiled
+        return getattr(self._of_thread, "latest", None) or self._newest
+
+    def forget(self) -> None:
+        """Free all that was recorded."""
+        self._interrupt()
+        self._newest = self._compiled = self._inputs = None
+        self._input_versions = []
+        self._of_thread = threading.local()
+
+    def repeat(self) -> None:
+        """Run the model once more on its latest inputs, unseen by its other recorders."""
+        model = self._model()
+        if self._inputs is None or model is None:
+            raise _not_run()
+        args, kwargs = self._inputs
+        with self.alone(), torch.compiler.set_stance("force_eager"):
+            model(*args, **kwargs)
+        # Also what changed before the pass was repeated shows now.
+        if any(v is not None and version_of(t) != v for t, v in self._input_versions):
+            raise AttachmentError(
+                "an input of the latest forward pass was changed in place, by the model or after "
+                "it, so the pass cannot be repeated; pass the model a copy, or eval_pass=False."
+            )
+
+    def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
+        """Run the model on inputs, unseen by its other recorders, and forget it here too."""
+        model = self._model()
+        assert model is not None
+        before = (getattr(self._of_thread, "latest", None), self._newest, self._compiled)
+        passes = self.passes
+        try:
+            with self.alone():
+                model(*args, **kwargs)
+            return self.latest()
+        finally:
+            self._of_thread.latest, self._newest, self._compiled = before
+            self.passes = passes
+
+    def alone(self) -> _Alone:
+        """In this context a pass of the model is seen by this recorder alone."""
+        return _Alone(self)
+
+    # A pass, from the root's pre-hook to its hook
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            if self.repeats:
+                self._inputs, self._input_versions = (args, kwargs), []
+            else:
+                self._begin_compiled(module)
+            return
+        if getattr(module, "_is_replica", False):
+            self._of_thread.latest, self._newest = None, Pass(error=_REPLICATED)
+            return
+        if torch._C._current_graph_task_id() != -1:
+            return  # activation checkpointing repeats a pass inside the backward pass
+        if self._is_within_a_pass():
+            self._running[threading.get_ident()].depth += 1
+            return
+        self._interrupt()  # a pass that failed without a word
+        repeating = _repeating.recorders
+        if repeating and repeating[-1] is not self:
+            return
+        self.passes += 1
+        if self.repeats and not repeating:
+            self._inputs = (args, kwargs)
+            tensors = list(tensors_in((*args, *kwargs.values())))
+            self._input_versions = [(t, version_of(t)) for t in tensors]
+            return
+        self._compiled = None
+        self._of_thread.latest = self._newest = None
+        self._replicated = False
+        if not repeating and any(map(is_compiled, module.modules())):
+            self._begin_compiled(module)
+            return
+        self._modules.refresh()  # parameters may have been replaced
+        inputs = list(tensors_within((args, kwargs)))
+        watch = Watch(
+            self._modules,
+            inputs,
+            self._watching.batch_dim,
+            by_function=self._choice.rule == "auto",
+            keeps_starts=not self._watching.after_activation,
+        )
+        watch.frame = _frame_of_call()
+        running = _Running(watch, (args, kwargs))
+        self._running[threading.get_ident()] = running
+        watch.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, module: nn.Module, output: Any) -> None:
+        if self._compiled is not None:
+            self.on_compiled("end", "", output)
+            return
+        running = self._running.get(threading.get_ident())
+        if running is None:
+            return
+        if running.depth:
+            running.depth -= 1
+            self._finish_module(running, "", module, (), {}, output)
+            return
+        del self._running[threading.get_ident()]
+        try:
+            self._finish_module(running, "", module, (), {}, output)
+        finally:
+            running.watch.leave()
+        if output is None and sys.exc_info()[0] is not None:
+            return  # the pass failed
+        running.watch.end(list(tensors_within(output)))
+        finished = self._finished(running, module)
+        self._of_thread.latest = self._newest = finished
+        if not finished.error:
+            self._steps[module.training] = [(_without_tensor(r), r.step) for r in finished.records]
+
+    def on_module(
+        self,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
+        if getattr(module, "_is_replica", False):
+            self._replicated = True
+            return
+        if self._compiled is not None:
+            self.on_compiled("module", name, output)
+            return
+        running = self._running.get(threading.get_ident())
+        if running is not None and torch._C._current_graph_task_id() == -1:
+            self._finish_module(running, name, module, args, kwargs, output)
+
+    def _finish_module(
+        self,
+        running: _Running,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
+        running.called.add(module)
+        call = running.calls[name] = running.calls.get(name, 0) + 1
+        outputs = list(tensors_within(output))
+        tensor = outputs[0] if outputs else None
+        if tensor is None or not tensor.is_floating_point() or tensor.ndim == 0:
+            if name in self._choice.named:
+                running.error = _no_samples(name, tensor, output)
+            return
+        given = list(tensors_in((*args, *kwargs.values())))
+        node = running.watch.finish(name, module, call, given, outputs)
+        if getattr(module, "batch_first", True) is False and node is not None and node.axis == 0:
+            running.notes.append(
+                f"{name or '(model)'!r} has batch_first=False, so its axis 0 counts positions, and "
+                "it was given samples there; pass batch_dim=1, or build it with batch_first=True."
+            )
+        if name in self._chosen:
+            running.watch.begin_module(name, node, tensor, channel_axis(module, tensor))
+
+    def _is_within_a_pass(self) -> bool:
+        """Whether the model calls itself; not so after a pass that an interrupt ended."""
+        running = self._running.get(threading.get_ident())
+        frame: FrameType | None = None if running is None else sys._getframe()
+        while running is not None and frame is not None:
+            if frame is running.watch.frame:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _interrupt(self) -> None:
+        running = self._running.pop(threading.get_ident(), None)
+        if running is not None:
+            running.watch.leave()
+            running.watch.release()
+
+    def _finished(self, running: _Running, module: nn.Module) -> Pass:
+        watch = running.watch
+        args, kwargs = running.arguments
+        finished = Pass(samples=watch.samples, error=running.error, notes=running.notes)
+        if self._replicated:
+            finished.error = _REPLICATED
+        floating = (t for t in tensors_in((*args, *kwargs.values())) if t.is_floating_point())
+        finished.inputs = next(floating, None)
+        if self._watching.mask is not None:
+            finished.mask = _mask(self._watching.mask, module, args, kwargs)
+        starts = self._starts(running)
+        finished.records = read(watch, starts, self._watching.after_activation)
+        watch.release()
+        if self._choice.rule == "auto":
+            covered = [s.parameter for s in watch.starts]
+            finished.notes += self._uncovered(watch, covered) + self._apart(watch)
+        modules = dict(module.named_modules()) if self._choice.modules else {}
+        hooked = {name for name, each in modules.items() if each._forward_hooks}
+        replaced = [name for name in self._choice.modules if name not in hooked]
+        if replaced and not finished.error:
+            finished.error = (
+                f"the modules {replaced} were replaced after the model was attached to; attach "
+                "again."
+            )
+        missing = [n for n in self._choice.named if n not in running.calls]
+        if missing and not finished.error:
+            finished.error = (
+                f"the modules {missing}, chosen by layers=, were not called in the latest forward "
+                "pass; choose modules that the model calls."
+            )
+        unseen = [r.name for r in finished.records if r.unseen and self._watching.after_activation]
+        if unseen and not finished.error:
+            finished.error = (
+                f"the output of layer {unseen[0]!r} goes into something that no torch function "
+                "mode sees (a scripted or traced function, torch.vmap), so it is not clear whether "
+                "an activation follows. Make it a module of its own, or take modules' outputs as "
+                "they are: after_activation=False."
+            )
+        return finished
+
+    def _starts(self, running: _Running) -> list[Start]:
+        watch, rule = running.watch, self._choice.rule
+        if rule == "named":
+            return watch.starts
+        if rule == "trainable":
+            return watch.starts + self._covers(running)
+        model = self._model()
+        assert model is not None
+        trained = any(p.requires_grad for p in model.parameters())
+        return [
+            s
+            for s in watch.starts
+            if s.node in watch.live and not s.inner and (s.trainable or not trained)
+        ]
+
+    def _covers(self, running: _Running) -> list[Start]:
+        """Where a parameter is used whose module is never called, and no observed one uses it."""
+        starts = []
+        for parameters, node in running.watch.used:
+            owners = [each for p in parameters for each in self._modules.owners(p)]
+            if any(m in running.called and n in self._chosen for n, m in owners):
+                continue
+            name = next((n for n, _ in owners if n in self._chosen), None)
+            tensor = node.reference()
+            if name is not None and node in running.watch.live:
+                if tensor is not None:
+                    node.keep(tensor)
+                starts.append(Start(name, node, -1))
+        return starts
+
+    def _apart(self, watch: Watch) -> list[str]:
+        observed = {start.name for start in watch.starts}
+        names = {self._modules.layer_of(p)[0] for p in watch.apart} - observed
+        return [
+            f"layer {name or '(model)'!r} is left out: it is not computed from the model's inputs, "
+            "so it has no samples."
+            for name in sorted(names)
+        ]
+
+    def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:
+        names = []
+        for tensor in watch.multiplied:
+            if all(tensor is not p for p in covered):
+                owner, module = self._modules.owners(tensor)[0]
+                own = next(k for k, p in module._parameters.items() if p is tensor)
+                names.append(".".join(filter(None, (owner, own))))
+        if not names:
+            return []
+        return [
+            f"activations are multiplied, entry by entry, by the parameters {sorted(set(names))}, "
+            "which no layer covers; if a layer is computed in this way, name its module with "
+            "layers=."
+        ]
+
+    # A compiled pass, which cannot be watched, follows the latest one that was
+
+    def _begin_compiled(self, module: nn.Module) -> None:
+        self._compiled = []
+        self._compiled_calls = {}
+        self._compiled_whole = False
+        self._compiled_training = module.training
+
+    def on_compiled(self, kind: str, name: str, output: Any) -> None:
+        """Record what a module put out in a compiled pass, and functions of it."""
+        if self._compiled is None:
+            return
+        if kind == "end":
+            self._compiled_whole = True
+        call = self._compiled_calls.get(name, 0) + 1
+        self._compiled_calls[name] = call
+        for record, step in self._steps.get(self._compiled_training, ()):
+            if step is not None and step.module == name and step.call == call:
+                tensor = next(tensors_within(output))
+                if step.copy:
+                    tensor = tensor.clone()
+                for function in step.functions:
+                    tensor = function(tensor)
+                self._compiled.append((record, tensor, torch.is_grad_enabled()))
+
+    def _compiled_pass(self, compiled: list[tuple[Record, Tensor, bool]]) -> Pass:
+        steps = self._steps.get(self._compiled_training)
+        if steps is None:
+            mode = "training" if self._compiled_training else "evaluation"
+            raise AttachmentError(
+                "a compiled forward pass cannot be watched for what follows each layer; run the "
+                f"model once in {mode} mode before torch.compile."
+            )
+        lost = [record.name for record, step in steps if step is None]
+        if lost:
+            raise AttachmentError(
+                f"what follows the layers {lost} is not a module, so a compiled forward pass does "
+                "not show it; make it a module, or choose other layers with layers=."
+            )
+        if not self._compiled_whole or len(compiled) < len(steps):
+            raise AttachmentError(
+                "the latest compiled forward pass failed, or did not call the modules that the "
+                "model called before it was compiled; run the model once without torch.compile."
+            )
+        order = {record.name: k for k, (record, _) in enumerate(steps)}
+        found = sorted(compiled, key=lambda each: order[each[0].name])
+        records = [
+            replace(r, tensor=t, with_grad=grad, version=version_of(t)) for r, t, grad in found
+        ]
+        return Pass(records)  # the number of samples is that of the first layer
+
+
+class _Alone:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        _repeating.recorders.append(self._recorder)
+
+    def __exit__(self, *error: object) -> None:
+        _repeating.recorders.remove(self._recorder)
+
+
+# Small tools
+
+
+def _frame_of_call() -> FrameType | None:
+    """The frame in which torch calls a module, the nearest above."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != nn.Module.__module__:
+        frame = frame.f_back
+    return frame
+
+
+def _without_tensor(record: Record) -> Record:
+    return replace(record, tensor=None, step=None, start=None)
+
+
+def _mask(
+    mask: Mask, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    if not isinstance(mask, str):
+        return mask(args, kwargs)
+    if mask in kwargs:
+        given = kwargs[mask]
+    else:
+        names = list(inspect.signature(model.forward).parameters)
+        position = names.index(mask) if mask in names else len(args)
+        given = args[position] if position < len(args) else None
+    return given if isinstance(given, Tensor) else None
+
+
+def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
+    given = type(output).__name__ if tensor is None else f"{tensor.dtype}, {tensor.ndim}-d"
+    return (
+        f"layer {name or '(model)'!r} put out {given}; expected a floating-point tensor with a "
+        "sample axis. Choose other layers with layers=."
+    )
+
+
+def _not_run() -> AttachmentError:
+    return AttachmentError(
+        "the attached model has not been run since it was attached, or its last forward pass "
+        "failed; call model(inputs) before penalty()."
+    )
+
+
+_REPLICATED = (
+    "a DataParallel replica of the attached model was run: each replica sees part of the batch, on "
+    "its own thread. Use DistributedDataParallel, or one device."
+)
