@@ -1,7 +1,7 @@
-"""The paper's experiment on the data that can be had: its studies, their runs and reports.
+"""The paper's experiment on the data that are available here: its studies, runs and reports.
 
-python -m benchmarks.paper run [STUDY ...] [--jobs 2]   goes on where the committed runs end
-python -m benchmarks.paper run [STUDY ...] --fresh      does them all again
+python -m benchmarks.paper run [STUDY ...] [--jobs 2]   do the runs that are not committed yet
+python -m benchmarks.paper run [STUDY ...] --fresh      do all runs again
 python -m benchmarks.paper report                       tables and figures of the committed runs
 """
 
@@ -10,24 +10,24 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks.rows import RESULTS
 from topoloss.compare import report, runs
-from topoloss.compare.networks import protocol as usual
-from topoloss.compare.runs import Problem, Run
+from topoloss.compare.paper import protocols
+from topoloss.compare.records import Protocol, Run, Setup
 from topoloss.compare.searches import Grid
-from topoloss.compare.sweep import database, sweep
+from topoloss.compare.storage import database
+from topoloss.compare.sweep import sweep
 from topoloss.compare.tables import as_markdown
-from topoloss.compare.training import Protocol, protocol
 
 FOLDER = RESULTS / "paper"
 
-# Five weights around the useful range of each, which validation on split 0 of network 0 showed
-# (whose samples are in the test parts of other splits: no test score was looked at, though).
+# Five weights around the useful range of each regulariser. Validation on split 0 of network 0
+# showed the range. Its samples are in the test parts of other splits; no test score was looked at.
 GRID = (
     Grid("none", (0.0,)),
     Grid("t1", (1e-4, 3e-4, 1e-3, 2e-3, 3e-3)),
@@ -40,9 +40,9 @@ GRID = (
 
 @dataclass(frozen=True)
 class Study:
-    """Runs of one problem: each regulariser with each weight on each split.
+    """Runs of one setup: each regulariser with each weight on each split.
 
-    Five weights stand for the paper's ten, most of which are far from any that is useful.
+    Five weights stand for the paper's ten, most of which are far from useful.
     """
 
     model: str
@@ -53,9 +53,8 @@ class Study:
     patience: int = Protocol.patience
 
     @property
-    def problem(self) -> Problem:
-        base = replace(usual(self.model), patience=self.patience)
-        return Problem(self.model, self.data, protocol(self.protocol, base))
+    def setup(self) -> Setup:
+        return protocols.setup(self.model, self.data, self.protocol, patience=self.patience)
 
     @property
     def name(self) -> str:
@@ -64,7 +63,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Of the committed runs and their report."""
+        """Where the committed runs and their report are."""
         return FOLDER / self.name
 
     @property
@@ -75,7 +74,7 @@ class Study:
         return runs.read(self.file) if self.file.exists() else []
 
     def complete(self) -> list[Run]:
-        """The finished runs of the splits on which a regulariser has met all its weights."""
+        """The finished runs, without those of splits that lack a weight of the regulariser."""
         met = Counter((run.arm.regulariser, run.seed) for run in self.finished())
         wanted = {search.regulariser: search.runs for search in self.searches}
         return [
@@ -92,8 +91,8 @@ class Study:
 def _widths() -> list[Study]:
     """T1 and T2 alone, on network 0 with other widths.
 
-    Weights of T1 are some that do not depend on the number of neurons, and some that are like
-    1 over it.
+    T1 gets weights that do not depend on the number of neurons, and weights inversely
+    proportional to it.
     """
     studies = []
     for name, neurons in {"quarter": 259, "half": 510, "double": 2010}.items():
@@ -121,14 +120,14 @@ STUDIES = {
         Study("net0", "diabetes", "training-forward", 20),
         Study("net1", "digits", "training-forward", 8),
         Study("net2", "digits", "training-forward", 8),
-        # With three steps to an epoch most of these give up before they have begun to learn.
+        # An epoch has three steps, so most runs of network 2 stop before they begin to learn.
         Study("net2", "digits", "training-forward", 8, patience=200),
         Study("net1", "digits", "faithful", 8),
         Study("net2", "digits", "faithful", 8),
         Study("net1", "digits", "switch-off", 8),
         Study("net2", "digits", "switch-off", 8),
         Study("net1", "digits", "fixed", 8),
-        # Without dropout a pass in evaluation mode is the training pass, but for rounding.
+        # Without dropout a pass in evaluation mode differs from the training pass by rounding.
         Study("net0", "digits", "fixed", 2),
         *WIDTHS[1:],
     ]
@@ -140,7 +139,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
     running.add_argument("studies", nargs="*", metavar="STUDY", help=f"all, or {list(STUDIES)}")
-    running.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    running.add_argument(
+        "--jobs", type=int, default=2, help="number of processes, of one thread each"
+    )
     running.add_argument("--fresh", action="store_true", help="do finished runs again as well")
     commands.add_parser("report")
     arguments = parser.parse_args()
@@ -155,7 +156,7 @@ def main() -> None:
 
 
 def run(study: Study, jobs: int, fresh: bool = False) -> None:
-    """Do the runs that are missing; each is in the study's file once it is finished."""
+    """Do the runs that are missing; the study's file gets each run when it is finished."""
     storage = Path("runs") / "paper" / study.name
     for each in (storage, study.folder):
         each.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ def run(study: Study, jobs: int, fresh: bool = False) -> None:
     in_order = sweep(
         study.searches,
         range(study.splits),
-        study.problem,
+        study.setup,
         database(storage),
         jobs=jobs,
         known=known,
@@ -186,7 +187,7 @@ def run(study: Study, jobs: int, fresh: bool = False) -> None:
 
 
 def write_reports(studies: Sequence[Study]) -> None:
-    """Write what there is: a report for each study, and what joins several."""
+    """Write a report for each study that has runs, and the tables across studies."""
     begun = {study: complete for study in studies if (complete := study.complete())}
     for study, complete in begun.items():
         report.write(complete, study.folder, also=study.finished())
@@ -201,7 +202,7 @@ def write_reports(studies: Sequence[Study]) -> None:
 
 
 def study_table(finished: dict[Study, int]) -> str:
-    """What was run, of what was planned."""
+    """How many of the planned runs are finished."""
     rows = [
         (
             *(s.model.rpartition(":")[2], s.data, s.protocol, f"{s.patience}"),
@@ -216,8 +217,9 @@ def study_table(finished: dict[Study, int]) -> str:
 def width_table(studies: Sequence[Study]) -> str:
     """The useful weights of T1 and T2 by the number of neurons.
 
-    The best by the mean validation score over splits, failures included. A run failed if it is
-    nearer to guessing than to the run without a regulariser on the same split.
+    The best weight has the highest mean validation score over splits, failed runs included. A
+    run failed if its score is nearer to guessing than to the score without a regulariser on the
+    same split.
     """
     rows = []
     for study in studies:

@@ -1,12 +1,11 @@
 import sys
-from dataclasses import replace
 
 import pytest
 
 import topoloss
 from topoloss.__main__ import main
+from topoloss.compare.paper.protocols import setup
 from topoloss.compare.runs import read
-from topoloss.compare.training import protocol
 from topoloss.testing.kinds import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -155,8 +154,8 @@ def test_compare_in_all_its_options(run, tmp_path):
     assert out.count("validation accuracy") == 2 + 4
     assert "study.db" not in files_in(tmp_path / "a")
     runs = tmp_path / "a" / "runs.csv"
-    assert {run.problem.protocol for run in read(runs)} == {
-        replace(protocol("faithful"), max_epochs=1, monitor="score", patience=3)
+    assert {run.setup for run in read(runs)} == {
+        setup("net0", "digits", "faithful", max_epochs=1, monitor="score", patience=3)
     }
     # A second machine finds every run in the storage; a new one in the file.
     for option in (("--storage", shared), ("--runs", runs)):
@@ -210,11 +209,19 @@ def test_out_that_is_a_file_is_refused(run, tmp_path):
     assert taken.read_text(encoding="utf-8") == "mine"
 
 
+def test_a_folder_with_runs_of_another_version_is_refused_before_training(run, tmp_path):
+    (tmp_path / "runs.csv").write_text("model,wait\n", encoding="utf-8")
+    status, _, err = run("compare", "none", "--out", tmp_path)
+    assert status == 1
+    assert "its columns differ" in err
+    assert files_in(tmp_path) == ["runs.csv"]
+
+
 def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("topoloss.compare.problems.train", interrupt)
+    monkeypatch.setattr("topoloss.compare.setups.train", interrupt)
     status, out, _ = run("compare", "none", "--out", tmp_path / "runs")
     assert status == 130
     assert "repeat the command to go on" in out
@@ -230,7 +237,7 @@ def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("topoloss.compare.problems.train", interrupt)
+    monkeypatch.setattr("topoloss.compare.setups.train", interrupt)
     status, out, _ = run("train", "--plot", tmp_path / "p.png")
     assert status == 130
     assert "interrupted; nothing was written" in out

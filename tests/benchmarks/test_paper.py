@@ -5,11 +5,11 @@ import torch
 
 import topoloss
 from benchmarks import networks, paper
-from topoloss.compare import report
-from topoloss.compare.runs import Arm, Problem, read
+from topoloss.compare import tables
+from topoloss.compare.records import Arm, Protocol, Setup
+from topoloss.compare.runs import read
 from topoloss.compare.searches import Grid
 from topoloss.compare.statistics import select
-from topoloss.compare.training import Protocol
 
 PROSE = (
     "net0-training-forward",
@@ -33,7 +33,7 @@ def test_studies_are_those_that_are_asked_for():
 def test_committed_runs_are_the_study_s(study):
     found = study.finished()
     assert found
-    assert {run.problem for run in found} == {study.problem}
+    assert {run.setup for run in found} == {study.setup}
     points = [(run.arm, run.seed) for run in found]
     assert len(set(points)) == len(points)
     weights = {search.regulariser: search.weights for search in study.searches}
@@ -44,7 +44,7 @@ def test_committed_runs_are_the_study_s(study):
 
 def test_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypatch):
     committed = {path: path.read_text(encoding="utf-8") for path in paper.FOLDER.rglob("*.md")}
-    monkeypatch.setattr(report, "_png", lambda figure: lambda path: path.touch())
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: path.touch())
     elsewhere = tmp_path / "paper"
     for study in COMMITTED:
         (elsewhere / study.name).mkdir(parents=True)
@@ -64,8 +64,8 @@ def quick(tmp_path, monkeypatch):
 
     class Quick(paper.Study):
         @property
-        def problem(self):
-            return Problem(self.model, self.data, Protocol(max_epochs=1))
+        def setup(self):
+            return Setup(self.model, self.data, Protocol(max_epochs=1))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paper, "FOLDER", tmp_path / "results")
@@ -126,7 +126,7 @@ def test_what_the_results_page_says_in_prose_is_what_the_runs_say():
     text = " ".join((paper.RESULTS.parents[1] / "docs" / "results.md").read_text("utf-8").split())
     digits = {name: paper.STUDIES[f"digits-{name}"].finished() for name in PROSE}
     gains = {
-        name: {row.regulariser: row.gain for row in report.summarise(digits[name])}
+        name: {row.regulariser: row.gain for row in tables.summarise(digits[name])}
         for name in ("net0-training-forward", "net1-training-forward")
     }
     for name, said in zip(gains, ("1.6", "0.8"), strict=True):

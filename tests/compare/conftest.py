@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from topoloss.compare.data import Dataset, split
-from topoloss.compare.training import DEATH_BINS, Neurons, Outcome
+from topoloss.compare.records import DEATH_BINS, Arm, Neurons, Outcome, Run, Setup
 
 QUICK_EPOCHS = 3
 
@@ -73,3 +73,35 @@ def outcome():
         return Outcome(metric, test, validation, **(plain | changes))
 
     return make
+
+
+@pytest.fixture
+def runs_of(outcome):
+    """Runs of a setup from rows: regulariser, weight, seed, test score, validation score."""
+
+    def make(setup, *rows):
+        return [
+            Run(setup, Arm(name, weight), seed, outcome(test, validation))
+            for name, weight, seed, test, validation in rows
+        ]
+
+    return make
+
+
+@pytest.fixture
+def runs(runs_of):
+    return runs_of(
+        Setup(),
+        ("none", 0.0, 0, 0.90, 0.91),
+        ("none", 0.0, 1, 0.92, 0.93),
+        ("t1", 0.1, 0, 0.99, 0.94),
+        ("t1", 0.1, 1, 0.95, 0.97),
+        ("t1", 0.01, 0, 0.93, 0.95),
+        ("t1", 0.01, 1, 0.90, 0.97),
+    )
+
+
+@pytest.fixture
+def three(runs, runs_of):
+    """With a third regulariser, so that ranks can be tested."""
+    return runs + runs_of(Setup(), ("l2", 0.1, 0, 0.80, 0.8), ("l2", 0.1, 1, 0.81, 0.8))

@@ -6,7 +6,7 @@ import sklearn.datasets
 import torch
 
 import topoloss
-from topoloss.compare.data import Dataset, divided_twice, load, split
+from topoloss.compare.data import Dataset, load, split
 
 
 def numbered(**options):
@@ -114,12 +114,12 @@ def test_unknown_name_lists_the_known_ones():
         load("mnis")
 
 
-def test_openml_without_a_network_says_so(monkeypatch):
+def test_openml_without_a_connection_says_so(monkeypatch):
     def fail(*args, **kwargs):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", fail)
-    with pytest.raises(topoloss.InputError, match=r"needs a network.*'digits' needs none"):
+    with pytest.raises(topoloss.InputError, match=r"needs a connection.*'digits' needs none"):
         load("mnist")
 
 
@@ -173,10 +173,3 @@ def test_own_floating_point_targets_make_a_regression(own_module, shape, outputs
 def test_a_feature_that_does_not_vary_is_only_shifted():
     data = Dataset(torch.full((6, 2), 7.0), torch.arange(6) % 2, 3, 1, standardise=True)
     assert all(torch.equal(part.x, torch.zeros_like(part.x)) for part in split(data, seed=0))
-
-
-def test_pixels_are_divided_twice():
-    digits = load("digits")
-    assert divided_twice(digits).x.max() == 1 / 16
-    with pytest.raises(topoloss.InputError, match="no images"):
-        divided_twice(load("breast-cancer"))

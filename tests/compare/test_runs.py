@@ -1,16 +1,17 @@
 import pytest
 
 import topoloss
-from topoloss.compare.runs import Arm, Problem, Run, read, write
-from topoloss.compare.training import protocol
+from topoloss.compare.paper.protocols import setup
+from topoloss.compare.records import Arm, Run, Setup
+from topoloss.compare.runs import read, write
 
 
 @pytest.fixture
 def runs(outcome):
     return [
-        Run(Problem(), Arm("none", 0.0), 0, outcome(1 / 3, 0.1 + 0.2)),
-        Run(Problem("net1", "a:b", protocol("faithful")), Arm("t1", 1e-5), 7, outcome(0.9, 0.8)),
-        Run(Problem(), Arm("t2", 5.0), 1, outcome(0.1, 0.1, diverged=True, off=0.25)),
+        Run(Setup(), Arm("none", 0.0), 0, outcome(1 / 3, 0.1 + 0.2)),
+        Run(setup("net1", "a:b", "faithful"), Arm("t1", 1e-5), 7, outcome(0.9, 0.8)),
+        Run(Setup(), Arm("t2", 5.0), 1, outcome(0.1, 0.1, diverged=True, off=0.25)),
     ]
 
 

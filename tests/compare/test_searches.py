@@ -2,7 +2,8 @@ import optuna
 import pytest
 
 import topoloss
-from topoloss.compare.searches import PAPER_WEIGHTS, Grid, Tpe, parse
+from topoloss.compare.paper.protocols import WEIGHTS
+from topoloss.compare.searches import Grid, Tpe, parse
 
 
 def test_of_two_trials_of_one_weight_the_first_goes_on():
@@ -50,7 +51,7 @@ def test_parse_keeps_order_and_drops_repetitions():
 
 
 def test_parse_knows_the_papers_grid():
-    assert parse(["t1=paper"]) == [Grid("t1", PAPER_WEIGHTS)]
+    assert parse(["t1=paper"]) == [Grid("t1", WEIGHTS)]
     assert parse(["none", "t1=paper"], trials=4) == [
         Grid("none", (0.0,)),
         Tpe("t1", 1e-6, 100.0, 4),

@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 import topoloss
-from topoloss.compare.runs import Arm, Problem, Run
+from topoloss.compare.records import Arm, Run, Setup
 from topoloss.compare.statistics import (
     corrected_t_test,
     critical_difference,
@@ -18,14 +18,14 @@ from topoloss.compare.statistics import (
 
 # The block design in the documentation of scikit-posthocs' posthoc_nemenyi_friedman.
 BLOCKS = [[31, 27, 24], [31, 28, 31], [45, 29, 46], [21, 18, 48], [42, 36, 46], [32, 17, 40]]
-PROBLEM = Problem()
+SETUP = Setup()
 TABLE = pd.DataFrame(BLOCKS, columns=["a", "b", "c"])
 
 
 @pytest.fixture
 def run(outcome):
-    def make(name, weight, seed, test, validation, problem=PROBLEM):
-        return Run(problem, Arm(name, weight), seed, outcome(test, validation))
+    def make(name, weight, seed, test, validation, setup=SETUP):
+        return Run(setup, Arm(name, weight), seed, outcome(test, validation))
 
     return make
 
@@ -42,7 +42,7 @@ def test_the_weight_is_chosen_by_validation_and_a_tie_by_the_least(run):
 
 
 def test_each_network_split_and_regulariser_chooses_for_itself(run):
-    other = Problem("net2")
+    other = Setup("net2")
     runs = [
         run("none", 0.0, 0, 0.9, 0.9),
         run("t1", 1.0, 0, 0.9, 0.8),
@@ -58,9 +58,9 @@ def test_scores_hold_complete_splits_only(run):
     assert table.to_dict() == {"none": {2: 70.0}, "t1": {2: 100.0}}
 
 
-def test_scores_of_several_problems_are_refused(run):
-    runs = [run("t1", 1, 0, 1, 1), run("t1", 1, 0, 1, 1, Problem("net2"))]
-    with pytest.raises(topoloss.InputError, match="several problems"):
+def test_scores_of_several_setups_are_refused(run):
+    runs = [run("t1", 1, 0, 1, 1), run("t1", 1, 0, 1, 1, Setup("net2"))]
+    with pytest.raises(topoloss.InputError, match="runs of several setups"):
         scores(runs)
 
 

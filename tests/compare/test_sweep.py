@@ -1,32 +1,29 @@
 import importlib
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import optuna
 import pytest
-import torch
 
 import topoloss
-from topoloss.compare.networks import protocol as usual
-from topoloss.compare.runs import Arm, Problem
+from topoloss.compare.paper import protocols
+from topoloss.compare.records import Arm, Protocol, Setup
 from topoloss.compare.searches import Grid, Tpe
-from topoloss.compare.sweep import _opened, database, sweep
-from topoloss.compare.training import Protocol, protocol
+from topoloss.compare.storage import database
+from topoloss.compare.sweep import sweep
 
-PROBLEM = Problem("net0", "digits", Protocol(max_epochs=1))
+SETUP = Setup("net0", "digits", Protocol(max_epochs=1))
 SEARCHES = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
 ARMS = [Arm("none", 0.0), Arm("l2", 1e-5), Arm("l2", 1e-4)]
 POINTS = [(ARMS[0], 0), (ARMS[0], 1), (ARMS[1], 0), (ARMS[2], 0), (ARMS[1], 1), (ARMS[2], 1)]
 
 
-def started(folder, searches=SEARCHES, problem=PROBLEM, seeds=(0, 1), **callbacks):
+def started(folder, searches=SEARCHES, setup=SETUP, seeds=(0, 1), **callbacks):
     starts = []
     runs = sweep(
         searches,
         seeds,
-        problem,
+        setup,
         database(folder),
         on_start=lambda arm, seed: starts.append((arm, seed)),
         **callbacks,
@@ -98,12 +95,11 @@ def test_a_sweep_interrupted_while_it_stores_a_run_mixes_nothing_up(tmp_path, mo
 
 KILLED = """
 import sys
-from topoloss.compare.runs import Problem
+from topoloss.compare.records import Setup, Protocol
 from topoloss.compare.searches import Grid
 from topoloss.compare.sweep import sweep
-from topoloss.compare.training import Protocol, protocol
 
-problem = Problem("net0", "digits", Protocol(max_epochs=1))
+setup = Setup("net0", "digits", Protocol(max_epochs=1))
 searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
 epochs = []
 
@@ -113,7 +109,7 @@ def epoch(e):
         print("third run", flush=True)
         sys.stdin.read()  # until it is killed
 
-sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, on_epoch=epoch)
+sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_epoch=epoch)
 """
 
 
@@ -137,18 +133,17 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
 
 KILLED_WITH_CHILDREN = """
 import sys
-from topoloss.compare.runs import Problem
+from topoloss.compare.records import Setup, Protocol
 from topoloss.compare.searches import Grid
 from topoloss.compare.sweep import sweep
-from topoloss.compare.training import Protocol
 
 def told(run):
     print("a run", flush=True)
 
 if __name__ == "__main__":
-    problem = Problem("net0", "digits", Protocol(max_epochs=1))
+    setup = Setup("net0", "digits", Protocol(max_epochs=1))
     searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
-    sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, jobs=2, on_finish=told)
+    sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, jobs=2, on_finish=told)
 """
 
 
@@ -167,18 +162,16 @@ def test_children_end_with_their_killed_parent(tmp_path):
 
 
 KILLED_AT_ONCE = """
-import os, sys
-import optuna
-from topoloss.compare.runs import Problem
+import os, sys, threading
+from topoloss.compare.records import Setup, Protocol
 from topoloss.compare.searches import Grid
 from topoloss.compare.sweep import sweep
-from topoloss.compare.training import Protocol
 
-thread = optuna.storages._heartbeat.HeartbeatThread
-thread.start = thread.join = lambda thread: None
-problem = Problem("net0", "digits", Protocol(max_epochs=1))
+# Optuna gives signs of life from a thread.
+threading.Thread.start = threading.Thread.join = lambda thread: None
+setup = Setup("net0", "digits", Protocol(max_epochs=1))
 searches = [Grid("none", (0.0,))]
-sweep(searches, (0, 1), problem, sys.argv[1], heartbeat=1, on_start=lambda *_: os._exit(3))
+sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_start=lambda *_: os._exit(3))
 """
 
 
@@ -190,24 +183,19 @@ def test_a_trial_killed_with_its_weight_before_optunas_first_sign_of_life(tmp_pa
 
 
 def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
-    started(tmp_path, searches=SEARCHES[:1])
-    study = optuna.load_study(study_name="l2, split 0", storage=_other(tmp_path))
+    started(tmp_path, searches=[SEARCHES[0], Grid("l2", ())])
+    # As another process has it open.
+    storage = optuna.storages.RDBStorage(database(tmp_path))
+    study = optuna.load_study(study_name="l2, split 0", storage=storage)
     study.enqueue_trial({"weight": 1e-5}, user_attrs={"weight": 1e-5})
     study.ask()
     starts, _ = started(tmp_path, heartbeat=1)
     assert sorted(starts) == sorted(POINTS[2:])
 
 
-def _other(folder):
-    """What another process would have open."""
-    storage = optuna.storages.RDBStorage(database(folder))
-    optuna.create_study(storage=storage, study_name="l2, split 0", direction="maximize")
-    return storage
-
-
 def test_processes_share_the_runs(tmp_path):
     finished = []
-    runs = sweep(SEARCHES, (0, 1), PROBLEM, database(tmp_path), jobs=2, on_finish=finished.append)
+    runs = sweep(SEARCHES, (0, 1), SETUP, database(tmp_path), jobs=2, on_finish=finished.append)
     assert [(run.arm, run.seed) for run in runs] == POINTS
     key = lambda run: (run.arm, run.seed)  # noqa: E731
     assert sorted(finished, key=key) == sorted(runs, key=key)
@@ -232,9 +220,9 @@ def test_an_error_in_a_process_is_raised(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    problem = Problem("own_network:make", "digits", Protocol(max_epochs=1))
+    setup = Setup("own_network:make", "digits", Protocol(max_epochs=1))
     with pytest.raises(RuntimeError, match="only in children"):
-        sweep(SEARCHES[:1], (0,), problem, database(tmp_path), jobs=2)
+        sweep(SEARCHES[:1], (0,), setup, database(tmp_path), jobs=2)
 
 
 def test_an_error_in_a_process_ends_the_others(tmp_path, monkeypatch):
@@ -254,9 +242,9 @@ def test_an_error_in_a_process_ends_the_others(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    problem = Problem("sometimes:make", "digits", Protocol(max_epochs=100_000, patience=100_000))
+    setup = Setup("sometimes:make", "digits", Protocol(max_epochs=100_000, patience=100_000))
     with pytest.raises(RuntimeError, match="the first of all"):
-        sweep(SEARCHES, (0, 1), problem, database(tmp_path), jobs=2)
+        sweep(SEARCHES, (0, 1), setup, database(tmp_path), jobs=2)
 
 
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
@@ -270,64 +258,26 @@ def test_a_killed_process_is_told(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    problem = Problem("killed_network:make", "digits", Protocol(max_epochs=1))
+    setup = Setup("killed_network:make", "digits", Protocol(max_epochs=1))
     with pytest.raises(topoloss.TopolossError, match=r"was killed.*fewer --jobs"):
-        sweep(SEARCHES[:1], (0,), problem, database(tmp_path), jobs=2)
+        sweep(SEARCHES[:1], (0,), setup, database(tmp_path), jobs=2)
 
 
 OWN = """
 import torch
-samples, seed, width = 30, 0, 4
-def data():
-    x = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed))
-    return x, torch.arange(samples) % 2
+width = 4
 def network():
-    return torch.nn.Linear(3, width)
-shared_network = network()
-def shared():
-    return shared_network
-def unseeded():
-    return torch.rand(samples, 3), torch.arange(samples) % 2
+    return torch.nn.Linear(64, 6 + width)
 """
 
 
-def own_problem(own_module, model="network", data="data"):
+def test_runs_of_a_changed_module_are_those_of_another_setup(tmp_path, own_module, monkeypatch):
     name = own_module(OWN)
-    return Problem(f"{name}:{model}", f"{name}:{data}", Protocol(max_epochs=1))
-
-
-def change(monkeypatch, problem, values):
-    module = importlib.import_module(problem.model.partition(":")[0])
-    for name, value in values.items():
-        monkeypatch.setattr(module, name, value)
-
-
-@pytest.mark.parametrize("values", [{"seed": 1}, {"width": 5}])
-def test_runs_of_a_changed_module_are_those_of_another_problem(
-    tmp_path, own_module, monkeypatch, values
-):
-    problem = own_problem(own_module)
-    started(tmp_path, SEARCHES[:1], problem, seeds=(0,))
-    change(monkeypatch, problem, values)
+    setup = Setup(f"{name}:network", "digits", Protocol(max_epochs=1))
+    started(tmp_path, SEARCHES[:1], setup, seeds=(0,))
+    monkeypatch.setattr(importlib.import_module(name), "width", 5)
     with pytest.raises(topoloss.InputError, match="digest is"):
-        started(tmp_path, SEARCHES[:1], problem, seeds=(0, 1))
-
-
-@pytest.mark.parametrize("functions", [{"data": "unseeded"}, {"model": "shared"}])
-def test_data_and_networks_that_are_not_made_anew_alike_are_refused(
-    tmp_path, own_module, functions
-):
-    with pytest.raises(topoloss.InputError, match="not the same when they are made again"):
-        started(tmp_path, SEARCHES[:1], own_problem(own_module, **functions))
-
-
-@pytest.mark.parametrize("samples", [427, 5])
-def test_a_batch_of_one_sample_is_told_before_any_run(tmp_path, own_module, monkeypatch, samples):
-    """427 are split into 257, 85 and 85; the last of 257 in batches of 256 is alone."""
-    problem = own_problem(own_module)
-    change(monkeypatch, problem, {"samples": samples})
-    with pytest.raises(topoloss.InputError, match="the last would hold one sample"):
-        started(tmp_path, SEARCHES[:1], problem)
+        started(tmp_path, SEARCHES[:1], setup, seeds=(0, 1))
 
 
 def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
@@ -340,12 +290,12 @@ def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "data"), [("net1", "mnist"), ("vgg256-dropout", "cifar10")])
-def test_the_papers_large_problems_in_small(tmp_path, openml, model, data):
+def test_the_papers_large_setups_in_small(tmp_path, openml, model, data):
     """Its networks on data in the format of its own; one step, with and without T1."""
     openml(140)
-    problem = Problem(model, data, protocol("faithful", replace(usual(model), max_epochs=1)))
+    setup = protocols.setup(model, data, "faithful", max_epochs=1)
     searches = [Grid("none", (0.0,)), Grid("t1", (1e-3,))]
-    _, runs = started(tmp_path, searches, problem, seeds=(0,))
+    _, runs = started(tmp_path, searches, setup, seeds=(0,))
     assert [run.outcome.epochs for run in runs] == [1, 1]
     assert not any(run.outcome.diverged for run in runs)
     assert sum(runs[0].outcome.before.deaths) == {"mnist": 1009, "cifar10": 1151}[data]
@@ -361,11 +311,11 @@ def test_known_runs_are_not_done_again(tmp_path):
     assert started(tmp_path / "b", known=runs)[0] == []
 
 
-def test_known_runs_of_another_problem_are_left_out(tmp_path):
+def test_known_runs_of_another_setup_are_left_out(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    other = Problem("net2", "digits", Protocol(max_epochs=1))
-    _, runs = started(tmp_path / "a", problem=other, searches=SEARCHES[:1])
+    other = Setup("net2", "digits", Protocol(max_epochs=1))
+    _, runs = started(tmp_path / "a", setup=other, searches=SEARCHES[:1])
     starts, _ = started(tmp_path / "b", searches=SEARCHES[:1], known=runs)
     assert starts == POINTS[:2]
 
@@ -380,50 +330,22 @@ def test_tpe_takes_known_runs_of_its_range(tmp_path):
     assert runs[1] in found
 
 
-def test_a_sweep_leaves_the_random_state_as_found(tmp_path):
-    before = torch.get_rng_state()
-    started(tmp_path, searches=SEARCHES[:1])
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_split_is_the_same_for_all_arms(tmp_path):
-    """The untrained network and the data coincide, so the deaths before training do."""
-    _, runs = started(tmp_path)
-    by_seed = {seed: [r.outcome.before for r in runs if r.seed == seed] for seed in (0, 1)}
-    assert all(deaths == by_seed[0][0] for deaths in by_seed[0])
-    assert by_seed[0][0] != by_seed[1][0]
-
-
-def test_a_folder_of_another_problem_is_refused(tmp_path):
+def test_a_folder_of_another_setup_is_refused(tmp_path):
     started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
-    other = Problem("net2", "digits", Protocol(max_epochs=1))
+    other = Setup("net2", "digits", Protocol(max_epochs=1))
     with pytest.raises(topoloss.InputError, match=r"model is 'net0' there and 'net2' here"):
-        started(tmp_path, searches=SEARCHES[:1], seeds=(0,), problem=other)
+        started(tmp_path, searches=SEARCHES[:1], seeds=(0,), setup=other)
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    """Whatever its trials hold, a study that does not describe its setup is none of ours."""
+    foreign = optuna.create_study(storage=database(tmp_path), study_name="none, split 0")
+    foreign.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"outcome": {"score": 1}}))
+    with pytest.raises(topoloss.InputError, match="runs of another version of topoloss"):
+        started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
 
 
 def test_an_unknown_network_leaves_no_storage(tmp_path):
     with pytest.raises(topoloss.UnknownNameError):
-        started(tmp_path, problem=Problem("net9"))
+        started(tmp_path, setup=Setup("net9"))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("storage", ["sqlite:////no/such/folder/study.db", "nonsense"])
-def test_a_storage_that_cannot_be_opened_is_told(storage):
-    with pytest.raises(topoloss.InputError, match="cannot be opened"):
-        sweep(SEARCHES, (0,), PROBLEM, storage)
-
-
-@pytest.mark.filterwarnings("ignore:Heartbeat")
-def test_a_trial_that_waits_is_taken_once(tmp_path):
-    """Four workers, each with connections of its own, empty a queue."""
-
-    def opened():
-        return _opened(database(tmp_path), heartbeat=20)
-
-    queue = optuna.create_study(storage=opened(), study_name="queue")
-    for k in range(40):
-        queue.enqueue_trial({"x": k})
-    workers = [optuna.load_study(study_name="queue", storage=opened()) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        taken = pool.map(lambda worker: [worker.ask().number for _ in range(10)], workers)
-        assert sorted(number for numbers in taken for number in numbers) == list(range(40))

@@ -20,7 +20,7 @@ def test_r2_is_scikit_learns():
 
 
 def test_r2_of_a_target_that_does_not_vary_is_refused():
-    with pytest.raises(topoloss.InputError, match="same for all 3 samples"):
+    with pytest.raises(topoloss.InputError, match="same value for all 3 samples"):
         tasks.REGRESSION.score(torch.zeros(3, 2), torch.tensor([[1.0, 0], [1, 1], [1, 2]]))
 
 

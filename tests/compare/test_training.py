@@ -1,18 +1,16 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.sparse.csgraph import minimum_spanning_tree
 from sklearn.metrics import r2_score
 from torch import nn
 
 import topoloss
 from topoloss.compare.data import Part, Split
-from topoloss.compare.degenerate import OffWhenDegenerate
-from topoloss.compare.training import PROTOCOLS, Protocol, protocol, train
+from topoloss.compare.records import Protocol
+from topoloss.compare.training import train
 
 PROTOCOL = Protocol(batch_size=16, max_epochs=60, patience=4, learning_rate=0.05)
 
@@ -104,17 +102,6 @@ def test_a_regression_is_plain_training_on_squared_errors(blob_split):
     assert outcome.validation_score == pytest.approx(r2_score(y, predicted), rel=1e-6)
 
 
-def test_a_single_neuron_is_refused(blob_split):
-    with pytest.raises(topoloss.InputError, match="the network has one neuron"):
-        history_of(nn.Linear(2, 1), blob_split)
-
-
-def test_the_regulariser_sees_the_protocols_fraction(small_network, blob_split):
-    half = replace(PROTOCOL, max_epochs=1, fraction=0.5)
-    outcome, _ = history_of(small_network(), blob_split, "t1", 0.1, half)
-    assert sum(outcome.before.deaths) == 6 + 3 - 1
-
-
 def test_learning_rate_decays_in_steps(small_network, blob_split):
     """With the rate falling to almost nothing after two steps the second epoch changes little."""
     protocol = replace(PROTOCOL, decay=1e-12, decay_steps=2, momentum=0.0, max_epochs=1)
@@ -145,11 +132,6 @@ def test_the_penalty_raises_the_deaths(small_network, blob_split, regulariser, w
     assert penalised.after.correlation < plain.after.correlation
 
 
-def test_deaths_are_those_of_all_neurons(small_network, blob_split):
-    outcome, _ = history_of(small_network(), blob_split, protocol=replace(PROTOCOL, max_epochs=1))
-    assert sum(outcome.before.deaths) == sum(outcome.after.deaths) == 12 + 3 - 1
-
-
 def test_divergence_ends_the_run_and_is_told(small_network, blob_split):
     model = small_network()
     before = copy.deepcopy(model.state_dict())
@@ -159,33 +141,41 @@ def test_divergence_ends_the_run_and_is_told(small_network, blob_split):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def hooks_of(model):
+    return [
+        {name: len(hooks) for name, hooks in vars(module).items() if "hooks" in name and hooks}
+        for module in model.modules()
+    ]
+
+
 def test_the_model_is_left_without_hooks(small_network, blob_split):
     model = small_network()
     history_of(model, blob_split, "t1", 0.1, replace(PROTOCOL, max_epochs=2, eval_pass=True))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks_of(model) == [{}] * 4
 
 
-def test_neurons_by_hand(small_network, blob_split):
-    """The untrained network's correlations, by numpy and scipy."""
-    model = small_network()
-    with torch.no_grad():
-        hidden = torch.relu(model[0](blob_split.validation.x))
-        activations = torch.cat((hidden, model[2](hidden)), 1).double().numpy()
-    live = activations.std(0) > 0
-    r = np.zeros((15, 15))
-    r[np.ix_(live, live)] = np.abs(np.corrcoef(activations[:, live].T))
-    pairs = ~np.eye(15, dtype=bool)
-    # Zeros are no edges to scipy; no two of these neurons are copies.
-    tree = minimum_spanning_tree(np.where(pairs, 1 - r, 0)).data
-    before = history_of(model, blob_split, protocol=replace(PROTOCOL, max_epochs=1))[0].before
-    assert before.correlation == pytest.approx(r[pairs].mean(), rel=1e-5)
-    assert (before.lowest, before.highest) == pytest.approx((tree.min(), tree.max()), abs=1e-5)
-    assert before.deaths == tuple(np.histogram(tree, 50, (0, 1))[0])
-    assert before.constant == (~live).sum()
-    varying = np.ix_(live, live)
-    assert before.varying_correlation == pytest.approx(r[varying][pairs[varying]].mean(), rel=1e-5)
-    deaths_of_varying = np.sort(tree)[: live.sum() - 1]
-    assert before.varying_median == pytest.approx(np.median(deaths_of_varying), abs=0.02)
+@pytest.mark.parametrize("eval_pass", [False, True])
+def test_the_regulariser_sees_the_layers_and_the_fraction_of_the_protocol(blob_split, eval_pass):
+    """Its neurons, as counted by a regulariser that looks at nothing else."""
+
+    class Count(topoloss.Regulariser):
+        def compute(self, x):
+            seen.add(x.shape[1])
+            return 0 * x.sum()
+
+    model = nn.Sequential(nn.Linear(2, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+    for layers, fraction, neurons in (
+        ("auto", 1.0, 12 + 3),
+        ("trainable", 1.0, 12 + 12 + 3),
+        ("auto", 0.5, 6 + 3),
+    ):
+        seen = set()
+        changes = {"layers": layers, "fraction": fraction, "eval_pass": eval_pass}
+        outcome, _ = history_of(
+            model, blob_split, Count(), 1.0, replace(PROTOCOL, max_epochs=1, **changes)
+        )
+        assert seen == {neurons}
+        assert sum(outcome.before.deaths) == sum(outcome.after.deaths) == neurons - 1
 
 
 def test_stopping_by_accuracy(small_network, blob_split):
@@ -196,66 +186,3 @@ def test_stopping_by_accuracy(small_network, blob_split):
     best = accuracies.index(max(accuracies))
     assert outcome.epochs == best + 1 + PROTOCOL.patience + 1
     assert epochs[-1].validation_loss < epochs[best].validation_loss
-
-
-def test_protocols_differ_in_the_authors_behaviour_alone():
-    faithful, off, fixed, ours = (protocol(name) for name in PROTOCOLS)
-    assert list(PROTOCOLS) == ["faithful", "switch-off", "fixed", "training-forward"]
-    assert replace(faithful, divide_twice=False) == off
-    assert replace(off, off_when_degenerate=False) == fixed
-    assert replace(fixed, eval_pass=False) == ours == Protocol()
-
-
-def test_a_protocol_keeps_the_settings_of_its_base():
-    base = Protocol(learning_rate=0.1, fraction=0.5)
-    assert protocol("fixed", base) == replace(base, eval_pass=True)
-    assert protocol("training-forward", protocol("faithful", base)) == base
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: protocol("fix"), lambda: Protocol(monitor="sore")], ids=["name", "monitor"]
-)
-def test_an_unknown_choice_is_refused(make):
-    with pytest.raises(topoloss.OptionError, match="Did you mean"):
-        make()
-
-
-def generic():
-    return torch.randn(8, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
-
-
-def test_a_regulariser_is_on_in_generic_batches():
-    x, plain = generic(), topoloss.regulariser("t1")
-    switch = OffWhenDegenerate(plain)
-    (gradient,) = torch.autograd.grad(switch(x), x)
-    (expected,) = torch.autograd.grad(plain(x), x)
-    assert torch.equal(gradient, expected)
-    assert (switch.batches, switch.off) == (1, 0)
-
-
-@pytest.mark.parametrize(("name", "off"), [("t1", (1, 1)), ("t2", (1, 1)), ("naive", (1, 0))])
-def test_a_constant_neuron_and_copies_switch_off_what_they_break(name, off):
-    """Copies lose the diagram a death; the mean correlation has no diagram."""
-    for degenerate, expected in zip(("constant", "copies"), off, strict=True):
-        x = generic().detach().clone()
-        x[:, 1] = 3.0 if degenerate == "constant" else x[:, 0]
-        switch = OffWhenDegenerate(topoloss.regulariser(name))
-        value = switch(x)
-        assert (switch.batches, switch.off) == (1, expected)
-        assert (float(value) == 0.0) == bool(expected)
-
-
-def test_the_fraction_of_batches_switched_off_is_recorded(small_network, blob_split):
-    faithful = replace(PROTOCOL, max_epochs=3, off_when_degenerate=True)
-    model = small_network()
-    with torch.no_grad():
-        model[0].weight[0], model[0].bias[0] = 0.0, -1.0  # a dead neuron, which stays dead
-    plain = copy.deepcopy(model)
-    outcome, _ = history_of(model, blob_split, "t1", 0.1, faithful)
-    assert outcome.off == 1.0
-    history_of(plain, blob_split, "none", 0.0, faithful)
-    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(a, b)
-    fixed = replace(faithful, off_when_degenerate=False)
-    assert history_of(small_network(), blob_split, "t1", 0.1, fixed)[0].off == 0.0
-    assert history_of(small_network(), blob_split, "l2", 0.1, faithful)[0].off == 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from topoloss.compare import objects
 from topoloss.errors import InputError, UnknownNameError, nearest
 from topoloss.extras import needs_extra
 
-__all__ = ["DATASETS", "Dataset", "Part", "Split", "divided_twice", "load", "split"]
+__all__ = ["DATASETS", "Dataset", "Part", "Split", "load", "split"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Dataset:
         Class labels from 0 of int64, shape (samples,); or the targets of a regression, of the
         type of `x`, shape (samples, targets).
     train, validation : int
-        Sizes of these parts; the rest is for the test.
+        Sizes of these parts; all other samples are the test part.
     fixed_test : bool
-        The test part is the last samples, in every split, instead of random ones.
+        The last samples are the test part of every split, instead of random ones.
     pixel_range : float
-        What the pixels of images were divided by; 1 for data that are no images.
+        The number that pixels were divided by; 1 for data that are no images.
     standardise : bool
-        Shift and scale each feature, and each target of a regression, by mean and deviation
-        of the training part.
+        Shift and scale each feature, and each target of a regression, by the mean and the
+        standard deviation of the training part.
     """
 
     x: Tensor
@@ -74,14 +74,14 @@ def load(name: str) -> Dataset:
     ----------
     name : str
         ``"digits"``, ``"breast-cancer"`` and ``"diabetes"``, a regression (bundled with
-        scikit-learn), ``"mnist"`` or ``"cifar10"`` (from OpenML, which needs a network), or a
-        reference to a function without arguments that returns a `Dataset` or a pair (x, y),
-        which is split 60/20/20 and used as it is. Floating-point y are a regression's targets.
+        scikit-learn), ``"mnist"`` or ``"cifar10"`` (from OpenML, which needs a connection), or a
+        reference to a function without arguments. The function returns a `Dataset` or a pair
+        (x, y), which is split 60/20/20 and used as it is. A floating-point y makes a regression.
 
     Raises
     ------
     InputError, UnknownNameError
-        For data that cannot be had or are not finite, or labels that do not count from 0.
+        If the data are unknown, not available or not finite, or labels do not count from 0.
 
     Examples
     --------
@@ -121,25 +121,9 @@ def split(data: Dataset, seed: int) -> Split:
     return Split(*(Part(x[i], y[i]) for i in parts))
 
 
-def divided_twice(data: Dataset) -> Dataset:
-    """Divide pixels by their range once more, as the authors' code does.
-
-    Raises
-    ------
-    InputError
-        For data that are no images.
-    """
-    if data.pixel_range == 1:
-        raise InputError(
-            "these data are no images, so there are no pixels to divide twice; choose another "
-            "protocol, or give the Dataset a pixel_range."
-        )
-    return replace(data, x=data.x / data.pixel_range)
-
-
 def _standardised(x: Tensor, train: Tensor) -> Tensor:
     mean, deviation = x[train].mean(0), x[train].std(0, correction=0)
-    # What does not vary in the training part is only shifted.
+    # A feature that does not vary in the training part is only shifted.
     return (x - mean) / torch.where(deviation == 0, torch.ones_like(deviation), deviation)
 
 
@@ -173,7 +157,7 @@ def _cifar10() -> Dataset:
 
 
 def _images(name: str, shape: tuple[int, ...], test: float) -> Dataset:
-    """Images whose last ones are for the test; a fifth of the others is for validation."""
+    """The last images are the test part; a fifth of the others is the validation part."""
     pixels, labels = _from_openml(name)
     images = _inputs(pixels / 255).reshape(-1, *shape)
     seen = len(images) - round(test * len(images))
@@ -198,8 +182,8 @@ def _from_openml(name: str) -> tuple[Any, Tensor]:
         )
     except OSError as error:
         raise InputError(
-            f"{name} could not be fetched from OpenML ({error}); it needs a network the first "
-            "time. The data set 'digits' needs none."
+            f"{name} could not be fetched from OpenML ({error}); it needs a connection the "
+            "first time. The data set 'digits' needs none."
         ) from error
     return pixels, _labels(labels.astype(np.int64))
 

@@ -1,4 +1,4 @@
-"""The figures of a comparison; each takes chosen runs, or all, and returns a matplotlib figure."""
+"""The figures of a comparison, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from topoloss.compare.runs import Run
-from topoloss.compare.statistics import critical_difference, mean_ranks, nemenyi
-from topoloss.compare.training import DEATH_BINS
+from topoloss.compare.records import DEATH_BINS, Run
+from topoloss.compare.statistics import by_regulariser, critical_difference, mean_ranks, nemenyi
 from topoloss.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -16,19 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["by_regulariser", "critical_differences", "scores_and_deaths", "weights"]
-
-
-def by_regulariser(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs, in the order in which regularisers appear."""
-    grouped: dict[str, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(run.arm.regulariser, []).append(run)
-    return grouped
+__all__ = ["critical_differences", "scores_and_deaths", "weights"]
 
 
 def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
-    """Densities of the deaths before and after training, over all splits; test scores."""
+    """Draw the densities of deaths before and after training, over all splits, and test scores.
+
+    Parameters
+    ----------
+    chosen : sequence of Run
+        As from :func:`topoloss.compare.statistics.select`.
+    """
     grouped = by_regulariser(chosen)
     if len(chosen) == 1:
         figure = _figure(7, 4.2)
@@ -43,9 +40,10 @@ def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
 
 
 def weights(runs: Sequence[Run]) -> Figure:
-    """Validation score against weight, median and range over splits; the baseline without.
+    """Draw the validation score against the weight: median and range over splits.
 
-    The axis ends 15 points below the best: training that failed is a line that leaves it.
+    A dashed line shows the score without a regulariser. The axis stops 15 points below the best;
+    failed runs leave the picture.
     """
     figure = _figure(7, 4.2)
     axes = figure.subplots()
@@ -77,7 +75,7 @@ def weights(runs: Sequence[Run]) -> Figure:
 
 
 def critical_differences(scores: DataFrame) -> Figure:
-    """Mean ranks; a bar joins regularisers that Nemenyi's test does not tell apart at 5%."""
+    """Draw mean ranks; a bar joins regularisers that Nemenyi's test does not tell apart at 5%."""
     with needs_extra("compare"):
         from scikit_posthocs import critical_difference_diagram
     figure = _figure(8, 2.5)

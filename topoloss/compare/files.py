@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever stops their writing."""
+"""Write files so that an interruption leaves none of them half written."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["write_whole"]
 
 
 def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
-    """Let `make` write a file, and put it in its place when it is written.
+    """Let `make` write a file, and put it in its place only when it is complete.
 
     Parameters
     ----------
     path : Path
     make : callable
-        Writes to the path that it is given, in the same folder.
+        Called with the path to write to, which is in the same folder.
 
     Returns
     -------

@@ -19,7 +19,7 @@ def call(reference: str, purpose: str) -> Any:
     Raises
     ------
     InputError
-        If there is no such module or function, or it cannot be called without arguments.
+        If there is no such module or function, or if the function needs arguments.
     """
     function = find(reference, purpose, "function")
     if not callable(function):
@@ -42,7 +42,7 @@ def find(reference: str, purpose: str, what: str) -> Any:
     ----------
     reference : str
     purpose, what : str
-        What the object is for, and what it is called, in errors.
+        For errors: what the object is used for, and what kind of object is expected.
 
     Raises
     ------

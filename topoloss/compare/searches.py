@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from topoloss import components
+from topoloss.compare.paper.protocols import WEIGHTS
 from topoloss.errors import OptionError
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["PAPER_WEIGHTS", "Grid", "Search", "Tpe", "parse", "state_of"]
+__all__ = ["Grid", "Search", "Tpe", "parse", "state_of"]
 
-PAPER_WEIGHTS: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0, 100.0)
 _LARGEST_WEIGHT = 1e9
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every one of some weights, on every split.
+    """Try each of some weights on every split.
 
-    The points wait in Optuna's queue: its grid sampler would draw one twice when processes
-    draw at once, and repeat finished ones when the grid grows.
+    The weights wait in Optuna's queue. We don't use its grid sampler: it could draw one weight
+    twice when several processes draw at once, and it repeats finished weights when the grid grows.
     """
 
     regulariser: str
@@ -36,15 +36,15 @@ class Grid:
 
     @property
     def runs(self) -> int:
-        """How many there are on a split."""
+        """How many runs each split needs."""
         return len(self.weights)
 
     def sampler(self) -> Any:
-        """None: a grid has nothing to sample."""
+        """Return None, because a grid samples nothing."""
         return None
 
     def offer(self, study: Study) -> bool:
-        """Queue the next weight, if nobody has; return whether one waits."""
+        """Queue the next weight, unless another process did; return whether a weight waits."""
         trials = study.get_trials(deepcopy=False)
         live = {t.user_attrs.get("weight") for t in trials if state_of(t) in _LIVE}
         missing = [w for w in self.weights if w not in live]
@@ -53,18 +53,18 @@ class Grid:
         return bool(missing) or any(state_of(t) == "WAITING" for t in trials)
 
     def weight(self, trial: Trial) -> float:
-        """Return the trial's weight; it is pruned if another trial has the same."""
+        """Return the trial's weight; prune the trial if another one has the same weight."""
         import optuna
 
         weight = trial.user_attrs.get("weight")
-        if weight is None:  # another process took what waited
+        if weight is None:  # another process took the weight that waited
             raise optuna.TrialPruned
         rivals = [
             t
             for t in trial.study.get_trials(deepcopy=False)
             if t.number != trial.number and t.user_attrs.get("weight") == weight
         ]
-        # Of those that live the first goes on, so that exactly one does.
+        # The first of the live trials goes on, so exactly one does.
         if any(state_of(t) == "COMPLETE" for t in rivals) or any(
             state_of(t) in _LIVE and t.number < trial.number for t in rivals
         ):
@@ -82,7 +82,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tpe:
-    """Weights that Optuna's TPE sampler draws from a range, in its logarithm, on every split."""
+    """Let Optuna's TPE sampler draw weights from a range on every split, by their logarithm."""
 
     regulariser: str
     low: float
@@ -100,7 +100,7 @@ class Tpe:
     def sampler(self) -> Any:
         from optuna.samplers import TPESampler
 
-        # Not seeded: a sweep that goes on would draw its first weights again.
+        # Without a seed: with one, a sweep that goes on would draw its first weights again.
         return TPESampler()
 
     def offer(self, study: Study) -> bool:
@@ -115,7 +115,7 @@ class Tpe:
         return trial.suggest_float("weight", self.low, self.high, log=True)
 
     def _taken(self, trials: Sequence[FrozenTrial]) -> int:
-        """Weights that are finished, each once, and trials that are not."""
+        """How many weights are finished or taken; a weight that was tried twice counts once."""
         finished = {t.params["weight"] for t in trials if state_of(t) == "COMPLETE"}
         return len(finished) + sum(state_of(t) in ("WAITING", "RUNNING") for t in trials)
 
@@ -139,10 +139,10 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
     Parameters
     ----------
     specifications : sequence of str
-        ``NAME=paper`` stands for the grid of the paper.
+        ``NAME=paper`` stands for the weights of the paper.
     trials : int, optional
-        Search with so many trials on each split between two weights, the lowest and the
-        highest, instead of trying each.
+        Search with this many trials on each split between the lowest and the highest weight,
+        instead of trying each weight.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
                 f"{name}=0.001,0.01, or {name}=paper."
             )
         if text == "paper":
-            weights = PAPER_WEIGHTS
+            weights = WEIGHTS
         else:
             weights = tuple(_weight(w, specification) for w in (text or "0").split(","))
         grids[name] = tuple(dict.fromkeys((*grids.get(name, ()), *weights)))
@@ -176,7 +176,7 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
 
 def _tpe(name: str, weights: tuple[float, ...], trials: int) -> Tpe:
     low, high = min(weights), max(weights)
-    if (weights != PAPER_WEIGHTS and len(weights) != 2) or not 0 < low < high:
+    if (weights != WEIGHTS and len(weights) != 2) or not 0 < low < high:
         raise OptionError(
             f"{name}={','.join(f'{w:g}' for w in weights)} is no range to search; write "
             f"{name}=LOWEST,HIGHEST, both positive."

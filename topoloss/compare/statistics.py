@@ -1,8 +1,8 @@
-"""What may be concluded from a comparison: ranks, tests and intervals over blocks.
+"""Ranks, tests and intervals, and what may be concluded from them.
 
 A table of scores has a row for each block (a split of one data set, or a whole data set) and
-a column for each regulariser; higher scores are better. What a test licenses depends on the
-blocks: splits of one data set share samples, so they are no independent data sets.
+a column for each regulariser; higher scores are better. What a test allows us to conclude depends
+on the blocks: splits of one data set share samples, so they are not independent data sets.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from topoloss.extras import needs_extra
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from topoloss.compare.runs import Run
+    from topoloss.compare.records import Run
 
 __all__ = [
     "Friedman",
     "PairedDifference",
+    "by_regulariser",
     "corrected_t_test",
     "critical_difference",
     "friedman",
@@ -62,7 +63,7 @@ class PairedDifference:
 
 
 def select(runs: Iterable[Run]) -> list[Run]:
-    """Choose the weight of each regulariser on each split of each problem by validation.
+    """Choose the weight of each regulariser on each split of each setup by validation.
 
     Parameters
     ----------
@@ -71,19 +72,19 @@ def select(runs: Iterable[Run]) -> list[Run]:
     Returns
     -------
     list of Run
-        For each problem, regulariser and seed the run with the best validation score, the
-        least weight among the best; in the order in which problems and regularisers were
-        given, and of the seeds.
+        For each setup, regulariser and seed the run with the best validation score; if several
+        tie, the one with the smallest weight. Setups and regularisers stay in the order of the
+        runs; seeds ascend.
 
     Notes
     -----
-    Test scores play no part, so those of the chosen runs are unbiased by the choice.
+    Test scores play no part, so the choice does not bias those of the chosen runs.
     """
     best: dict[tuple[int, int, int], Run] = {}
     order: dict[Any, int] = {}
     for run in runs:
         key = (
-            order.setdefault(run.problem, len(order)),
+            order.setdefault(run.setup, len(order)),
             order.setdefault(run.arm.regulariser, len(order)),
             run.seed,
         )
@@ -93,28 +94,36 @@ def select(runs: Iterable[Run]) -> list[Run]:
     return [best[key] for key in sorted(best)]
 
 
+def by_regulariser(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Group runs, in the order in which regularisers appear."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.arm.regulariser, []).append(run)
+    return grouped
+
+
 def _merit(run: Run) -> tuple[float, float]:
     return run.outcome.validation_score, -run.arm.weight
 
 
 def scores(chosen: Iterable[Run]) -> DataFrame:
-    """Tabulate the test scores of chosen runs of one problem, times 100.
+    """Tabulate the test scores of chosen runs of one setup, times 100.
 
     Returns
     -------
     DataFrame, shape (splits, regularisers)
-        Without the splits that some regulariser has not met.
+        Without splits on which some regulariser has no run.
 
     Raises
     ------
     InputError
-        If the runs are of several problems.
+        If the runs are of several setups.
     """
     with needs_extra("compare"):
         import pandas as pd
     chosen = list(chosen)
-    if len({run.problem for run in chosen}) > 1:
-        raise InputError("scores of several problems were asked for at once; give those of one.")
+    if len({run.setup for run in chosen}) > 1:
+        raise InputError("runs of several setups were given; give those of one setup.")
     columns: dict[str, dict[int, float]] = {}
     for run in chosen:
         columns.setdefault(run.arm.regulariser, {})[run.seed] = 100 * run.outcome.test_score
@@ -126,7 +135,7 @@ def mean_ranks(scores: DataFrame) -> Series:
 
     Notes
     -----
-    Descriptive: it licenses no more than a statement on these very blocks.
+    Descriptive: it says something about these very blocks only.
 
     Examples
     --------
@@ -148,9 +157,10 @@ def friedman(scores: DataFrame) -> Friedman:
 
     Notes
     -----
-    Licenses a statement on new blocks if the blocks are independent. Data sets are; splits of
-    one data set are not, and make the p-value too small. It is then a statement on splits of
-    this one data set, and :func:`corrected_t_test` is the one to trust.
+    If the blocks are independent, the test says something about new blocks. Data sets are
+    independent. Splits of one data set are not, and make the p-value too small: then the test
+    says something about splits of this data set only, and :func:`corrected_t_test` is the one
+    to trust.
 
     References
     ----------
@@ -171,7 +181,7 @@ def friedman(scores: DataFrame) -> Friedman:
 
 
 def nemenyi(scores: DataFrame) -> DataFrame:
-    """P-values of Nemenyi's test of all pairs, after Friedman's; corrected for their number.
+    """P-values of Nemenyi's test of all pairs, to follow Friedman's; corrected for their number.
 
     Returns
     -------
@@ -184,7 +194,7 @@ def nemenyi(scores: DataFrame) -> DataFrame:
 
     Notes
     -----
-    Licenses what :func:`friedman` does, of pairs: with splits as blocks the p-values are too
+    Says of pairs what :func:`friedman` says of all: with splits as blocks the p-values are too
     small for a claim about other data sets.
 
     Examples
@@ -201,7 +211,7 @@ def nemenyi(scores: DataFrame) -> DataFrame:
 
 
 def critical_difference(treatments: int, blocks: int, alpha: float = 0.05) -> float:
-    """Mean ranks that differ by more do so significantly, by Nemenyi's test.
+    """The least difference of two mean ranks that is significant by Nemenyi's test.
 
     Examples
     --------
@@ -227,15 +237,15 @@ def paired_difference(
     treatment, baseline : str
         Columns.
     test_per_train : float
-        Size of the test part over the number of samples that were learnt from: those of the
-        validation part too, if it stopped training or chose the weight.
+        Size of the test part over the number of samples that were learnt from. The validation
+        part counts as learnt from if it stopped training or chose the weight.
 
     Notes
     -----
-    The interval is that of percentiles of 9999 bootstrap means, with a fixed seed: unlike BCa
+    The interval lies between percentiles of 9999 bootstrap means, with a fixed seed. Unlike BCa
     it is defined when all differences are equal. It resamples splits as if they were
-    independent, so it licenses a statement on the mean over such splits of these very samples,
-    and is too narrow for new samples. The corrected t-test beside it allows for that.
+    independent, so it is about the mean over such splits of these very samples, and too narrow
+    for new samples. The corrected t-test beside it allows for new samples.
 
     Examples
     --------
@@ -276,10 +286,10 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
     Notes
     -----
     The variance of the mean over k splits is taken as ``(1/k + test/train) * s**2``, with k - 1
-    degrees of freedom, because the parts overlap. Licenses, approximately, a statement on new
-    samples from the same source; never on other data sets, and not at all if the test part is
-    the same in all splits, whose variance the differences do not show. Differences that
-    are all equal have no variance: the statistic is then infinite, or 0 if they are 0.
+    degrees of freedom, because the parts overlap. The test says something, approximately, about
+    new samples from the same source, and nothing about other data sets. If all splits have the
+    same test part it says nothing either, because the differences do not show the variance of
+    that part. If all differences are equal, the statistic is infinite, or 0 if they are 0.
 
     References
     ----------

@@ -1,14 +1,44 @@
-"""Tables as Markdown."""
+"""The tables of a comparison, as Markdown."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING
 
-__all__ = ["as_markdown"]
+from topoloss.compare.records import Arm, Run
+from topoloss.compare.statistics import (
+    by_regulariser,
+    critical_difference,
+    friedman,
+    mean_ranks,
+    nemenyi,
+    paired_difference,
+    scores,
+    select,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "Row",
+    "as_markdown",
+    "differences",
+    "header",
+    "neurons",
+    "ranks",
+    "summarise",
+    "summary",
+    "weights",
+]
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells, without a newline at its end.
+    """Format a table; the text does not end with a newline.
 
     Examples
     --------
@@ -20,3 +50,208 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     lines = [header, ["-"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One regulariser over all splits; scores are times 100.
+
+    Attributes
+    ----------
+    regulariser : str
+    weights : dict of float to int
+        The weights chosen, ascending, and how many splits chose each.
+    splits : int
+    metric : str
+        Name of the score.
+    score, deviation : float
+        Mean and sample standard deviation (NaN for one split) of the test score.
+    gain : float or None
+        Mean of the paired differences to ``none``; None without runs of ``none``.
+    epochs, seconds : float
+        Means.
+    diverged, cut : int
+        How many of the chosen runs diverged, and how many the limit on epochs ended.
+    """
+
+    regulariser: str
+    weights: dict[float, int]
+    splits: int
+    metric: str
+    score: float
+    deviation: float
+    gain: float | None
+    epochs: float
+    seconds: float
+    diverged: int
+    cut: int
+
+    def cells(self) -> tuple[str, ...]:
+        several = len(self.weights) > 1
+        chosen = (f"{w:g}" + f" x {n}" * several for w, n in self.weights.items())
+        weights = "-" if list(self.weights) == [0] else ", ".join(chosen)
+        counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        note = f" ({told})" if told else ""
+        spread = "" if isnan(self.deviation) else f" ± {self.deviation:.2f}"
+        return (
+            self.regulariser,
+            weights,
+            f"{self.splits}",
+            f"{self.score:.2f}{spread}{note}",
+            "-" if self.gain is None else f"{self.gain:+.2f}",
+            f"{self.epochs:.0f}",
+            f"{self.seconds:.1f}",
+        )
+
+
+def header(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names of the columns of :func:`summary`."""
+    return (
+        *("regulariser", "weight", "splits", f"test {rows[0].metric} (%)", "gain over none"),
+        *("epochs", "s per run"),
+    )
+
+
+def summarise(runs: Sequence[Run]) -> list[Row]:
+    """Summarise the runs of one setup: a row for each regulariser, in the order of the runs."""
+    chosen = by_regulariser(select(runs))
+    plain = {run.seed: 100 * run.outcome.test_score for run in chosen.get("none", [])}
+    rows = []
+    for name, best in chosen.items():
+        scored = [100 * run.outcome.test_score for run in best]
+        gains = [s - plain[r.seed] for s, r in zip(scored, best, strict=True) if r.seed in plain]
+        rows.append(
+            Row(
+                regulariser=name,
+                weights=dict(sorted(Counter(run.arm.weight for run in best).items())),
+                splits=len(best),
+                metric=best[0].outcome.metric,
+                score=fmean(scored),
+                deviation=stdev(scored) if len(best) > 1 else nan,
+                gain=fmean(gains) if gains and name != "none" else None,
+                epochs=fmean(run.outcome.epochs for run in best),
+                seconds=fmean(run.outcome.seconds for run in best),
+                diverged=sum(run.outcome.diverged for run in best),
+                cut=sum(
+                    run.outcome.epochs == run.setup.protocol.max_epochs and not run.outcome.diverged
+                    for run in best
+                ),
+            )
+        )
+    return rows
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line for each regulariser: its weight, test score, gain, epochs and time."""
+    return as_markdown(header(rows), [row.cells() for row in rows])
+
+
+def ranks(table: DataFrame, blocks: str) -> str:
+    """Mean ranks, with Friedman's test and Nemenyi's of all pairs.
+
+    Parameters
+    ----------
+    table : DataFrame, shape (blocks, regularisers)
+        Scores.
+    blocks : str
+        What the blocks are, for the sentence that says so.
+
+    Raises
+    ------
+    InputError
+        If there are too few blocks or regularisers for the tests.
+    """
+    mean, test, pairs = mean_ranks(table), friedman(table), nemenyi(table)
+    names = list(table)
+    rows = [(n, f"{mean[n]:.2f}", *(f"{pairs.loc[n, m]:.3g}" for m in names)) for n in names]
+    return (
+        f"Friedman's test over {len(table)} blocks: statistic {test.statistic:.4g}, "
+        f"p = {test.p:.3g}. The blocks are {blocks}. P-values of Nemenyi's test; critical "
+        f"difference of the mean ranks at 5%: {critical_difference(len(names), len(table)):.2f}."
+        "\n\n" + as_markdown(("regulariser", "mean rank", *names), rows)
+    )
+
+
+def differences(chosen: Sequence[Run]) -> str:
+    """Gains over no regulariser on the same splits, with an interval and a test."""
+    grouped = by_regulariser(chosen)
+    if "none" not in grouped or len(grouped["none"]) < 2:
+        return "No paired differences: they need `none` and at least 2 splits."
+    outcome = chosen[0].outcome
+    learnt_from = outcome.train_size + outcome.validation_size
+    rows = []
+    for name, runs in grouped.items():
+        pairs = scores((*grouped["none"], *runs))
+        if name == "none" or len(pairs) < 2:
+            continue
+        d = paired_difference(pairs, name, "none", outcome.test_size / learnt_from)
+        interval = f"{d.low:+.2f} to {d.high:+.2f}"
+        corrected = ("-", "-") if chosen[0].fixed_test else (f"{d.t:.2f}", f"{d.p:.3g}")
+        rows.append((name, f"{len(pairs)}", f"{d.mean:+.2f}", interval, *corrected))
+    header = (
+        *("regulariser", "splits", "gain over none", "95% interval", "corrected t"),
+        "corrected p",
+    )
+    licensed = (
+        "All splits have the same test part, so nothing is said of other test samples."
+        if chosen[0].fixed_test
+        else "The corrected resampled t-test (Nadeau and Bengio) allows for the overlap of the "
+        f"parts, of {outcome.test_size} samples for the test and {learnt_from} to learn from, "
+        "validation included."
+    )
+    return (
+        f"Paired differences in the test {outcome.metric} (%). The interval is the percentile "
+        f"bootstrap's and holds for these samples. {licensed}\n\n" + as_markdown(header, rows)
+    )
+
+
+def neurons(chosen: Sequence[Run]) -> str:
+    """How alike the neurons are before and after training; and the time of an epoch."""
+    grouped = by_regulariser(chosen)
+    time_of = {
+        name: sum(r.outcome.seconds for r in runs) / sum(r.outcome.epochs for r in runs)
+        for name, runs in grouped.items()
+    }
+    rows = []
+    for name, runs in grouped.items():
+        before, after = ([getattr(r.outcome, w) for r in runs] for w in ("before", "after"))
+        overhead = f"{time_of[name] / time_of['none']:.2f}" if "none" in time_of else "-"
+        rows.append(
+            (
+                name,
+                *(f"{fmean(n.constant for n in part):.0f}" for part in (before, after)),
+                *(f"{fmean(n.varying_correlation for n in part):.3f}" for part in (before, after)),
+                *(f"{fmean(n.varying_median for n in part):.2f}" for part in (before, after)),
+                f"{100 * fmean(r.outcome.off for r in runs):.1f}",
+                f"{1000 * time_of[name]:.1f}",
+                overhead,
+            )
+        )
+    header = (
+        *("regulariser", "constant neurons before", "after"),
+        *("mean abs. correlation before", "after", "median death before", "after"),
+        *("batches switched off (%)", "ms per epoch", "times none"),
+    )
+    return (
+        "Neurons, before and after training, on the validation part: how many are constant, and "
+        "the correlations and deaths of those that are not.\n\n" + as_markdown(header, rows)
+    )
+
+
+def weights(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
+    """Validation scores at each weight that was tried, and how many splits chose it."""
+    times_chosen = Counter(run.arm for run in chosen)
+    of_arm: dict[Arm, list[float]] = {}
+    for run in runs:
+        of_arm.setdefault(run.arm, []).append(100 * run.outcome.validation_score)
+    rows = [
+        (
+            *(arm.regulariser, f"{arm.weight:g}", f"{len(values)}", f"{median(values):.2f}"),
+            *(f"{min(values):.2f}", f"{times_chosen[arm]}"),
+        )
+        for arm, values in of_arm.items()
+    ]
+    metric = runs[0].outcome.metric
+    header = ("regulariser", "weight", "splits", f"median validation {metric} (%)", "lowest")
+    return as_markdown((*header, "chosen on"), rows)

@@ -1,4 +1,4 @@
-"""What a network learns, as its targets tell: a class, or numbers."""
+"""What a network learns: a class or numbers. The type of the targets decides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CLASSIFICATION", "REGRESSION", "Task", "of"]
 
 @dataclass(frozen=True)
 class Task:
-    """A loss to train on and a score to judge by, both of outputs and targets.
+    """A loss to train on and a score to judge by; both compare outputs with targets.
 
     Attributes
     ----------
@@ -55,8 +55,8 @@ def _r2(outputs: Tensor, targets: Tensor) -> float:
     total = (targets - targets.mean(0)).square().sum(0)
     if (total == 0).any():
         raise InputError(
-            f"a target is the same for all {len(targets)} samples of a part, so R2 is not "
-            "defined; use larger parts, or leave that target out."
+            f"one target has the same value for all {len(targets)} samples of a part, so R2 is "
+            "not defined; use larger parts, or leave that target out."
         )
     return (1 - (targets - outputs).square().sum(0) / total).mean().item()
 

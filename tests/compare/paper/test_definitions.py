@@ -6,13 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+import topoloss
 from topoloss.compare.data import Part, Split
-from topoloss.compare.training import Protocol, protocol, train
+from topoloss.compare.paper.defects import apply_to_regulariser
+from topoloss.compare.paper.protocols import setup
+from topoloss.compare.training import train
 
 FRACTION, WEIGHT = 0.5, 0.5
-ONE_STEP = Protocol(
-    max_epochs=1, learning_rate=1.0, momentum=0.0, nesterov=False, fraction=FRACTION
-)
+ONE_STEP = {
+    "max_epochs": 1,
+    "learning_rate": 1.0,
+    "momentum": 0.0,
+    "nesterov": False,
+    "fraction": FRACTION,
+}
 
 
 def network():
@@ -53,21 +60,24 @@ def penalty(name, parameters, x):
     return getattr(oracles, name)(oracles.h0_deaths(oracles.dissimilarity(r)))
 
 
-def trained(name, weight, arm):
+def trained(name, weight, protocol):
     model, part = network(), batch()
-    train(model, Split(part, part, part), name, weight, protocol(arm, ONE_STEP))
+    paper = setup("net1", "digits", protocol, **ONE_STEP)
+    regulariser = apply_to_regulariser(paper.defects, topoloss.regulariser(name))
+    train(model, Split(part, part, part), regulariser, weight, paper.protocol)
     return [p.detach().numpy() for p in model.parameters()]
 
 
 @pytest.mark.parametrize("name", ["t1", "t2", "naive", "l1", "l2"])
-@pytest.mark.parametrize("arm", ["faithful", "fixed"])
-def test_the_penalty_s_part_of_a_step_is_the_gradient_of_the_definition(name, arm):
+@pytest.mark.parametrize("protocol", ["faithful", "fixed"])
+def test_the_penalty_s_part_of_a_step_is_the_gradient_of_the_definition(name, protocol):
     """At rate 1 it is minus the gradient, whose slope along itself is its squared length.
 
     The cross-entropy meets the same dropout with and without the penalty, so that the
     difference of the two steps is the penalty's part. The slope is that of central differences.
     """
-    part = [p - q for p, q in zip(trained(name, WEIGHT, arm), trained(name, 0, arm), strict=True)]
+    with_penalty, without = (trained(name, weight, protocol) for weight in (WEIGHT, 0))
+    part = [p - q for p, q in zip(with_penalty, without, strict=True)]
     squared = sum((p**2).sum() for p in part)
     start = [p.detach().numpy() for p in network().parameters()]
     h = 1e-6 / squared**0.5
@@ -82,6 +92,6 @@ def test_the_penalty_s_part_of_a_step_is_the_gradient_of_the_definition(name, ar
 
 @pytest.mark.parametrize("name", ["t1", "t2", "naive"])
 def test_the_training_pass_sees_other_values_under_dropout(name):
-    """So that the arms differ, and the test above would notice."""
-    evaluated, own = (trained(name, WEIGHT, arm) for arm in ("fixed", "training-forward"))
+    """The two protocols differ, so the test above would notice if they were mixed up."""
+    evaluated, own = (trained(name, WEIGHT, p) for p in ("fixed", "training-forward"))
     assert any(not np.allclose(p, q) for p, q in zip(evaluated, own, strict=True))

@@ -1,26 +1,29 @@
-"""A problem made real: its data and network, checked, and trained on."""
+"""From a setup to a run: load its data, build its network, check both, and train."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import nn
 
+from topoloss import components
 from topoloss.compare import data, networks
 from topoloss.compare.data import Dataset
-from topoloss.compare.runs import Arm, Problem, Run
-from topoloss.compare.training import Epoch, train
+from topoloss.compare.paper.defects import apply_to_data, apply_to_regulariser, fraction_off
+from topoloss.compare.records import Arm, Epoch, Run, Setup
+from topoloss.compare.training import train
 from topoloss.errors import InputError, OptionError
 
 __all__ = ["check", "dataset", "run"]
 
 
 def run(
-    problem: Problem,
+    setup: Setup,
     arm: Arm,
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -30,7 +33,7 @@ def run(
 
     Parameters
     ----------
-    problem : Problem
+    setup : Setup
     arm : Arm
     seed : int
         Fixes the split, the initialisation, and the order of batches, for all arms alike.
@@ -39,51 +42,53 @@ def run(
     device : str
         Where to train. The split and the initialisation are the same everywhere.
     """
-    samples = dataset(problem)
+    samples = dataset(setup)
+    regulariser = apply_to_regulariser(setup.defects, components.regulariser(arm.regulariser))
     with _seeded(seed, device):
-        model = networks.build(problem.model, samples).to(device)
+        model = networks.build(setup.model, samples).to(device)
         outcome = train(
             model,
             data.split(samples, seed).to(device),
-            arm.regulariser,
+            regulariser,
             arm.weight,
-            problem.protocol,
+            setup.protocol,
             seed=seed,
             on_epoch=on_epoch,
         )
-    return Run(problem, arm, seed, outcome, samples.fixed_test)
+    outcome = replace(outcome, off=fraction_off(regulariser))
+    return Run(setup, arm, seed, outcome, samples.fixed_test)
 
 
-def check(problem: Problem, device: str = "cpu") -> str:
-    """Raise unless the runs of a problem can be done, and be done again.
+def check(setup: Setup, device: str = "cpu") -> str:
+    """Raise unless the runs of a setup can be done, and repeated.
 
     Returns
     -------
     str
-        A digest of the data and of an untrained network: runs of another belong to another
-        problem, whatever its name is.
+        A digest of the data and of an untrained network. Two setups whose digests differ are
+        different setups, even if their names are the same.
 
     Raises
     ------
     InputError, OptionError, UnknownNameError
-        If the device or the data cannot be had, the network does not take them, a batch would
-        hold one sample, or data or network are not the same when they are made again.
+        If the device or the data are not available, the network does not accept the data, a
+        batch would hold one sample, or data or network differ when they are made again.
     """
     _check_device(device)
-    own = ":" in problem.data  # other data are the same each time, and may take long
+    own = ":" in setup.data  # shipped data are the same each time, and may take long to load
     if own:
         dataset.cache_clear()
-    samples = dataset(problem)
-    again = _load(problem) if own else samples
-    _check_sizes(samples, problem.protocol.batch_size)
-    models = [_untrained(problem, samples, seed=0) for _ in range(2)]
+    samples = dataset(setup)
+    again = _load(setup) if own else samples
+    _check_sizes(samples, setup.protocol.batch_size)
+    models = [_untrained(setup, samples, seed=0) for _ in range(2)]
     first, second = (
         _digest([made.x, made.y, *model.state_dict().values()])
         for made, model in zip((samples, again), models, strict=True)
     )
     if models[0] is models[1] or first != second:
         raise InputError(
-            f"model {problem.model!r} and data {problem.data!r} are not the same when they are "
+            f"model {setup.model!r} and data {setup.data!r} are not the same when they are "
             "made again: return a new network each time, which follows torch's seed, and seed "
             "what is random in the data."
         )
@@ -91,19 +96,18 @@ def check(problem: Problem, device: str = "cpu") -> str:
 
 
 @lru_cache(maxsize=1)
-def dataset(problem: Problem) -> Dataset:
-    """The data of a problem, as its protocol has them; kept until others are asked for."""
-    return _load(problem)
+def dataset(setup: Setup) -> Dataset:
+    """The data of a setup. The last data loaded are kept in memory."""
+    return _load(setup)
 
 
-def _load(problem: Problem) -> Dataset:
-    loaded = data.load(problem.data)
-    return data.divided_twice(loaded) if problem.protocol.divide_twice else loaded
+def _load(setup: Setup) -> Dataset:
+    return apply_to_data(setup.defects, data.load(setup.data))
 
 
-def _untrained(problem: Problem, samples: Dataset, seed: int) -> nn.Module:
+def _untrained(setup: Setup, samples: Dataset, seed: int) -> nn.Module:
     with _seeded(seed):
-        return networks.build(problem.model, samples)
+        return networks.build(setup.model, samples)
 
 
 @contextmanager

@@ -1,0 +1,339 @@
+"""The commands ``topoloss train``, ``compare`` and ``report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from topoloss import components
+from topoloss.compare import report as reports
+from topoloss.compare import runs, searches, setups, tables
+from topoloss.compare.paper import protocols
+from topoloss.compare.records import Arm, Epoch, Run, Setup
+from topoloss.compare.storage import database
+from topoloss.compare.sweep import sweep
+from topoloss.errors import OptionError, check_choice
+
+__all__ = ["compare", "report", "train"]
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A network of the paper (net0, net1, net2, vgg256, ...), or your own as "
+        "package.module:function."
+    ),
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="digits, breast-cancer, diabetes, mnist, cifar10, or your own as "
+        "package.module:function.",
+    ),
+]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="default: as attach does. training-forward: with the layers of the paper. fixed: "
+        "also value a pass in evaluation mode, as the paper's authors do. switch-off: also "
+        "imitate one defect of their code, a regulariser that is off in degenerate batches. "
+        "faithful: imitate their code with all its defects.",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Which layers are regularised. auto: the default of attach. trainable: every module "
+        "with trainable parameters, as in the paper. [default: as the protocol says]"
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
+Monitor = Annotated[
+    str, typer.Option(help="What stops training early: the validation loss or score.")
+]
+Patience = Annotated[
+    int, typer.Option(min=0, help="How many epochs may bring no better validation result.")
+]
+MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop after this many epochs at the latest.")]
+
+
+# For the paper's network 0 on digits.
+_USEFUL_WEIGHTS = {"none": 0.0, "t1": 1e-3, "t2": 1.0, "naive": 0.3}
+
+
+def train(
+    regulariser: Annotated[str, typer.Option(help="See `topoloss plugins`.")] = "t1",
+    weight: Annotated[
+        float | None,
+        typer.Option(min=0, help="How much the regulariser counts. [default: useful for net0]"),
+    ] = None,
+    model: Model = "net0",
+    data_name: DataName = "digits",
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Fixes the split, the initialisation and the order of batches."),
+    ] = 0,
+    protocol_name: ProtocolName = "default",
+    layers: Layers = None,
+    monitor: Monitor = "loss",
+    patience: Patience = 20,
+    max_epochs: MaxEpochs = 1200,
+    device: Device = "cpu",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the density of deaths as this PNG.")
+    ] = None,
+) -> None:
+    """Train one network with one regulariser, and show its accuracy and deaths."""
+    if plot is not None:
+        reports.check_plot_path(plot)
+    console = Console()
+    components.regulariser(regulariser)
+    if weight is None:
+        if regulariser not in _USEFUL_WEIGHTS:
+            raise OptionError(f"{regulariser} has no default weight; give it with --weight.")
+        weight = _USEFUL_WEIGHTS[regulariser]
+    setup = _setup(model, data_name, protocol_name, layers, monitor, patience, max_epochs)
+    setups.check(setup, device)
+    arm = Arm(regulariser, weight)
+    with _progress(console) as progress:
+        task = progress.add_task(str(arm), total=max_epochs, detail="")
+
+        def advance(epoch: Epoch) -> None:
+            progress.update(task, advance=1, detail=_epoch_detail(epoch))
+
+        try:
+            trained = setups.run(setup, arm, seed, advance, device)
+        except KeyboardInterrupt:
+            console.print("interrupted; nothing was written")
+            raise typer.Exit(130) from None
+    outcome = trained.outcome
+    before, after = outcome.before, outcome.after
+    table = Table(title=f"{model} on {data_name}, {arm}, seed {seed}")
+    for column in ("", "before training", "after training"):
+        table.add_column(column)
+    for label in ("lowest", "median", "highest"):
+        table.add_row(
+            f"{label} death", f"{getattr(before, label):.3f}", f"{getattr(after, label):.3f}"
+        )
+    table.add_row("mean abs. correlation", f"{before.correlation:.3f}", f"{after.correlation:.3f}")
+    console.print(table)
+    console.print(
+        f"test {outcome.metric} {100 * outcome.test_score:.2f} %, validation "
+        f"{100 * outcome.validation_score:.2f} %, {outcome.epochs} epochs, "
+        f"{outcome.seconds:.1f} s" + (", diverged" if outcome.diverged else "")
+    )
+    if plot is not None:
+        console.print(f"wrote {reports.plot([trained], plot)}")
+
+
+def compare(
+    arms: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME[=WEIGHT[,WEIGHT...]]...",
+            help="Regularisers and the weights to try; NAME=paper stands for the paper's weights.",
+        ),
+    ],
+    splits: Annotated[int, typer.Option(min=1, help="Number of random splits.")] = 3,
+    model: Model = "net0",
+    data_name: DataName = "digits",
+    protocol_name: ProtocolName = "default",
+    layers: Layers = None,
+    monitor: Monitor = "loss",
+    patience: Patience = 20,
+    max_epochs: MaxEpochs = 1200,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path(
+        "runs/compare"
+    ),
+    search: Annotated[
+        str,
+        typer.Option(
+            help="grid: try each weight. tpe: search between a lowest and a highest weight."
+        ),
+    ] = "grid",
+    trials: Annotated[
+        int, typer.Option(min=1, help="With tpe: how many weights each split tries.")
+    ] = 20,
+    device: Device = "cpu",
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes, of one thread each.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Address of a database to share. [default: a file in the folder]"),
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option("--runs", help="A runs.csv whose runs are not done again.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the finished runs in the folder.")
+    ] = False,
+) -> None:
+    """Compare regularisers on several splits; each split chooses weights by validation.
+
+    Finished runs are kept in the folder. To go on with an interrupted comparison, give the same
+    command again, without --fresh.
+    """
+    console = Console()
+    check_choice("search", search, ("grid", "tpe"))
+    asked = searches.parse(arms, trials if search == "tpe" else None)
+    setup = _setup(model, data_name, protocol_name, layers, monitor, patience, max_epochs)
+    setups.check(setup, device)
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out {out} is a file; name a folder.")
+    if fresh and storage is not None:
+        raise OptionError("--fresh forgets the runs in a folder; a --storage is shared.")
+    known_runs = [] if known is None else runs.read(known)
+    out.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for name in ("study.db", "runs.csv"):
+            (out / name).unlink(missing_ok=True)
+    _runs_in(out)  # if its format is another one, fail now and not after hours of training
+    total = splits * sum(each.runs for each in asked)
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task("compare", total=total, detail="")
+            live = _Live(progress, task)
+            finished = sweep(
+                asked,
+                range(splits),
+                setup,
+                storage or database(out),
+                jobs=jobs,
+                device=device,
+                known=known_runs,
+                on_start=live.start,
+                on_epoch=live.epoch,
+                on_finish=live.finish,
+            )
+    except KeyboardInterrupt:
+        kept = storage or out
+        console.print(f"interrupted; {kept} has the finished runs: repeat the command", end=" ")
+        console.print("without --fresh to go on" if fresh else "to go on")
+        raise typer.Exit(130) from None
+    title = f"{model} on {data_name}, {splits} split{'s' if splits > 1 else ''}"
+    console.print(_rich_table(tables.summarise(finished), title))
+    _write_report(console, finished, out, also=runs.joined(_runs_in(out), known_runs))
+
+
+def report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS.CSV|FOLDER...", help="Runs of one or more comparisons."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: that of the runs]")] = None,
+) -> None:
+    """Write the report of finished runs again: tables, tests and figures.
+
+    With runs of several networks or data sets, regularisers are also ranked across those.
+    """
+    if out is None and len(files) > 1:
+        raise OptionError("a report of several comparisons needs a folder of its own: --out.")
+    found = [runs.read(path / "runs.csv" if path.is_dir() else path) for path in files]
+    folder = out or (files[0] if files[0].is_dir() else files[0].parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_report(Console(), runs.joined(*found), folder)
+
+
+class _Live:
+    """Show the progress of a comparison: the current run, and the best validation score so far."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._best: Run | None = None
+        self._epoch = ""
+
+    def start(self, arm: Arm, seed: int) -> None:
+        self._progress.update(self._task, description=f"{arm}, split {seed}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        self._epoch = _epoch_detail(epoch)
+        self._show()
+
+    def finish(self, run: Run) -> None:
+        score = run.outcome.validation_score
+        if self._best is None or score > self._best.outcome.validation_score:
+            self._best = run
+        self._epoch = ""
+        self._progress.advance(self._task)
+        self._show()
+        self._progress.console.print(
+            f"{run.arm}, split {run.seed}: validation {run.outcome.metric} {100 * score:.2f} %, "
+            f"{run.outcome.epochs} epochs" + (", diverged" if run.outcome.diverged else ""),
+            highlight=False,
+        )
+
+    def _show(self) -> None:
+        parts = [self._epoch]
+        if self._best is not None:
+            best = self._best
+            parts.append(
+                f"best {best.arm}, split {best.seed}: {100 * best.outcome.validation_score:.1f} %"
+            )
+        self._progress.update(self._task, detail="; ".join(filter(None, parts)))
+
+
+def _runs_in(folder: Path) -> list[Run]:
+    path = folder / "runs.csv"
+    return runs.read(path) if path.exists() else []
+
+
+def _write_report(
+    console: Console, finished: list[Run], folder: Path, also: Sequence[Run] = ()
+) -> None:
+    for path in reports.write(finished, folder, also):
+        console.print(f"wrote {path}")
+
+
+def _setup(
+    model: str,
+    data_name: str,
+    protocol_name: str,
+    layers: str | None,
+    monitor: str,
+    patience: int,
+    max_epochs: int,
+) -> Setup:
+    changes: dict[str, Any] = {
+        "monitor": monitor,
+        "patience": patience,
+        "max_epochs": max_epochs,
+    }
+    if layers is not None:
+        changes["layers"] = layers
+    return protocols.setup(model, data_name, protocol_name, **changes)
+
+
+def _rich_table(rows: list[tables.Row], title: str) -> Table:
+    table = Table(*tables.header(rows), title=title)
+    for row in rows:
+        table.add_row(*row.cells())
+    return table
+
+
+def _epoch_detail(epoch: Epoch) -> str:
+    return f"epoch {epoch.number}, validation {100 * epoch.validation_score:.1f} %"
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    return Progress(*columns, console=console, transient=True)

@@ -1,0 +1,339 @@
+"""The records of a comparison: what was trained on what, and what came of it.
+
+Each record is a frozen dataclass. A *row* holds a record as text, one cell for each number, list
+or word, so that a CSV file or a database can store it: `to_row` makes a row of a record, and
+`from_row` makes the record of a row. Every number is read back exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from itertools import accumulate
+from math import nan
+from typing import Any, TypeVar, get_type_hints
+
+from topoloss.errors import check_choice
+
+__all__ = [
+    "DEATH_BINS",
+    "Arm",
+    "Defects",
+    "Epoch",
+    "Neurons",
+    "Outcome",
+    "Protocol",
+    "Run",
+    "Setup",
+    "columns",
+    "from_row",
+    "to_row",
+]
+
+DEATH_BINS = 50
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to train; the defaults are the paper's for fully connected networks, but for `layers`.
+
+    Attributes
+    ----------
+    batch_size : int
+        The last, partial batch of an epoch is kept.
+    max_epochs : int
+    patience : int
+        Epochs without a strictly lower validation loss that are tolerated.
+    learning_rate, momentum, nesterov, decay, decay_steps
+        Of stochastic gradient descent, whose rate is
+        ``learning_rate * decay ** (step // decay_steps)``.
+    fraction : float
+        Of the neurons of each layer, by largest mean activation, that the regulariser sees.
+    layers : {"auto", "trainable"}
+        The layers that the regulariser sees: those that :func:`topoloss.attach` takes by
+        default, or, by the paper's rule, every module with trainable parameters.
+    monitor : {"loss", "score"}
+        Of the validation part, without the penalty; what early stopping looks at. The
+        authors' code takes the loss, their paper says accuracy.
+    eval_pass : bool
+        Value the regulariser on a separate pass in evaluation mode, as the authors did, instead
+        of on the training pass.
+
+    References
+    ----------
+    Ballester, Casacuberta, Escalera, PMLR 228 (2024), section 5, and the authors' code.
+    """
+
+    batch_size: int = 256
+    max_epochs: int = 1200
+    patience: int = 20
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    decay: float = 0.95
+    decay_steps: int = 3520
+    fraction: float = 1.0
+    layers: str = "auto"
+    monitor: str = "loss"
+    eval_pass: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("layers", self.layers, ("auto", "trainable"))
+        check_choice("monitor", self.monitor, ("loss", "score"))
+
+
+@dataclass(frozen=True)
+class Defects:
+    """Which defects of the authors' code a run imitates; see `topoloss.compare.paper.defects`.
+
+    Attributes
+    ----------
+    off_when_degenerate : bool
+        The regulariser is switched off in degenerate batches.
+    divide_twice : bool
+        Pixels are divided by their range once more.
+    """
+
+    off_when_degenerate: bool = False
+    divide_twice: bool = False
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What regularisers are compared on: a network, its data, and how it is trained.
+
+    Attributes
+    ----------
+    model, data : str
+        Names, or references of the form ``package.module:function``.
+    protocol : Protocol
+    defects : Defects
+        None, unless the paper's code is imitated.
+    """
+
+    model: str = "net0"
+    data: str = "digits"
+    protocol: Protocol = Protocol()
+    defects: Defects = Defects()
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """A regulariser by name, and its weight in the loss."""
+
+    regulariser: str
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.regulariser}={self.weight:g}" if self.weight else self.regulariser
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch."""
+
+    number: int
+    validation_loss: float
+    validation_score: float
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """How alike the neurons are that the regulariser sees, in evaluation mode.
+
+    On the first 1024 samples of the validation part.
+
+    Attributes
+    ----------
+    deaths : tuple of int
+        Counts of the deaths in dimension 0 in 50 equal bins of [0, 1].
+    lowest, median, highest : float
+        Of the deaths.
+    correlation : float
+        Mean absolute correlation over all pairs.
+    constant : int
+        Neurons that do not vary, such as dead ones. Their correlation counts as 0.
+    """
+
+    deaths: tuple[int, ...]
+    lowest: float
+    median: float
+    highest: float
+    correlation: float
+    constant: int
+
+    @property
+    def varying_correlation(self) -> float:
+        """Mean absolute correlation over the pairs of neurons that vary; NaN without a pair."""
+        n = 1 + sum(self.deaths)
+        varying = n - self.constant
+        pairs = varying * (varying - 1)
+        return self.correlation * n * (n - 1) / pairs if pairs else nan
+
+    @property
+    def varying_median(self) -> float:
+        """Median death of the neurons that vary, as the middle of its bin; NaN if there is none."""
+        counts = [*self.deaths[:-1], self.deaths[-1] - self.constant]
+        half = sum(counts) / 2
+        middle = next((k for k, n in enumerate(accumulate(counts)) if n >= half > 0), nan)
+        return (middle + 0.5) / DEATH_BINS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes
+    ----------
+    metric : str
+        Name of the score: accuracy or, for a regression, R2.
+    test_score, validation_score : float
+        Of the weights that early stopping restored; fractions.
+    epochs : int
+        Epochs trained.
+    seconds : float
+        Wall-clock time of the training loop.
+    diverged : bool
+        The loss or an activation became infinite or NaN, which ended the run.
+    off : float
+        Fraction of the batches in which the regulariser was switched off.
+    train_size, validation_size, test_size : int
+    before, after : Neurons
+        Before training, and with the restored weights.
+    """
+
+    metric: str
+    test_score: float
+    validation_score: float
+    epochs: int
+    seconds: float
+    diverged: bool
+    off: float
+    train_size: int
+    validation_size: int
+    test_size: int
+    before: Neurons = field(metadata={"prefix": "before_"})
+    after: Neurons = field(metadata={"prefix": "after_"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network.
+
+    Attributes
+    ----------
+    setup : Setup
+    arm : Arm
+    seed : int
+        Of the split.
+    outcome : Outcome
+    fixed_test : bool
+        All splits have the same test part.
+    """
+
+    setup: Setup
+    arm: Arm
+    seed: int
+    outcome: Outcome
+    fixed_test: bool = False
+
+
+def columns(kind: type, prefix: str = "") -> list[str]:
+    """The names of a row's cells, in the order of the record's fields.
+
+    A field that is a record itself has a column for each of its own fields instead. Two records
+    of one kind differ in a prefix: ``before_deaths``, ``after_deaths``.
+
+    Examples
+    --------
+    >>> from topoloss.compare.records import Arm, columns
+    >>> columns(Arm)
+    ['regulariser', 'weight']
+    """
+    listed: list[str] = []
+    for name, hint, inner in _fields(kind):
+        if _is_record(hint):
+            listed += columns(hint, prefix + inner)
+        else:
+            listed.append(prefix + name)
+    return listed
+
+
+def to_row(record: Any, prefix: str = "") -> dict[str, str]:
+    """Lay a record out as text, column by column.
+
+    Parameters
+    ----------
+    record : Setup, Protocol, Arm, Run, Outcome or Neurons
+    prefix : str
+        Stands before the name of each column.
+
+    Examples
+    --------
+    >>> from topoloss.compare.records import Arm, to_row
+    >>> to_row(Arm("t1", 0.001))
+    {'regulariser': 't1', 'weight': '0.001'}
+    """
+    row: dict[str, str] = {}
+    for name, hint, inner in _fields(type(record)):
+        value = getattr(record, name)
+        if _is_record(hint):
+            row |= to_row(value, prefix + inner)
+        else:
+            row[prefix + name] = _text(value)
+    return row
+
+
+def from_row(kind: type[Record], row: Mapping[str, str], prefix: str = "") -> Record:
+    """Make the record that `to_row` laid out.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If a column is missing, or its text is no value of the field.
+
+    Examples
+    --------
+    >>> from topoloss.compare.records import Arm, from_row
+    >>> from_row(Arm, {"regulariser": "t1", "weight": "0.001"})
+    Arm(regulariser='t1', weight=0.001)
+    """
+    values = {}
+    for name, hint, inner in _fields(kind):
+        if _is_record(hint):
+            values[name] = from_row(hint, row, prefix + inner)
+        else:
+            values[name] = _value(row[prefix + name], hint)
+    return kind(**values)
+
+
+_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
+def _fields(kind: Any) -> Iterator[tuple[str, Any, str]]:
+    """Name and type of each field and, if it is a record, the prefix of its columns."""
+    for each in fields(kind):
+        yield each.name, _types(kind)[each.name], each.metadata.get("prefix", "")
+
+
+def _is_record(hint: Any) -> bool:
+    return is_dataclass(hint)
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"{text!r} is neither True nor False")
+        return text == "True"
+    if kind in (int, float):
+        return kind(text)
+    if kind == tuple[int, ...]:
+        return tuple(map(int, text.split()))
+    return text
