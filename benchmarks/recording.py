@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import topoloss
 from benchmarks import clock, environment, rows
-from tests.zoo.stand_ins import torchvision
+from benchmarks.vision import torchvision
 
 TURNS = 11
 STEPS = 3
