@@ -239,6 +239,24 @@ def attaching_to_a_compiled_part_is_refused():
         model.second.compile()
         assert "compile" in error_of(make, model)
 
+class WithCompiledFunction(nn.Module):
+    # The model is not compiled, but a function that it calls is.
+    def __init__(self, function, backend):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.function = torch.compile(function, backend=backend)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+def a_compiled_function_within_a_model_is_followed():
+    function = lambda h: h * torch.sigmoid(1.702 * h)
+    by_hand = lambda model, x: [(h := function(model.first(x))), model.last(h)]
+    for backend in ("aot_eager", "eager"):
+        torch._dynamo.reset()
+        model = WithCompiledFunction(function, backend)
+        agrees(model, model, topoloss.attach(model), by_hand)
+
 warnings.simplefilter("error", topoloss.AttachmentWarning)
 results = {}
 for case in sys.argv[1:]:

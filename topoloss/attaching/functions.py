@@ -24,7 +24,9 @@ _PRODUCTS = {
 # They change no value: autograd uses them, and numbers become tensors by them.
 _BOOKKEEPING = {_aten.detach, _aten.alias, _aten.lift_fresh, _aten.scalar_tensor}
 # They work entry by entry, though torch does not tag them as pointwise.
-_UNTAGGED = {_aten._to_copy, _aten.hardswish, _aten.hardswish_, _aten.log_sigmoid_forward}
+_UNTAGGED = {
+    _aten._to_copy, _aten.hardswish, _aten.hardswish_, _aten.log_sigmoid_forward, _aten.leaky_relu,
+}  # fmt: skip
 _NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 # They have one parameter for a whole channel, or draw a slope for each entry.
 _ACTIVATIONS = frozenset({"prelu", "rrelu", "rrelu_"})

@@ -291,7 +291,8 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in functions.tells:
+        # A function that is being compiled is followed like one that no mode sees.
+        if torch.compiler.is_compiling() or func in functions.tells:
             return func(*args, **kwargs)
         operands = list(tensors_in((*args, *kwargs.values())))
         data, constants = self._split(operands)

@@ -363,9 +363,9 @@ class Recorder:
         if unseen and not finished.error:
             finished.error = (
                 f"the output of layer {unseen[0]!r} goes into something that no torch function "
-                "mode sees (a scripted or traced function, torch.vmap), so it is not clear whether "
-                "an activation follows. Make it a module of its own, or take modules' outputs as "
-                "they are: after_activation=False."
+                "mode sees (a compiled, scripted or traced function, torch.vmap), so it is not "
+                "clear whether an activation follows. Make it a module of its own, or take "
+                "modules' outputs as they are: after_activation=False."
             )
         return finished
 
