@@ -200,6 +200,48 @@ def test_a_product_with_a_weight_is_a_layer_however_it_is_written(function, shap
     assert_observes(model, by_hand, batch(4))
 
 
+class Experts(nn.Module):
+    """A weight for each expert; `multiply` takes samples, all weights and each sample's expert."""
+
+    def __init__(self, multiply):
+        super().__init__()
+        self.weights, self.head = nn.Parameter(torch.randn(3, 4, 8)), nn.Linear(8, 3)
+        self.multiply = multiply
+
+    def forward(self, x, expert):
+        return self.head(torch.tanh(self.multiply(x, self.weights, expert)))
+
+
+PICKS = {
+    "by indices": lambda x, w, expert: torch.einsum("bi,bio->bo", x, w[expert]),
+    "index_select": lambda x, w, expert: torch.einsum("bi,bio->bo", x, w.index_select(0, expert)),
+    "one for all": lambda x, w, expert: x @ w[expert[0]],
+}
+
+
+@pytest.mark.parametrize("multiply", PICKS.values(), ids=PICKS)
+def test_weights_that_indices_pick_are_those_of_a_layer(multiply):
+    def by_hand(model, x, expert):
+        h = torch.tanh(multiply(x, model.weights, expert))
+        return {"(model)": h, "head": model.head(h)}
+
+    assert_observes(Experts(multiply), by_hand, batch(4), torch.tensor([0, 2, 1, 1, 0, 2]))
+
+
+def test_experts_with_samples_of_their_own_are_left_out_by_name():
+    def by_expert(x, w, expert):
+        out = x.new_zeros(len(x), 8)
+        for k in range(3):
+            out[expert == k] = x[expert == k] @ w[k]
+        return out
+
+    model = Experts(by_expert)
+    seen = topoloss.observe(model)
+    model(batch(4), torch.tensor([0, 2, 1, 1, 0, 2]))
+    with pytest.warns(topoloss.AttachmentWarning, match=r"left out: '\(model\)"):
+        assert "(model)" not in seen.activations()
+
+
 def test_products_by_entries_with_a_parameter_are_no_layers():
     class Scaled(nn.Module):
         def __init__(self):

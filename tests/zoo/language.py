@@ -113,6 +113,13 @@ def qwen():
     return transformers.Qwen3ForCausalLM(config)
 
 
+def mixtral():
+    config = transformers.MixtralConfig(
+        **GROUPED, num_local_experts=3, num_experts_per_tok=2, experts_implementation="eager"
+    )
+    return transformers.MixtralModel(config)
+
+
 def gated_layer(name):
     return {
         f"{name}.self_attn.o_proj": tokens(16),
@@ -203,6 +210,21 @@ LANGUAGE = [
     ),
     Written("transformers llama", llama, text, GATED_LAYERS, low_precision=True),
     Written("transformers qwen3", qwen, text, GATED_LAYERS, low_precision=True),
+    # Each expert is given tokens of its own, in which no axis counts the samples.
+    Written(
+        "transformers mixtral",
+        mixtral,
+        text,
+        {
+            "layers.0.self_attn.o_proj": tokens(16),
+            "layers.1.self_attn.o_proj": tokens(16),
+        },
+        left_out=tuple(
+            f"layers.{k}.mlp.{name}"
+            for k in range(2)
+            for name in ("gate", "experts.gate_up_proj", "experts.down_proj")
+        ),
+    ),
     # The labels, shifted by an assignment to slices, are the decoder's input.
     Written(
         "transformers t5",

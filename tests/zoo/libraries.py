@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 # The others import torchvision if it is there.
-from zoo.stand_ins import torchvision  # isort: split
+from benchmarks.vision import torchvision  # isort: split
 
 import peft
 import timm

@@ -19,14 +19,12 @@ _aten = torch.ops.aten
 # What linear layers, convolutions, einsum and the like come to.
 _PRODUCTS = {
     _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.mv, _aten.addmv, _aten.dot,
-    _aten._trilinear, _aten.convolution, _aten._scaled_mm,
+    _aten._trilinear, _aten.convolution, _aten._scaled_mm, _aten._grouped_mm,
 }  # fmt: skip
 # They change no value: autograd uses them, and numbers become tensors by them.
 _BOOKKEEPING = {_aten.detach, _aten.alias, _aten.lift_fresh, _aten.scalar_tensor}
 # They work entry by entry, though torch does not tag them as pointwise.
-_UNTAGGED = {
-    _aten._to_copy, _aten.hardswish, _aten.hardswish_, _aten.log_sigmoid_forward, _aten.leaky_relu,
-}  # fmt: skip
+_UNTAGGED = {_aten._to_copy, _aten.hardswish, _aten.leaky_relu, _aten.log_sigmoid_forward}
 _NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 # They have one parameter for a whole channel, or draw a slope for each entry.
 _ACTIVATIONS = frozenset({"prelu", "rrelu", "rrelu_"})
@@ -218,7 +216,7 @@ def _is_pointwise(packet: Any) -> bool:
     # Some overloads of a pointwise operator lack the tag, and some variants in place.
     plain = getattr(_aten, packet.__name__.removesuffix("_"), packet)
     tags = (getattr(each, o).tags for each in (packet, plain) for o in each.overloads())
-    return packet in _UNTAGGED or any(torch.Tag.pointwise in each for each in tags)
+    return plain in _UNTAGGED or any(torch.Tag.pointwise in each for each in tags)
 
 
 def _is_view(operator: Any) -> bool:

@@ -243,6 +243,13 @@ class Watch(TorchFunctionMode):
         node.unseen = True
         return node
 
+    def _picks(self, data: _Data, constants: Iterable[Tensor]) -> bool:
+        """Whether indices pick weights out of a parameter, such as those of one expert."""
+        if any(t.is_floating_point() for t, _ in data):
+            return False
+        picked = [self._constant(t) for t in constants if t.is_floating_point()]
+        return bool(picked) and all(c is not None and _axes_of(c) > 2 for c in picked)
+
     def _constant(self, tensor: Tensor) -> _Constant | None:
         constant = self._constants.get(id(tensor))
         if constant is not None and constant.reference() is tensor:
@@ -297,7 +304,7 @@ class Watch(TorchFunctionMode):
         operands = list(tensors_in((*args, *kwargs.values())))
         data, constants = self._split(operands)
         role = functions.known(func, args, kwargs)
-        if not data:
+        if not data or self._picks(data, constants):
             result, role = functions.call(func, args, kwargs, role)
             if operands or role.kind is Kind.RANDOM:
                 self._note_constants(role, operands, list(tensors_in((result,))))
