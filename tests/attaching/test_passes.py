@@ -56,6 +56,48 @@ def test_a_forward_pass_without_gradients_has_a_value_but_no_gradient(mode, warm
     )
 
 
+class FrozenBackbone(nn.Module):
+    """A common way to train the head alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6))
+        self.hidden, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(torch.tanh(self.hidden(features)))
+
+
+@pytest.mark.parametrize("layers", ["auto", "trainable"])
+def test_layers_that_run_without_gradients_are_left_out_by_name(layers):
+    model, x = FrozenBackbone(), batch(4, samples=16)
+    penalty = topoloss.attach(model, layers=layers)
+    model(x)
+    with pytest.warns(topoloss.AttachmentWarning, match=r"backbone\.0.*without gradients"):
+        value = penalty()
+    hidden = torch.tanh(model.hidden(model.backbone(x).detach()))
+    layers = torch.cat([hidden, model.head(hidden)], 1)
+    expected = topoloss.regulariser("t1")(layers)
+    torch.testing.assert_close(value, expected)
+    head = [*model.hidden.parameters(), *model.head.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(value, head), torch.autograd.grad(expected, head)
+    )
+    model(x)
+    with torch.no_grad():
+        assert list(penalty.neurons) == ["backbone.0", "backbone.2", "hidden", "head"]
+
+
+def test_a_named_layer_that_runs_without_gradients_is_an_error():
+    model = FrozenBackbone()
+    penalty = topoloss.attach(model, layers=["backbone.0", "hidden", "head"])
+    model(batch(4))
+    with pytest.raises(topoloss.AttachmentError, match=r"'backbone\.0' ran without gradients"):
+        penalty()
+
+
 def test_a_value_without_gradients_of_a_pass_with_them():
     model, x = Net(), batch(4, samples=16)
     penalty = topoloss.attach(model)

@@ -59,6 +59,8 @@ class Node:
         A layer begins here, or it follows one.
     with_grad : bool
         Gradients were on.
+    regains_grad : bool
+        They were not, yet the tensor has one when it is used: a custom function put it out.
     kept : Tensor or None
         The tensor, or a copy of it, where a layer may end here.
     unseen : bool
@@ -85,6 +87,7 @@ class Node:
     follows: bool = False
     watched: bool = False
     with_grad: bool = True
+    regains_grad: bool = False
     kept: Tensor | None = None
     copied: bool = False
     uses: int = 0
@@ -205,6 +208,7 @@ class Watch(TorchFunctionMode):
         if node.version is not None and version_of(tensor) != node.version:
             # A view of it was changed in place.
             node = self._add(tensor, Kind.OTHER, (node,), node.axis)
+        node.regains_grad |= tensor.requires_grad and not node.with_grad
         return node
 
     def _split(self, operands: Iterable[Tensor]) -> tuple[_Data, list[Tensor]]:

@@ -59,7 +59,7 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
 
 
 def check_usable(made: Pass) -> None:
-    """Raise if recorded tensors were changed in place, or lack the gradients that are on now."""
+    """Raise if recorded tensors were changed in place, or all lack gradients that are on now."""
     for record in made.records:
         tensor = record.tensor
         if tensor is None:
@@ -74,7 +74,8 @@ def check_usable(made: Pass) -> None:
                 "choose other layers with layers=."
             )
     without = [r.name for r in made.records if not r.with_grad]
-    if torch.is_grad_enabled() and without:
+    lost = len(without) == len(made.records) or any(r.bypassed for r in made.records)
+    if torch.is_grad_enabled() and without and lost:
         raise AttachmentError(
             f"the layers {without} ran without gradients in the latest forward pass, but "
             "gradients are on now, so the penalty would have none. Run the model with "
@@ -103,6 +104,8 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
         raise _LeftOut("is not computed from the model's inputs, so it has no samples")
     if not x.is_floating_point():
         raise _LeftOut(f"put out {x.dtype}, and only floating-point numbers can be compared")
+    if torch.is_grad_enabled() and not record.with_grad:
+        raise _LeftOut("ran without gradients, so no gradient of a penalty would reach it")
     axis = record.axis
     folded = record.folded
     if axis is None or (folded and units == "unit"):

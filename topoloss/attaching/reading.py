@@ -53,6 +53,8 @@ class Record:
     descends : bool
         From the inputs of the model.
     with_grad : bool
+    bypassed : bool
+        It ran without gradients within a function that has one, as some checkpointing does it.
     version : int or None
         How often the tensor had been changed in place.
     step : Step or None
@@ -66,6 +68,7 @@ class Record:
     channel_axis: int | None
     descends: bool
     with_grad: bool
+    bypassed: bool
     version: int | None
     step: Step | None
     start: Start | None = None
@@ -109,6 +112,8 @@ def fed_by(record: Record, records: Iterable[Record]) -> set[str]:
 def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
     name = start.name or "(model)"
     tensor = node.kept
+    # Within a custom function gradients are off, though its result has one.
+    with_grad = node.with_grad or (tensor is not None and tensor.requires_grad)
     return Record(
         name if call == 1 else f"{name}:{call}",
         tensor,
@@ -116,13 +121,26 @@ def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
         tensor is not None and node.axis is not None and tensor.shape[node.axis] != samples,
         start.channel_axis,
         node.origin is not None or bool(node.parents),
-        # Within a custom function gradients are off, though its result has one.
-        node.with_grad or (tensor is not None and tensor.requires_grad),
+        with_grad,
+        not with_grad and _is_bypassed(node),
         None if tensor is None else (version_of(tensor) if node.copied else node.version),
         _step(node),
         start,
         any(c.unseen for c in node.consumers),
     )
+
+
+def _is_bypassed(node: Node) -> bool:
+    """Whether what was made of a node without gradients has one in the end."""
+    pending, seen = [node], {node}
+    while pending:
+        for consumer in pending.pop().consumers:
+            if consumer.regains_grad:
+                return True
+            if not consumer.with_grad and consumer not in seen:
+                seen.add(consumer)
+                pending.append(consumer)
+    return False
 
 
 def _end(start: Node) -> Node:
