@@ -36,6 +36,20 @@ def test_a_failed_forward_pass_leaves_nothing_behind(error, warm):
     assert hooks(model) == []
 
 
+def test_after_an_interrupt_what_the_pass_left_is_freed_without_another_pass():
+    """Torch tells nobody that an interrupt ended a pass, so it shows after some functions."""
+    model, x = Net(), batch(4, samples=16)
+    penalty = topoloss.attach(model)
+    model.fails = KeyboardInterrupt()
+    with outputs_of(model) as references, contextlib.suppress(KeyboardInterrupt):
+        model(x)
+    model.fails = None
+    for _ in range(300):
+        torch.ones(1).add(1)
+    assert alive(references) == []
+    penalty.remove()
+
+
 def test_a_part_that_fails_may_be_caught_by_the_model():
     class Careful(nn.Module):
         def __init__(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ __all__ = ["Node", "Start", "Watch"]
 _FOLLOWING = frozenset({Kind.POINTWISE, Kind.NORM, Kind.RANDOM})
 # Names of functions that add rows up at indices.
 _GATHERING = ("scatter", "index_add")
+# After so many functions it is asked again whether the pass goes on: torch tells nobody when an
+# interrupt, such as Ctrl-C, has ended it.
+_LOOKED_AFTER = 256
 # Between the scores of attention, their softmax, and the product with values.
 _SCORES_PASS = frozenset({Kind.POINTWISE, Kind.LAYOUT, Kind.RANDOM})
 
@@ -184,8 +188,9 @@ class Watch(TorchFunctionMode):
         self._by_function = by_function
         self._nodes: dict[int, Node] = {}
         self._constants: dict[int, _Constant] = {}
-        # In which torch calls the model; over when the pass is.
-        self.frame: FrameType | None = None
+        # In which torch calls the model; None when the pass is over.
+        self.frame: FrameType | None = _frame_of_call()
+        self._functions = 0
         self.all: list[Node] = []
         self.starts: list[Start] = []
         self.multiplied: list[Tensor] = []
@@ -197,6 +202,13 @@ class Watch(TorchFunctionMode):
         for t in inputs:
             shared = -t.ndim <= batch_dim < t.ndim and t.shape[batch_dim] == self.samples
             self._add(t, Kind.OTHER, (), batch_dim % t.ndim if shared else None)
+
+    def is_running(self) -> bool:
+        """Whether the pass goes on, somewhere up the stack."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame is not self.frame:
+            frame = frame.f_back
+        return frame is not None
 
     # What is known of a tensor
 
@@ -302,8 +314,13 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._functions += 1
+        if self._functions % _LOOKED_AFTER == 0 and not self.is_running():
+            self.frame = None
+            self.release()
         # A function that is being compiled is followed like one that no mode sees.
-        if torch.compiler.is_compiling() or func in functions.tells:
+        idle = self.frame is None or torch.compiler.is_compiling()
+        if idle or func in functions.tells:
             return func(*args, **kwargs)
         operands = list(tensors_in((*args, *kwargs.values())))
         data, constants = self._split(operands)
@@ -618,6 +635,14 @@ class Watch(TorchFunctionMode):
                 above.append(top)
             for mode in reversed(above):
                 stack._push_mode(mode)
+
+
+def _frame_of_call() -> FrameType | None:
+    """The frame in which torch calls a module, the nearest above."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != nn.Module.__module__:
+        frame = frame.f_back
+    return frame
 
 
 def _same_layout(result: Tensor, operand: Tensor) -> bool:

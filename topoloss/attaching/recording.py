@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -211,8 +210,9 @@ class Recorder:
             return
         if torch._C._current_graph_task_id() != -1:
             return  # activation checkpointing repeats a pass inside the backward pass
-        if self._is_within_a_pass():
-            self._running[threading.get_ident()].depth += 1
+        under_way = self._running.get(threading.get_ident())
+        if under_way is not None and under_way.watch.is_running():
+            under_way.depth += 1  # the model calls itself
             return
         self._interrupt()  # a pass that failed without a word
         repeating = _repeating.recorders
@@ -239,7 +239,6 @@ class Recorder:
             by_function=self._choice.rule == "auto",
             keeps_starts=not self._watching.after_activation,
         )
-        watch.frame = _frame_of_call()
         running = _Running(watch, (args, kwargs))
         self._running[threading.get_ident()] = running
         watch.__enter__()  # type: ignore[no-untyped-call]
@@ -312,16 +311,6 @@ class Recorder:
             )
         if name in self._chosen:
             running.watch.begin_module(name, node, tensor, channel_axis(module, tensor))
-
-    def _is_within_a_pass(self) -> bool:
-        """Whether the model calls itself; not so after a pass that an interrupt ended."""
-        running = self._running.get(threading.get_ident())
-        frame: FrameType | None = None if running is None else sys._getframe()
-        while running is not None and frame is not None:
-            if frame is running.watch.frame:
-                return True
-            frame = frame.f_back
-        return False
 
     def _interrupt(self) -> None:
         running = self._running.pop(threading.get_ident(), None)
@@ -487,14 +476,6 @@ class _Alone:
 
 
 # Small tools
-
-
-def _frame_of_call() -> FrameType | None:
-    """The frame in which torch calls a module, the nearest above."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__") != nn.Module.__module__:
-        frame = frame.f_back
-    return frame
 
 
 def _without_tensor(record: Record) -> Record:
