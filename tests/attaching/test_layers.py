@@ -237,3 +237,26 @@ def test_by_the_papers_rule_a_root_with_parameters_is_a_layer():
         return {"a": a, "b": b, "(model)": a + b}
 
     assert_observes(Sums(), by_hand, batch(4), layers="trainable")
+
+
+def normed():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+
+@pytest.mark.parametrize("layers", [["0", "3"], nn.Linear, "[03]", ["3", "0"]])
+def test_a_chosen_layer_is_the_one_that_the_default_shows_by_that_name(layers):
+    def by_hand(model, x):
+        h = F.relu(model[1](model[0](x)))
+        return {"0": h, "3": model[3](h)}
+
+    assert_observes(normed(), by_hand, batch(4).double(), layers=layers)
+
+
+def test_a_norm_that_is_chosen_is_a_layer_of_its_own():
+    def by_hand(model, x):
+        before = model[0](x)
+        h = F.relu(model[1](before))
+        return {"0": before, "1": h, "3": model[3](h)}
+
+    layers = ["0", "1", "3"]
+    assert_observes(normed(), by_hand, batch(4).double(), layers=layers)

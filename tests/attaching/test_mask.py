@@ -120,6 +120,28 @@ def test_a_mask_that_is_no_argument_of_the_model_is_an_error(mask):
 
 
 @pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")
+def test_a_misspelt_mask_is_an_error_where_the_model_takes_any_argument():
+    class TakesAny(Tagger):
+        def forward(self, input_ids, attention_mask=None, **more):
+            return super().forward(input_ids, attention_mask)
+
+    model, (tokens, mask) = TakesAny(), padded()
+    penalty = topoloss.attach(model, units="channel", mask="attn_mask")
+    model(tokens, attention_mask=mask)
+    with pytest.raises(topoloss.AttachmentError, match=r"'attn_mask'.*'attention_mask'"):
+        penalty()
+
+
+@pytest.mark.parametrize("turned", [lambda mask: (mask - 1) * 1e9, lambda mask: mask - 2])
+def test_a_mask_of_other_numbers_than_zero_and_one_is_an_error(turned):
+    """Such as one that is added to the scores of attention."""
+    model, (tokens, mask) = Tagger(), padded()
+    penalty = topoloss.attach(model, units="channel", mask=lambda args, kwargs: turned(mask))
+    model(tokens)
+    with pytest.raises(topoloss.AttachmentError, match="mask= gave values from -"):
+        penalty()
+
+
 @pytest.mark.parametrize("shape", [(6,), (6, 4), (5, 5), (6, 5, 4)])
 def test_a_mask_of_another_shape_is_an_error_that_names_both(shape):
     model, (tokens, _) = Tagger(), padded()

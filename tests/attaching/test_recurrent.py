@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from attaching.helpers import assert_observes, batch
 from torch import nn
 
+import topoloss
+
 
 class Recurrent(nn.Module):
     def __init__(self, axis):
@@ -143,3 +145,39 @@ def test_bilinear_is_one_layer():
         return {"left": left, "right": right, "pair": pair, "head": model.head(pair)}
 
     assert_observes(Pairs(), by_hand, batch(4), batch(3))
+
+
+class Packed(nn.Module):
+    """The usual way to give a recurrent layer sequences of unequal lengths."""
+
+    def __init__(self, hidden, bidirectional, unpacks):
+        super().__init__()
+        self.rnn = nn.LSTM(4, hidden, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(hidden * (1 + bidirectional), 3)
+        self.unpacks = unpacks
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        out, (last, _) = self.rnn(packed)
+        if self.unpacks:
+            out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+            return self.head(out[:, 0])
+        return self.head(torch.cat([*last], 1))
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")
+@pytest.mark.parametrize("unpacks", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("hidden", [3, 5, 6, 12])
+def test_the_rows_of_a_packed_sequence_are_no_samples(hidden, bidirectional, unpacks):
+    """The recurrent layer is left out, whatever lengths agree by chance; what follows is not."""
+    model = Packed(hidden, bidirectional, unpacks)
+    x, lengths = batch(5, 4), torch.tensor([5, 1, 4, 2, 4, 1])
+    seen = topoloss.observe(model)
+    for _ in range(2):
+        out = model(x, lengths)
+        found = seen.activations()
+        assert list(found) == ["head"]
+        torch.testing.assert_close(found["head"], out)

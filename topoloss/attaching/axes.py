@@ -52,7 +52,11 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
             return same[0]
     if reshaped and axis == 0 and samples and shape and shape[0] % samples == 0:
         return 0
-    return candidates[0] if len(candidates) == 1 else None
+    # Whatever else a function does, such as stacking, the axis stays where it was, counted from the
+    # first or from the last; of an index, from the first.
+    last = len(shape) - len(before) if operand.is_floating_point() else 0
+    kept = {axis, axis + last}.intersection(candidates)
+    return kept.pop() if len(kept) == 1 else None
 
 
 def _reduced(before: Sequence[int], axis: int, shape: Sequence[int]) -> set[int]:

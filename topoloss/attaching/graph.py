@@ -61,6 +61,8 @@ class Node:
         It was made of watched tensors alone, by what belongs to the layer before it.
     watched : bool
         A layer begins here, or it follows one.
+    chosen : bool
+        A module that was chosen put it out.
     with_grad : bool
         Gradients were on.
     regains_grad : bool
@@ -90,6 +92,7 @@ class Node:
     attends: bool = False
     follows: bool = False
     watched: bool = False
+    chosen: bool = False
     with_grad: bool = True
     regains_grad: bool = False
     kept: Tensor | None = None
@@ -161,8 +164,10 @@ class Watch(TorchFunctionMode):
     batch_dim : int
         The axis of the inputs that counts samples.
     by_function : bool
-        Layers begin where inputs are multiplied by parameters, and go on over norms. Otherwise
-        they begin at the outputs of chosen modules.
+        Layers begin where inputs are multiplied by parameters. Otherwise they begin at the
+        outputs of chosen modules.
+    passes_norms : bool
+        Layers go on over norms.
     keeps_starts : bool
         A layer may end where it begins.
 
@@ -180,9 +185,11 @@ class Watch(TorchFunctionMode):
         inputs: Sequence[Tensor],
         batch_dim: int,
         by_function: bool,
+        passes_norms: bool,
         keeps_starts: bool,
     ) -> None:
         super().__init__()
+        self._passes_norms = passes_norms
         self._keeps_starts = keeps_starts
         self._modules = modules
         self._by_function = by_function
@@ -362,7 +369,7 @@ class Watch(TorchFunctionMode):
         return [(t, n, t.clone()) for t, n in watched]
 
     def _follows(self, kind: Kind, parents: Sequence[Node]) -> bool:
-        allowed = kind in _FOLLOWING and (kind is not Kind.NORM or self._by_function)
+        allowed = kind in _FOLLOWING and (kind is not Kind.NORM or self._passes_norms)
         return allowed and all(p.watched for p in parents)
 
     def _note(
@@ -401,8 +408,8 @@ class Watch(TorchFunctionMode):
             constant = self._constant(r)
             if node.axis is None and constant is not None:
                 node.axis = constant.axis
-            if node.axis is None and any(word in functions.name_of(func) for word in _GATHERING):
-                node.axis = self._gathered(r)
+            if node.axis is None:
+                node.axis = self._regained(functions.name_of(func), args, r)
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:
@@ -499,10 +506,13 @@ class Watch(TorchFunctionMode):
         found = {followed(t, n.axis, result, samples) for t, n in data if n.axis is not None}
         return found.pop() if len(found) == 1 else None
 
-    def _gathered(self, result: Tensor) -> int | None:
-        """Axis 0 of what samples were gathered in, such as the messages to the nodes of a graph."""
+    def _regained(self, name: str, args: tuple[Any, ...], result: Tensor) -> int | None:
+        """The axis of samples after functions that bring together what was apart."""
+        if name == "_pad_packed_sequence":
+            return 0 if args[2] else 1  # its third argument is batch_first
+        # Messages that are gathered for the nodes of a graph.
         alike = [k for k, length in enumerate(result.shape) if length == self.samples]
-        return 0 if alike == [0] else None
+        return 0 if alike == [0] and any(word in name for word in _GATHERING) else None
 
     # A module
 
@@ -527,8 +537,11 @@ class Watch(TorchFunctionMode):
             node.origin, node.watched, node.activated = start, True, False
             self.starts.append(start)
             node.keep(output)
-            for other in outputs[1:]:  # such as the last state of a recurrent layer
-                self._add(other, Kind.OTHER, (node,), self._axis(other, [(output, node)]))
+            for other in outputs[1:]:
+                axis = self._axis(other, [(output, node)])
+                if isinstance(module, nn.RNNBase) and other.ndim == 3:
+                    axis = 1  # the last states are (layers, samples, features)
+                self._add(other, Kind.OTHER, (node,), axis)
         elif node is None or not node.watched:
             node = self._follow_module(module, given, output, node)
         if node is None:
@@ -563,7 +576,7 @@ class Watch(TorchFunctionMode):
         source = self.node_of(given[0]) if given else None
         kind = None
         if source is not None and output.shape == given[0].shape:
-            if self._by_function and is_norm(module):
+            if self._passes_norms and is_norm(module):
                 kind = Kind.NORM
             elif source.watched and self._modules.is_activation(module, given[0]):
                 kind = Kind.POINTWISE
@@ -587,7 +600,7 @@ class Watch(TorchFunctionMode):
         if node is None:
             node = self._add(output, Kind.OTHER, (), None)
         self.starts.append(Start(name, node, channel))
-        node.watched = True
+        node.watched = node.chosen = True
         node.keep(output)
 
     # The end of the pass

@@ -46,6 +46,12 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
             f"here ({made.samples}, positions): the name of an argument of the model that holds "
             "one, or a function (args, kwargs) -> Tensor."
         )
+    if mask is not None and not ((mask == 0) | (mask == 1)).all():
+        raise AttachmentError(
+            f"mask= gave values from {float(mask.min()):g} to {float(mask.max()):g}; expected 1 or "
+            "True where a position counts and 0 or False where it does not. Turn another kind of "
+            "mask with a function: mask=lambda args, kwargs: ..."
+        )
     for record in made.records:
         try:
             found[record.name] = _matrix(record, made.samples, units, mask)

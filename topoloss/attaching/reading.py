@@ -153,8 +153,8 @@ def _end(start: Node) -> Node:
     best = firm = current = start
     while not current.is_output:
         following = _meeting(current)
-        if following is None:
-            break
+        if following is None or (following.kind is Kind.NORM and following.chosen):
+            break  # a norm that was chosen is a layer of its own
         if following.kind is Kind.RANDOM:
             # What dropout scales in training it leaves alone in evaluation.
             best = firm

@@ -18,7 +18,7 @@ from topoloss.attaching.graph import Start, Watch
 from topoloss.attaching.layers import Choice
 from topoloss.attaching.modules import Modules, channel_axis, is_compiled
 from topoloss.attaching.reading import Record, Step, read
-from topoloss.errors import AttachmentError
+from topoloss.errors import AttachmentError, nearest
 
 __all__ = ["Mask", "Pass", "Recorder", "Watching"]
 
@@ -237,6 +237,8 @@ class Recorder:
             inputs,
             self._watching.batch_dim,
             by_function=self._choice.rule == "auto",
+            # The paper's rule makes a layer of each norm.
+            passes_norms=self._choice.rule != "trainable",
             keeps_starts=not self._watching.after_activation,
         )
         running = _Running(watch, (args, kwargs))
@@ -327,7 +329,10 @@ class Recorder:
         floating = (t for t in tensors_in((*args, *kwargs.values())) if t.is_floating_point())
         finished.inputs = next(floating, None)
         if self._watching.mask is not None:
-            finished.mask = _mask(self._watching.mask, module, args, kwargs)
+            try:
+                finished.mask = _mask(self._watching.mask, module, args, kwargs)
+            except AttachmentError as error:
+                finished.error = finished.error or str(error)
         starts = self._starts(running)
         finished.records = read(watch, starts, self._watching.after_activation)
         watch.release()
@@ -491,8 +496,13 @@ def _mask(
         given = kwargs[mask]
     else:
         names = list(inspect.signature(model.forward).parameters)
-        position = names.index(mask) if mask in names else len(args)
-        given = args[position] if position < len(args) else None
+        if mask not in names:
+            raise AttachmentError(
+                f"mask={mask!r} names no argument of {type(model).__name__}, and the latest "
+                f"forward pass was given none of this name; its arguments are {names}."
+                f"{nearest(mask, names)}"
+            )
+        given = args[names.index(mask)] if names.index(mask) < len(args) else None
     return given if isinstance(given, Tensor) else None
 
 
@@ -506,8 +516,9 @@ def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
 
 def _not_run() -> AttachmentError:
     return AttachmentError(
-        "the attached model has not been run since it was attached, or its last forward pass "
-        "failed; call model(inputs) before penalty()."
+        "the model was not run since it was attached, or its latest forward pass failed; call "
+        "model(inputs) first. What was compiled before knows nothing of the attachment: attach, "
+        "run the model once, then compile."
     )
 
 
