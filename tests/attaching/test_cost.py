@@ -68,28 +68,77 @@ def test_the_refusal_tells_the_count_by_layer_and_the_time():
 
 def remedies(message):
     """The options that a refusal proposes, as Python would read them."""
-    patterns = [
-        r"units=['\"]channel['\"], per=['\"]layer['\"]",
-        r"fraction=[\d.e-]+",
-        r"layers=\[[^\]]*\]",
-        r"max_neurons=\w+",
-    ]
-    found = [re.search(pattern, message) for pattern in patterns]
-    assert all(found), message
-    return [match.group().rstrip(".") for match in found]
+    listed = re.search(r"one of: (.*)\. By layer", message).group(1)
+    return [remedy.rpartition(" (")[0] for remedy in listed.split("; ")]
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_each_remedy_works_as_it_is_printed(which):
-    model, x = convolutional(), batch(*BATCH)
-    penalty = topoloss.attach(model, max_neurons=50)
+def autoencoder():
+    """Its last layer is the largest."""
+    layers = [nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 5), nn.ReLU(), nn.Linear(5, 40)]
+    return nn.Sequential(*layers)
+
+
+def deep():
+    blocks = [layer for _ in range(9) for layer in (nn.Linear(8, 8), nn.Tanh())]
+    return nn.Sequential(nn.Linear(4, 8), *blocks, nn.Linear(8, 3))
+
+
+class CalledTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.again, self.head = nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.again(self.again(self.first(x).relu()).relu()))
+
+
+# A model, the shape of a sample, options, and the largest number of neurons.
+REFUSED = {
+    "convolutional": (convolutional, BATCH, {}, 50),
+    "convolutional, by layer": (convolutional, BATCH, {"per": "layer"}, 50),
+    "convolutional, a fraction": (convolutional, BATCH, {"fraction": 0.9}, 50),
+    "convolutional, very few": (convolutional, BATCH, {}, 3),
+    "channels": (convolutional, BATCH, {"units": "channel", "layers": "0"}, 3),
+    "autoencoder": (autoencoder, (4,), {}, 45),
+    "autoencoder, too few for its last": (autoencoder, (4,), {}, 30),
+    "autoencoder, by layer": (autoencoder, (4,), {"per": "layer"}, 30),
+    "deep": (deep, (4,), {}, 30),
+    "deep, by layer": (deep, (4,), {"per": "layer"}, 7),
+    "called twice": (CalledTwice, (4,), {}, 30),
+    "called twice, few": (CalledTwice, (4,), {}, 20),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "options", "most"), REFUSED.values(), ids=REFUSED)
+def test_each_remedy_works_as_it_is_printed(make, shape, options, most):
+    model, x = make(), batch(*shape)
+    penalty = topoloss.attach(model, max_neurons=most, **options)
     model(x)
-    options = eval(f"dict({remedies(refusal(penalty))[which]})")
-    mended = topoloss.attach(model, **({"max_neurons": 50} | options))
-    model(x)
-    value = mended()
-    value.backward()
-    assert value.isfinite()
+    printed = remedies(refusal(penalty))
+    assert printed
+    for remedy in printed:
+        given = {"max_neurons": most} | options | eval(f"dict({remedy})")
+        mended = topoloss.attach(model, **given)
+        model(x)
+        value = mended()
+        value.backward()
+        assert value.isfinite()
+
+
+def test_the_remedies_are_a_tree_for_each_layer_a_fraction_and_fewer_layers():
+    model = deep()
+    penalty = topoloss.attach(model, max_neurons=30)
+    model(batch(4))
+    # 83 neurons, the last 3 of which are always taken: room for 27 of the 80 others.
+    named = "layers=['13', '15', '17', '19']"
+    assert remedies(refusal(penalty)) == ['per="layer"', "fraction=0.33", named, "max_neurons=83"]
+
+
+def test_of_many_layers_the_largest_are_named():
+    model = deep()
+    penalty = topoloss.attach(model, max_neurons=30)
+    model(batch(4))
+    assert "6 smaller ones with 43 together" in refusal(penalty)
 
 
 def test_without_a_limit_any_number_is_valued():

@@ -304,7 +304,9 @@ class Attachment(Observation):
     def _guard(self, layers: dict[str, Tensor]) -> None:
         # Only pipelines have a spanning tree.
         if isinstance(self.regulariser, Pipeline):
-            guard(layers, self._joins, self._max_neurons)
+            channels = self._recorder().latest().channels()
+            fraction = getattr(self._sampler, "fraction", 1.0)
+            guard(layers, channels, self._joins, fraction, self._max_neurons)
 
     def _inputs(self, made: Pass) -> Tensor:
         if made.inputs is None:

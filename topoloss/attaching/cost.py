@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import floor, log10
 
 from torch import Tensor
@@ -14,13 +14,15 @@ __all__ = ["MAX_NEURONS", "check_max_neurons", "guard", "seconds"]
 # About two seconds a step for 256 samples on two cores, by `benchmarks/results/t1_step.csv`; that
 # of GPUs is a guess that no committed run has tested yet.
 MAX_NEURONS = {"cpu": 32_768, "cuda": 131_072}
-# Of `benchmarks/results/t1_step.csv`: seconds for any step, and for a pair and sample.
-_ANY, _EACH = 1e-3, 7e-12
+# Of `benchmarks/results/t1_step.csv`: seconds for any step, for a pair, and for a pair and sample.
+_ANY, _PAIR, _SAMPLE = 1e-3, 1.3e-10, 4.6e-12
+# So many layers are named in an error, the largest first.
+_NAMED = 5
 
 
 def seconds(neurons: int, samples: int) -> float:
     """Estimated seconds of T1, forward and backward, on two cores of a CPU."""
-    return _ANY + _EACH * neurons**2 * samples
+    return _ANY + neurons**2 * (_PAIR + _SAMPLE * samples)
 
 
 def check_max_neurons(given: object) -> None:
@@ -35,15 +37,25 @@ def check_max_neurons(given: object) -> None:
         )
 
 
-def guard(layers: Mapping[str, Tensor], joined: bool, max_neurons: int | str | None) -> None:
+def guard(
+    layers: Mapping[str, Tensor],
+    channels: Mapping[str, int],
+    joined: bool,
+    fraction: float,
+    max_neurons: int | str | None,
+) -> None:
     """Raise before a tree on too many neurons is begun.
 
     Parameters
     ----------
     layers : mapping of str to Tensor, shape (samples, neurons)
         What takes part.
+    channels : mapping of str to int
+        How many channels each layer has, where that is known.
     joined : bool
         One tree over all layers; otherwise one for each.
+    fraction : float
+        The sampler's.
     max_neurons : int, "auto" or None
     """
     if max_neurons is None or not layers:
@@ -51,30 +63,71 @@ def guard(layers: Mapping[str, Tensor], joined: bool, max_neurons: int | str | N
     first = next(iter(layers.values()))
     if max_neurons == "auto":
         max_neurons = MAX_NEURONS["cpu" if first.device.type == "cpu" else "cuda"]
+    most = int(max_neurons)
     sizes = {name: x.shape[1] for name, x in layers.items()}
     neurons = sum(sizes.values()) if joined else max(sizes.values())
-    if neurons <= int(max_neurons):
+    if neurons <= most:
         return
-    counted = ", ".join(f"{name!r} {n:,}" for name, n in sizes.items())
+    remedies = [
+        *_by_layer(sizes, channels, joined, most),
+        *_by_fraction(sizes, joined, fraction, most),
+        *_by_name(sizes, joined, most),
+        f"max_neurons={neurons} (as many as that)",
+    ]
     raise TooLargeError(
         f"{neurons:,} neurons {'take part' if joined else 'are in the largest layer'}, and "
-        f"max_neurons is {int(max_neurons):,}: a step would take about "
-        f"{seconds(neurons, first.shape[0]):.1f} s on two CPU cores, or longer. By layer: "
-        f"{counted}. Pass attach one of: {'; '.join(_remedies(sizes, neurons, int(max_neurons)))}."
+        f"max_neurons is {most:,}: a step would take about {seconds(neurons, first.shape[0]):.2g} "
+        f"s on two CPU cores, or longer. Pass attach one of: {'; '.join(remedies)}. By layer: "
+        f"{_counted(sizes)}."
     )
 
 
-def _remedies(sizes: Mapping[str, int], neurons: int, most: int) -> list[str]:
-    """Options that help, as they can be pasted."""
-    last = list(sizes)[-1]
-    remedies = ['units="channel", per="layer" (a neuron for each channel, a tree for each layer)']
+# Options that help, as they can be pasted.
+
+
+def _by_layer(
+    sizes: Mapping[str, int], channels: Mapping[str, int], joined: bool, most: int
+) -> Iterator[str]:
+    if joined and max(sizes.values()) <= most:
+        yield 'per="layer" (a tree for each layer)'
+    elif channels.keys() >= sizes.keys() and max(channels[name] for name in sizes) <= most:
+        yield 'units="channel", per="layer" (a neuron for each channel, a tree for each layer)'
+
+
+def _by_fraction(
+    sizes: Mapping[str, int], joined: bool, fraction: float, most: int
+) -> Iterator[str]:
     # The last layer is always taken whole.
-    fraction = (most - sizes[last]) / max(1, neurons - sizes[last])
-    if fraction > 0:
+    *others, last = sizes.values()
+    sampled = (sum(others) if joined else max(others, default=0)) / fraction
+    room = most - last if joined else most
+    if last <= most and sampled and room > 0:
         # Rounded down, to one digit that is not 0.
-        digits = 1 - floor(log10(fraction))
-        shown = floor(fraction * 10**digits) / 10**digits
-        remedies.append(f"fraction={min(shown, 1):g} (some neurons of each layer)")
-    if last != "(model)":
-        remedies.append(f"layers={[last.partition(':')[0]]} (fewer layers)")
-    return [*remedies, f"max_neurons={neurons} (as many as that)"]
+        digits = 1 - floor(log10(room / sampled))
+        yield f"fraction={floor(room / sampled * 10**digits) / 10**digits:g} (some of each layer)"
+
+
+def _by_name(sizes: Mapping[str, int], joined: bool, most: int) -> Iterator[str]:
+    """The last layers, as many as there is room for."""
+    calls: dict[str, int] = {}
+    for name, size in sizes.items():
+        module = name.partition(":")[0]
+        calls[module] = calls.get(module, 0) + size if joined else max(calls.get(module, 0), size)
+    chosen: list[str] = []
+    room = most
+    for module, size in reversed(calls.items()):
+        if size > room or module == "(model)":
+            break
+        chosen.insert(0, module)
+        room -= size if joined else 0
+    if chosen:
+        yield f"layers={chosen} (fewer layers)"
+
+
+def _counted(sizes: Mapping[str, int]) -> str:
+    largest = sorted(sizes, key=lambda name: -sizes[name])
+    counted = [f"{name!r} {sizes[name]:,}" for name in largest[:_NAMED]]
+    rest = [sizes[name] for name in largest[_NAMED:]]
+    if rest:
+        counted.append(f"{len(rest)} smaller ones with {sum(rest):,} together")
+    return ", ".join(counted)

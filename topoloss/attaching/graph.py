@@ -321,13 +321,13 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # A function that is being compiled is followed like one that no mode sees.
+        if torch.compiler.is_compiling() or self.frame is None or func in functions.tells:
+            return func(*args, **kwargs)
         self._functions += 1
         if self._functions % _LOOKED_AFTER == 0 and not self.is_running():
             self.frame = None
             self.release()
-        # A function that is being compiled is followed like one that no mode sees.
-        idle = self.frame is None or torch.compiler.is_compiling()
-        if idle or func in functions.tells:
             return func(*args, **kwargs)
         operands = list(tensors_in((*args, *kwargs.values())))
         data, constants = self._split(operands)

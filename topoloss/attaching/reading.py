@@ -196,20 +196,19 @@ def _step(node: Node) -> Step | None:
     while current.module_call is None:
         if current.step is None or len(current.parents) != 1:
             return None
-        functions.append(_Applied(*current.step))
+        functions.append(_applied(*current.step))
         (current,) = current.parents
     module, call = current.module_call
     return Step(module, call, functions[::-1], node.copied or bool(functions))
 
 
-@dataclass(frozen=True)
-class _Applied:
+def _applied(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
     """A function with all its arguments but the first."""
 
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        result: Tensor = self.function(x, *self.args, **self.kwargs)
+    def apply(x: Tensor) -> Tensor:
+        result: Tensor = function(x, *args, **kwargs)
         return result
+
+    return apply

@@ -68,6 +68,14 @@ class Pass:
     error: str = ""
     notes: list[str] = field(default_factory=list)
 
+    def channels(self) -> dict[str, int]:
+        """How many channels each layer has, where that is known."""
+        return {
+            r.name: r.tensor.shape[r.channel_axis]
+            for r in self.records
+            if r.tensor is not None and r.tensor.ndim > 1 and r.channel_axis is not None
+        }
+
 
 @dataclass(eq=False, repr=False)
 class _Running:
