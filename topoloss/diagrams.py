@@ -17,14 +17,14 @@ from topoloss.filtrations import Filtration, checked_edge_values
 __all__ = ["Diagram", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagram:
     """A persistence diagram in one homology dimension, differentiable in its values.
 
     Points are sorted by death, ascending. In dimension 0 of a clique on n vertices there
     are always n - 1 points, zeros included, and one essential class; of a listed graph with k
     components there are n - k points and k essential classes. With a batch every tensor has a
-    leading axis.
+    leading axis. Two diagrams are equal only if they are one object: compare their tensors.
 
     Attributes
     ----------

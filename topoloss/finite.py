@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import threading
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from topoloss.errors import InputError, NonFiniteError, check_choice
 
 __all__ = ["Guarded", "check_activations", "check_finite", "check_named", "describe"]
+
+# Several threads may use one module. No attribute, as a lock can be neither copied nor pickled.
+_COUNTING = threading.Lock()
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Guarded(nn.Module):
@@ -40,7 +45,7 @@ class Guarded(nn.Module):
         if self.on_nonfinite == "skip":
             finite = torch.isfinite(x.detach()).flatten(-2).all(-1)
             if not transformed:
-                self.skipped = self.skipped.to(x.device) + (~finite).sum()
+                self._count((~finite).sum())
             # The input is masked, not the result: zero times NaN is NaN in the backward pass.
             return torch.where(finite[..., None, None], x, torch.zeros_like(x)), finite
         if not transformed:
@@ -52,6 +57,13 @@ class Guarded(nn.Module):
             else:
                 self._raise_later(x)
         return x, None
+
+    def _count(self, skipped: Tensor) -> None:
+        if torch.compiler.is_compiling():  # a graph can take no lock
+            self.skipped = self.skipped.to(skipped.device) + skipped
+            return
+        with _COUNTING:
+            self.skipped = self.skipped.to(skipped.device) + skipped
 
     def _raise_later(self, x: Tensor) -> None:
         # Inside a compiled or captured graph the count cannot be read; the next eager call does it.
@@ -99,6 +111,15 @@ def check_activations(x: object) -> Tensor:
         raise InputError(f"{describe(x)} was given; {expected}. For layers by name use of_layers.")
     if not isinstance(x, Tensor):
         raise InputError(f"{describe(x)} was given; {expected}.")
+    if x.is_nested:
+        raise InputError(
+            f"a nested tensor was given; {expected}: pass its parts as a list, x.unbind()."
+        )
+    if x.is_meta or type(x).__name__ == "FakeTensor":
+        raise InputError(
+            f"a tensor of shape {tuple(x.shape)} was given that holds no values (meta or fake); "
+            f"{expected} with values."
+        )
     if x.ndim not in (2, 3):
         hint = " Flatten each sample: x.flatten(1)." if x.ndim > 3 else ""
         raise InputError(f"a tensor of shape {tuple(x.shape)} was given; {expected}.{hint}")
@@ -106,7 +127,7 @@ def check_activations(x: object) -> Tensor:
         raise InputError(
             f"a {x.layout} tensor was given; {expected}: convert it with x.to_dense()."
         )
-    if not x.is_floating_point():
+    if x.dtype not in _FLOATS:
         remedy = "take x.real or x.abs()" if x.is_complex() else "convert it with x.float()"
         raise InputError(f"a tensor of dtype {x.dtype} was given; {expected}: {remedy}.")
     if 0 in x.shape:

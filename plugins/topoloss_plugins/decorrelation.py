@@ -102,8 +102,12 @@ class T2(topoloss.Loss):
         if d.deaths.shape[0] == 0:
             return d.deaths.sum()
         count = d.weights.sum().clamp(min=1)
-        mean = (d.weights * d.deaths).sum() / count
-        return -self.alpha * mean + self.beta * _population_std(d.deaths, d.weights, count)
+        # In units near the largest death neither sums nor squares overflow.
+        unit = _power_of_two((d.weights * d.deaths).detach().abs().amax())
+        deaths = d.deaths / unit
+        mean = (d.weights * deaths).sum() / count
+        std = _population_std(deaths, d.weights, count)
+        return (-self.alpha * mean + self.beta * std) * unit
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, beta={self.beta}"
@@ -120,10 +124,18 @@ def _population_std(
     # Equal deaths are told apart from nearly equal ones before any rounding mean is taken.
     spread = highest > lowest
     centred = torch.where(spread, x - (weights * x).sum() / count, 0)
-    variance = (weights * centred.square()).sum() / count
-    # A positive spread can still square to 0; its standard deviation is then 0 as well.
+    # In units near the spread squares do not underflow.
+    unit = _power_of_two(torch.where(spread, highest - lowest, 1))
+    variance = (weights * (centred / unit).square()).sum() / count
+    # Rounding may still leave nothing of a spread; its standard deviation is then 0 as well.
     positive = variance.detach() > 0
-    return torch.where(positive, torch.where(positive, variance, 1).sqrt(), 0)
+    return torch.where(positive, torch.where(positive, variance, 1).sqrt() * unit, 0)
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    """A power of two near a number that is not negative: to divide by it rounds nothing."""
+    exponent = torch.frexp(x).exponent
+    return torch.ldexp(torch.ones_like(x), exponent - 1)
 
 
 def t1(

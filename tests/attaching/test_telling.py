@@ -126,7 +126,7 @@ def test_a_pass_may_be_made_for_the_table_alone_and_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in model.modules()] == flags
     assert hooks(model) == installed
-    torch.testing.assert_close(penalty.state_dict(), drawn)
+    torch.testing.assert_close(penalty.state_dict()["sampler"], drawn["sampler"])
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(topoloss.AttachmentError, match=r"call model\(inputs\)"):
         penalty()
@@ -203,3 +203,42 @@ def test_it_says_in_a_line_what_it_is():
     assert "Net" in attachment
     assert "T2" in attachment or "Pipeline" in attachment
     assert LAYERS
+
+
+def test_the_state_of_something_else_is_refused():
+    model = Net()
+    observed, penalty = topoloss.observe(model), topoloss.attach(model)
+    drawn = topoloss.attach(model, sampler="random", fraction=0.5)
+    for state, match in (
+        ({}, "expected"),
+        (observed.state_dict(), "Attachment"),
+        (drawn.state_dict(), "'?Random'?.*Importance"),
+    ):
+        with pytest.raises(topoloss.OptionError, match=match):
+            penalty.load_state_dict(state)
+
+
+def test_a_penalty_that_reaches_no_trained_parameter_is_told_once():
+    model = Net()
+    model.first.requires_grad_(False)
+    penalty = topoloss.attach(model, layers="first")
+    model(batch(4, samples=16))
+    with pytest.warns(topoloss.AttachmentWarning, match=r"'first'.*changes nothing"):
+        penalty()
+    penalty()
+
+
+def test_without_gradients_no_parameter_needs_to_be_reached():
+    model = Net()
+    model.first.requires_grad_(False)
+    penalty = topoloss.attach(model, layers="first")
+    model(batch(4, samples=16))
+    with torch.no_grad():
+        assert penalty().isfinite()
+
+
+def test_a_frozen_model_may_be_valued():
+    model = Net().requires_grad_(False)
+    penalty = topoloss.attach(model)
+    model(batch(4, samples=16))
+    assert penalty().isfinite()

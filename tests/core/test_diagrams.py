@@ -116,3 +116,12 @@ def test_a_regulariser_without_diagrams_says_so(name):
 def test_diagrams_refuse_what_is_not_finite():
     with pytest.raises(topoloss.NonFiniteError, match="1 of 5 neurons"):
         topoloss.regulariser("t1", on_nonfinite="skip").diagrams(with_bad(torch.nan, (0, 0)))
+
+
+def test_a_diagram_equals_itself_alone_and_may_be_a_key():
+    """Its tensors have no truth value, so that comparing them would raise."""
+    reg, x = topoloss.regulariser("t1"), torch.randn(6, 4)
+    one, other = reg.diagrams(x)[0], reg.diagrams(x)[0]
+    assert one == one
+    assert one != other
+    assert len({one, one, other}) == 2

@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from inputs import on_activations, on_parameters, with_bad, x_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import topoloss
 
@@ -23,6 +25,13 @@ BAD = {
     "images": (torch.ones(4, 3, 2, 2), r"shape \(4, 3, 2, 2\).*x.flatten\(1\)"),
     "integers": (torch.ones(4, 3, dtype=torch.int64), r"dtype torch.int64.*x.float\(\)"),
     "booleans": (torch.ones(4, 3, dtype=torch.bool), "dtype torch.bool"),
+    "float8": (torch.ones(4, 3).to(torch.float8_e4m3fn), r"float8_e4m3fn.*x.float\(\)"),
+    "nested": (
+        torch.nested.nested_tensor([torch.ones(4, 3)] * 2, layout=torch.jagged),
+        r"nested tensor.*x.unbind\(\)",
+    ),
+    "meta": (torch.ones(4, 3, device="meta"), r"shape \(4, 3\).*holds no values"),
+    "fake": (FakeTensorMode().from_tensor(torch.ones(4, 3)), "holds no values"),
     "complex": (torch.ones(4, 3, dtype=torch.complex64), r"dtype torch.complex64.*x.abs\(\)"),
     "no neurons": (torch.ones(4, 0), r"shape \(4, 0\).*with no neurons"),
     "no samples": (torch.ones(0, 4), "with no samples"),
@@ -175,3 +184,15 @@ def test_skipping_changes_nothing_where_all_is_finite(name):
     reg, x = topoloss.regulariser(name, on_nonfinite="skip"), x_of(6, 5)
     assert torch.equal(reg(x), topoloss.regulariser(name)(x))
     assert reg.skipped.item() == 0
+
+
+def test_skips_of_several_threads_are_all_counted():
+    reg = topoloss.regulariser("t1", on_nonfinite="skip")
+    bad = with_bad(torch.nan, (0, 1))
+
+    def value(_):
+        return [reg(bad).item() for _ in range(100)]
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(value, range(8)))
+    assert reg.skipped.item() == 800

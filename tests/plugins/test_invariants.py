@@ -190,6 +190,21 @@ def test_losses_of_distances_are_homogeneous(loss, options, degree, scale):
     assert reg(scale * x).item() == pytest.approx(scale**degree * reg(x).item(), rel=1e-12)
 
 
+# In single precision squares over- and underflow far within its range.
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-25, 1e-19, 1e19, 1e30, 1e36])
+@pytest.mark.parametrize(("loss", "options"), [("t1", {}), ("t2", {}), ("t2", {"alpha": 0.0})])
+def test_losses_of_distances_are_homogeneous_in_single_precision(loss, options, scale):
+    reg = topoloss.pipeline("euclidean", "mst", topoloss.loss(loss, **options))
+    unit = INPUTS["generic"].float().requires_grad_()
+    x = (scale * unit.detach()).requires_grad_()
+    # Numbers below the smallest normal one have fewer digits.
+    digits = max(1e-5, 1e-44 / scale)
+    assert reg(x).item() == pytest.approx(scale * reg(unit).item(), rel=digits)
+    (gradient,) = torch.autograd.grad(reg(x), x)
+    (expected,) = torch.autograd.grad(reg(unit), unit)
+    torch.testing.assert_close(gradient, expected, rtol=digits, atol=10 * digits)
+
+
 @inputs
 def test_distances_do_not_change_under_a_rigid_motion(x):
     rotation, _ = torch.linalg.qr(randn(len(x), len(x)))

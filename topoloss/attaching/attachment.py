@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import threading
 from typing import Any, Literal
 
 import torch
@@ -30,6 +29,8 @@ from topoloss.regularisers import Pipeline, Regulariser, side_by_side
 from topoloss.samplers import Sampler
 
 __all__ = ["Attachment", "attach"]
+
+_COUNTING = threading.Lock()
 
 
 def attach(
@@ -60,7 +61,8 @@ def attach(
     layers, units, mask, batch_dim, after_activation, eval_pass
         As for :func:`topoloss.observe`.
     sampler : str or Sampler
-        Which neurons of each layer take part. The last layer is always taken whole.
+        Which neurons of each layer take part. The last of the layers is always taken whole, so
+        that with one layer all of its neurons are.
     fraction : float, optional
         The sampler's fraction of each layer, when the sampler is given by name; its own
         default, every neuron, if left out.
@@ -138,7 +140,7 @@ class Attachment(Observation):
     ----------
     regulariser : Regulariser
     skipped : int
-        Batches that were too small, so far.
+        Batches that were too small, so far; ``regulariser.skipped`` counts those that held NaN.
 
     Examples
     --------
@@ -150,8 +152,6 @@ class Attachment(Observation):
     >>> len(model._forward_hooks)
     0
     """
-
-    _skipped: Callable[[], Pass | None]
 
     def __init__(
         self,
@@ -197,9 +197,7 @@ class Attachment(Observation):
             return self.regulariser.of_layers(layers)
         small = any(x.shape[0] < 2 for x in layers.values())
         if small and self._on_small_batch == "skip":
-            made = self._recorder().latest()
-            self.skipped += made is not self._skipped()
-            self._skipped = weakref.ref(made)
+            self._count(self._recorder().latest())
             device = next(iter(layers.values())).device
             # A leaf of its own: backward accepts it, and no parameter gets a gradient.
             return torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
@@ -214,6 +212,12 @@ class Attachment(Observation):
             raise InputError(
                 f"{error} Or let such batches pass: attach(..., on_small_batch='skip')."
             ) from error
+
+    def _count(self, made: Pass) -> None:
+        """Count a pass that is skipped, once; passes may come from several threads."""
+        with _COUNTING:
+            self.skipped += not made.skipped
+            made.skipped = True
 
     def diagrams(self) -> Any:
         """Return the diagrams of the latest forward pass.
@@ -265,11 +269,6 @@ class Attachment(Observation):
     def __repr__(self) -> str:
         return f"Attachment({type(self.model).__name__}, {self.regulariser!r})"
 
-    def _forget(self) -> None:
-        super()._forget()
-        # The pass that was skipped last.
-        self._skipped = lambda: None
-
     @property
     def _joins(self) -> bool:
         """Whether all layers are valued side by side."""
@@ -294,7 +293,17 @@ class Attachment(Observation):
             layers = {"(input)": self._inputs(made)} | layers
         if self._joins:
             _check_samples(layers)
+        self._tell_of_frozen(layers)
         return layers
+
+    def _tell_of_frozen(self, layers: dict[str, Tensor]) -> None:
+        """Warn once if the model is trained, and no parameter that is reaches these layers."""
+        lost = torch.is_grad_enabled() and not any(x.requires_grad for x in layers.values())
+        if lost and any(p.requires_grad for p in self.model.parameters()):
+            self._warn(
+                f"the layers {list(layers)} depend on no parameter that is trained, so the penalty "
+                "changes nothing; choose other layers with layers=."
+            )
 
     def _valued(self, layers: dict[str, Tensor]) -> Tensor:
         if self._per == "layer":

@@ -116,6 +116,11 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
     folded = record.folded
     if axis is None or (folded and units == "unit"):
         hint = "; units='channel' takes positions folded into axis 0 as samples" if folded else ""
+        if axis is None and samples in x.shape:
+            raise _LeftOut(
+                f"put out shape {tuple(x.shape)}, and whether an axis of it counts the {samples} "
+                "samples of the model's inputs could not be told from what the model did"
+            )
         raise _LeftOut(
             f"put out shape {tuple(x.shape)}, in which no axis counts the {samples} samples of the "
             f"model's inputs{hint}"

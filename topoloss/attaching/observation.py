@@ -63,23 +63,27 @@ def observe(
     ----------
     model : Module
         Any feed-forward module. ``remove()`` leaves it as it was.
-    layers : "auto", "trainable", str, type, or sequence of these
+    layers : "auto", "trainable", str, type, or sequence of str and type
         ``"auto"``: each linear map (linear layer, convolution, recurrent layer, attention as a
         whole, or whatever else multiplies by a parameter of two or more axes), taken after the
         normalisation and the elementwise activation that directly follow it. Queries, keys
         and values of attention by softmax are none; the projection after it is one.
         ``"trainable"``: the paper's rule, the output of each module with trainable parameters of
-        its own, norms and embeddings included. Otherwise names of modules, globs on names, or
-        module types.
+        its own, norms and embeddings included. Otherwise names of modules, globs on names (a
+        ``*`` stands for dots, too), or module types: the outputs of these modules, taken after
+        the norm and the activation that directly follow, as by default. A norm that is chosen as
+        well is a layer of its own.
     units : {"unit", "channel"}
         ``"unit"``: each channel at each position is a neuron, as in the paper. ``"channel"``:
         each channel is one, and positions, of an image or of tokens, are further samples.
     mask : str or callable, optional
         Which positions count, where positions are samples: the name of the model's argument
-        that marks what to keep, such as ``"attention_mask"``, or a function
-        ``(args, kwargs) -> Tensor`` of shape (samples, positions). Needs ``units="channel"``.
+        that has 1 or True where a position counts, such as ``"attention_mask"``, or a function
+        ``(args, kwargs) -> Tensor`` of shape (samples, positions). Needs ``units="channel"``;
+        without a mask, padded positions count like others.
     sampler : str or Sampler
-        Which neurons of each layer take part. The last layer is always taken whole.
+        Which neurons of each layer take part. The last of the layers is always taken whole, so
+        that with one layer all of its neurons are.
     fraction : float, optional
         The sampler's fraction of each layer, when the sampler is given by name; its own
         default, every neuron, if left out.
@@ -207,7 +211,7 @@ class Observation:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_sample", "_told", "_released", "_skipped"):
+        for name in ("_sample", "_told", "_released"):
             kept.pop(name, None)
         return kept
 
@@ -323,11 +327,29 @@ class Observation:
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold for the sampler to go on where it was."""
-        return {"sampler": copy.deepcopy(vars(self._sampler))}
+        """What a checkpoint must hold for the sampler to go on where it was, options included."""
+        kind = type(self._sampler).__qualname__
+        return {"sampler": copy.deepcopy(vars(self._sampler)), "sampler_type": kind}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict()`` returned."""
+        """Take over what ``state_dict()`` returned: options of the sampler, too, as in optimizers.
+
+        Raises
+        ------
+        OptionError
+            If it is the state of something else.
+        """
+        expected = self.state_dict()
+        if state.keys() != expected.keys():
+            raise OptionError(
+                f"the state holds {sorted(state)}; expected {sorted(expected)}, as state_dict() of "
+                f"an {type(self).__name__} returns it."
+            )
+        if state["sampler_type"] != expected["sampler_type"]:
+            raise OptionError(
+                f"the state is that of a sampler {state['sampler_type']}, and here it is "
+                f"{expected['sampler_type']}; give the same sampler as before."
+            )
         vars(self._sampler).update(copy.deepcopy(state["sampler"]))
 
     def __enter__(self: _Self) -> _Self:
@@ -384,12 +406,15 @@ class Observation:
         """Warn of what is left out, once for each layer."""
         new = {name: why for name, why in left_out.items() if name not in self._told}
         self._told.update(new)
-        notes = [note for note in made.notes if note not in self._told]
-        self._told.update(notes)
-        if new:
-            notes.append("these layers are left out: " + _because(new))
+        notes = [*made.notes, *(["these layers are left out: " + _because(new)] if new else [])]
         for note in notes:
-            warnings.warn(note, AttachmentWarning, stacklevel=5)
+            self._warn(note, stacklevel=6)
+
+    def _warn(self, note: str, stacklevel: int = 5) -> None:
+        """Warn once."""
+        if note not in self._told:
+            self._told.add(note)
+            warnings.warn(note, AttachmentWarning, stacklevel=stacklevel)
 
 
 def _because(left_out: dict[str, str]) -> str:
@@ -434,7 +459,8 @@ def unknown_option(function: Callable[..., Any], given: str) -> OptionError:
     return OptionError(
         f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)} Options "
         "of a regulariser go through an instance: "
-        "attach(model, topoloss.regulariser('t2', alpha=0.5))."
+        "attach(model, topoloss.regulariser('t2', alpha=0.5)). A weight is multiplied: "
+        "loss + 1e-3 * penalty()."
     )
 
 

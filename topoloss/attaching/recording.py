@@ -59,6 +59,8 @@ class Pass:
         Why the pass cannot be used; empty otherwise.
     notes : list of str
         What the user should be warned of.
+    skipped : bool
+        It was too small to be valued, and counted as such.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Pass:
     mask: Tensor | None = None
     error: str = ""
     notes: list[str] = field(default_factory=list)
+    skipped: bool = False
 
     def channels(self) -> dict[str, int]:
         """How many channels each layer has, where that is known."""
