@@ -238,10 +238,11 @@ def test_beside_the_kink_the_standard_deviation_keeps_a_gradient_of_constant_nor
     torch.testing.assert_close(gradient(std, x), line(0.5, -1, 0.5))
 
 
-def test_a_spread_that_squares_to_zero_has_a_finite_gradient():
+def test_a_spread_whose_square_underflows_keeps_its_gradient():
     x = line(0, 1e-200, 3e-200)
     g = gradient(topoloss.pipeline("euclidean", "mst", "t2"), x)
-    torch.testing.assert_close(g, line(0.25, 0, -0.25))
+    # -(x_2 - x_0) / 4 for the mean, and (x_2 - 2 x_1 + x_0) / 4 for the deviation.
+    torch.testing.assert_close(g, line(0.5, -0.5, 0))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
