@@ -9,13 +9,14 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 # A Python where torch sees the GPU, with the package's extra 'test'; by default that of $(VENV).
 GPU_PYTHON ?=
 
-.PHONY: demo test test-zoo test-lowest test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
+.PHONY: demo test test-zoo test-lowest test-mutants test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
 	@echo "make test-zoo  other people's models, those of full size too"
 	@echo "make test-lowest  the suite on the lowest torch that is declared; downloads its CUDA build"
+	@echo "make test-mutants  plant bugs, and see which the tests notice: hours; goes on where it ended; JOBS=2"
 	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make lint   ruff          make types  mypy"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
@@ -54,6 +55,14 @@ test-lowest:
 	grep -vE '^(torch|triton)==' constraints.txt > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[test]' 'torch==2.11.*'
 	$(LOWEST)/bin/pytest -n 2 -k "not triton" tests/core tests/attaching tests/plugins tests/testing
+
+# Mutants to try of each package, and how many at a time; goes on where an earlier run ended.
+SIZE ?= 300
+JOBS ?= 1
+
+test-mutants: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants run --size $(SIZE) --jobs $(JOBS)
 
 # With the conformance kit, one of whose rules runs every shipped component on the GPU.
 test-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))

@@ -24,6 +24,9 @@ import pytest
 import topoloss
 from topoloss.plugins import PluginRegistry, using_registry
 
+# A command, `make test-mutants`, with an extra of its own.
+collect_ignore = ["mutants"]
+
 # No shapes are stated there, and a diagram made in a compiled function cannot be followed
 # through the hook's wrappers.
 topoloss.Diagram.__init__ = topoloss.Diagram.__init__.__wrapped__
