@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from topoloss.errors import InputError, TooLargeError
 from topoloss.filtrations import Order
 
 __all__ = ["CriticalEdges", "Persistence"]
@@ -21,10 +22,11 @@ class CriticalEdges(NamedTuple):
     ----------
     death_edges : Tensor of int64, shape (points, 2)
     birth_edges : Tensor of int64, shape (points, 2), or None
-        None in dimension 0, where vertices are born at 0.
+        Row by row the birth edges of the same classes. None in dimension 0, where vertices
+        are born at 0.
     essential_births : Tensor of int64, shape (essential, 2), or None
         Birth edges of the classes that never die. None in dimension 0, where each component
-        of the graph has one, born at 0.
+        of the graph has one, born at 0; above it None stands for no such class.
     """
 
     death_edges: Tensor
@@ -38,7 +40,8 @@ class Persistence(nn.Module):
     Because the values are re-evaluated by the filtration, an engine may be written in
     any language and run on any device, and is differentiable to every order for free. An
     engine knows no filtration: the pipeline gives it features, a matrix, or listed edges, all
-    without gradients.
+    detached from the graph of gradients. An engine implements one of these three operators or
+    more.
 
     Attributes
     ----------
@@ -47,10 +50,42 @@ class Persistence(nn.Module):
     vmappable : bool
         Whether :func:`torch.vmap` can map over the engine. Where it cannot, batches
         are a Python loop.
+    max_vertices : int or None
+        The engine may refuse more vertices than this. None: it takes any number.
+    dtypes : frozenset of torch.dtype, or None
+        The engine may refuse tensors of other dtypes. None: it takes float32 and float64.
+        Half precision is promoted to float32 before an engine sees it.
+
+    Notes
+    -----
+    **Order.** Edges enter the filtration one by one, ordered by (value, lower index, higher
+    index), so that there is one diagram also where values tie. Which end of an edge comes first
+    makes no difference, except for listed edges. Nor does the order of the points.
+
+    **Above dimension 0** every clique enters with its last edge (the Vietoris-Rips complex),
+    and coefficients are in Z/2. A class is born with the edge that closes its cycle and dies with
+    the edge that fills it. A class that dies with the edge of its birth is no point. A point of
+    two different edges may be left out where their values are equal.
+
+    Examples
+    --------
+    >>> import torch, topoloss
+    >>> class Star(topoloss.Persistence):  # no persistence at all, but easy to read
+    ...     max_vertices = 4
+    ...     def from_matrix(self, values):
+    ...         self.check_limits(len(values), values.dtype)
+    ...         others = torch.arange(1, len(values))
+    ...         return [topoloss.CriticalEdges(torch.stack((0 * others, others), 1))]
+    >>> topoloss.pipeline("euclidean", Star())(torch.zeros(3, 5))
+    Traceback (most recent call last):
+        ...
+    topoloss.errors.TooLargeError: 5 vertices were given to Star, which takes at most 4; ...
     """
 
     orders: ClassVar[frozenset[str]] = frozenset()
     vmappable: bool = False
+    max_vertices: int | None = None
+    dtypes: frozenset[torch.dtype] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,12 +115,40 @@ class Persistence(nn.Module):
         -------
         sequence of CriticalEdges
             Rows of `edges`, as they stand there: in dimension 0 the n - k edges of the minimum
-            spanning forest, for a graph of k components.
+            spanning forest, for a graph of k components. Self-loops join nothing. Of several
+            edges between two vertices the lightest counts, and of equals the first.
         """
         raise NotImplementedError(f"{type(self).__name__} has no engine for listed edges")
 
     def check_matrix(self, n: int, dtype: torch.dtype) -> None:
         """Raise a `TooLargeError` if n x n values are more than :meth:`from_matrix` may take.
 
-        A pipeline asks before it fills the matrix. By default every size may be taken.
+        A pipeline asks before it fills the matrix. By default :meth:`check_limits` answers.
         """
+        self.check_limits(n, dtype)
+
+    def check_limits(self, n: int, dtype: torch.dtype) -> None:
+        """Raise an error for more vertices, or another dtype, than the engine says it takes.
+
+        An engine that states `max_vertices` or `dtypes` calls this first, in each of its
+        operators.
+
+        Raises
+        ------
+        TooLargeError
+            For more than `max_vertices` vertices.
+        InputError
+            For a dtype that is not among `dtypes`.
+        """
+        name = type(self).__name__
+        if self.max_vertices is not None and n > self.max_vertices:
+            raise TooLargeError(
+                f"{n} vertices were given to {name}, which takes at most {self.max_vertices}; take "
+                "a fraction of the neurons (attach(..., fraction=0.1)), or another engine."
+            )
+        if self.dtypes is not None and dtype not in self.dtypes:
+            taken = " or ".join(sorted(map(str, self.dtypes)))
+            raise InputError(
+                f"{dtype} was given to {name}, which takes {taken}; convert the activations "
+                f"(x.to({taken.partition(' ')[0]})), or take another engine."
+            )

@@ -1,8 +1,6 @@
-"""Kruskal's algorithm in plain Python: slow, obvious, and shared with no engine."""
+"""Kruskal's algorithm in a few lines: obvious, and shared with no engine."""
 
 from __future__ import annotations
-
-import itertools
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from topoloss.engines import CriticalEdges, Persistence
 
-__all__ = ["Kruskal", "by_value_then_indices"]
+__all__ = ["Kruskal", "by_value_then_indices", "in_order", "spanning_forest"]
 
 
 def by_value_then_indices(values: Float[Tensor, "n n"]) -> Int[Tensor, "edges 2"]:
@@ -23,26 +21,62 @@ def by_value_then_indices(values: Float[Tensor, "n n"]) -> Int[Tensor, "edges 2"
     >>> by_value_then_indices(torch.ones(3, 3)).tolist()
     [[0, 1], [0, 2]]
     """
-    value = values.detach().cpu().tolist()
-    parent = list(range(len(value)))
+    n = len(values)
+    pairs = torch.triu_indices(n, n, 1, device=values.device)
+    rows = spanning_forest(n, pairs.T, values[pairs[0], pairs[1]])
+    return pairs.T[rows.sort().values]
+
+
+def spanning_forest(
+    n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]
+) -> Int[Tensor, " rows"]:
+    """Return which rows of `edges` make up the minimum spanning forest, the lightest first.
+
+    Edges are ordered as by :func:`in_order`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from topoloss.testing.kruskal import spanning_forest
+    >>> edges = torch.tensor([[2, 2], [0, 1], [1, 0], [2, 3]])
+    >>> spanning_forest(4, edges, torch.tensor([0.0, 5.0, 1.0, 1.0])).tolist()
+    [2, 3]
+    """
+    parent = list(range(n))
 
     def root(vertex: int) -> int:
         while parent[vertex] != vertex:
+            parent[vertex] = parent[parent[vertex]]
             vertex = parent[vertex]
         return vertex
 
-    tree = []
-    edges = itertools.combinations(range(len(value)), 2)
-    for i, j in sorted(edges, key=lambda edge: (value[edge[0]][edge[1]], edge)):
+    rows: list[int] = []
+    order = in_order(edges, values)
+    ends = edges[order].tolist()
+    for row, (i, j) in zip(order.tolist(), ends, strict=True):
+        if len(rows) == n - 1:
+            break
         a, b = root(i), root(j)
         if a != b:
             parent[b] = a
-            tree.append((i, j))
-    return torch.tensor(sorted(tree), dtype=torch.int64, device=values.device).reshape(-1, 2)
+            rows.append(row)
+    return torch.tensor(rows, dtype=torch.int64, device=edges.device)
+
+
+def in_order(edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]) -> Int[Tensor, " e"]:
+    """Return the rows of `edges` ordered by (value, lower index, higher index, row)."""
+    order = edges.amax(1).argsort(stable=True)
+    order = order[edges.amin(1)[order].argsort(stable=True)]
+    return order[values.detach()[order].argsort(stable=True)]
 
 
 class Kruskal(Persistence):
-    """Dimension 0 of a matrix of edge values."""
+    """Dimension 0 of a matrix of edge values, or of listed edges."""
 
     def from_matrix(self, values: Float[Tensor, "n n"]) -> list[CriticalEdges]:
         return [CriticalEdges(by_value_then_indices(values))]
+
+    def from_edges(
+        self, n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]
+    ) -> list[CriticalEdges]:
+        return [CriticalEdges(edges[spanning_forest(n, edges, values)])]
