@@ -66,20 +66,6 @@ class Persistence(nn.Module):
     and coefficients are in Z/2. A class is born with the edge that closes its cycle and dies with
     the edge that fills it. A class that dies with the edge of its birth is no point. A point of
     two different edges may be left out where their values are equal.
-
-    Examples
-    --------
-    >>> import torch, topoloss
-    >>> class Star(topoloss.Persistence):  # no persistence at all, but easy to read
-    ...     max_vertices = 4
-    ...     def from_matrix(self, values):
-    ...         self.check_limits(len(values), values.dtype)
-    ...         others = torch.arange(1, len(values))
-    ...         return [topoloss.CriticalEdges(torch.stack((0 * others, others), 1))]
-    >>> topoloss.pipeline("euclidean", Star())(torch.zeros(3, 5))
-    Traceback (most recent call last):
-        ...
-    topoloss.errors.TooLargeError: 5 vertices were given to Star, which takes at most 4; ...
     """
 
     orders: ClassVar[frozenset[str]] = frozenset()

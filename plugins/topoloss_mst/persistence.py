@@ -93,6 +93,7 @@ class MinimumSpanningTree(topoloss.Persistence):
     """
 
     _last_tree: Tensor | None
+    max_vertices: int
     orders = frozenset({"abs_dot_descending", "dot_descending", "sq_dist_ascending"})
 
     def __init__(

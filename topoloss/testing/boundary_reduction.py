@@ -64,7 +64,7 @@ def of_edges(
     listed = edges[rows]
     # A vertex is there before every edge.
     simplices = [_Simplex(-1, (vertex,)) for vertex in range(n)]
-    creators = range(n)
+    creators = list(range(n))
     found = []
     for dimension in range(dimensions):
         cofaces = _cliques(n, dimension + 2, entry)
