@@ -30,7 +30,8 @@ def spanning_tree_of_features(
     `start`, another spanning tree on them, may speed up the search.
     """
     run = load_backend(backend).from_features
-    given = () if start is None else (start.reshape(-1, *start.shape[-2:]),)
+    # Without edges there is nothing to start from, and no way to tell the size of the batch.
+    given = () if start is None or not start.numel() else (start.reshape(-1, *start.shape[-2:]),)
     remedy = "use backend='triton', in float32" if backend in HOLD_A_MATRIX else None
     return _trees(lambda batch: run(_balanced(batch), order, *given), v, backend, remedy)
 

@@ -220,6 +220,13 @@ def test_a_warm_start_changes_no_value_and_no_gradient():
     assert torch.equal(warm(batch[0]), cold(batch[0]))
 
 
+def test_one_vertex_can_be_given_twice_to_a_warm_start():
+    warm = topoloss.persistence("mst", warm_start=True)
+    for _ in range(2):
+        (critical,) = warm.from_features(torch.ones(1, 3), "dot_descending")
+        assert critical.death_edges.shape == (0, 2)
+
+
 def test_a_warm_start_begins_with_the_last_tree(monkeypatch):
     seen = []
     fill = numba_backend.minimum_trees

@@ -60,14 +60,14 @@ def of_edges(
         Rows of `edges`, as they stand there, ordered by deaths.
     """
     rows = _simple(edges, in_order(edges, values))
-    entry = {frozenset(edges[row].tolist()): k for k, row in enumerate(rows)}
     listed = edges[rows]
+    entry = {(min(ends), max(ends)): k for k, ends in enumerate(listed.tolist())}
     # A vertex is there before every edge.
     simplices = [_Simplex(-1, (vertex,)) for vertex in range(n)]
     creators = list(range(n))
     found = []
     for dimension in range(dimensions):
-        cofaces = _cliques(n, dimension + 2, entry)
+        cofaces = _cofaces(simplices, n, entry)
         pivots = _reduced(simplices, cofaces)
         points = sorted(
             (cofaces[k].entry, simplices[pivot].entry)
@@ -102,15 +102,17 @@ def _simple(edges: Tensor, order: Tensor) -> list[int]:
     return [row for ends, row in first.items() if len(ends) == 2]
 
 
-def _cliques(n: int, size: int, entry: dict[frozenset[int], int]) -> list[_Simplex]:
-    """List the cliques of so many vertices, in the order of the filtration."""
-    cliques = []
-    for vertices in itertools.combinations(range(n), size):
-        sides = [entry.get(frozenset(side)) for side in itertools.combinations(vertices, 2)]
-        present = [side for side in sides if side is not None]
-        if len(present) == len(sides):
-            cliques.append(_Simplex(max(present), vertices))
-    return sorted(cliques)
+def _cofaces(cliques: list[_Simplex], n: int, entry: dict[tuple[int, int], int]) -> list[_Simplex]:
+    """List the cliques of one vertex more, in the order of the filtration."""
+    larger = []
+    for clique in cliques:
+        for vertex in range(clique.vertices[-1] + 1, n):
+            sides = [entry.get((other, vertex)) for other in clique.vertices]
+            present = [side for side in sides if side is not None]
+            if len(present) == len(sides):
+                last = max(clique.entry, *present)
+                larger.append(_Simplex(last, (*clique.vertices, vertex)))
+    return sorted(larger)
 
 
 def _reduced(faces: list[_Simplex], simplices: Iterable[_Simplex]) -> list[int | None]:

@@ -52,23 +52,26 @@ def spanning_forest(
         return vertex
 
     rows: list[int] = []
-    # Block by block, as the tree is most often complete after a few of the edges.
-    for block in in_order(edges, values).split(8 * n):
-        for row, i, j in zip(block.tolist(), *edges[block].T.tolist(), strict=True):
+    ends = edges.cpu().numpy()
+    order = in_order(edges, values).numpy()
+    while len(order):
+        block, order = order[: 8 * n], order[8 * n :]
+        for row, (i, j) in zip(block.tolist(), ends[block].tolist(), strict=True):
             a, b = root(i), root(j)
             if a != b:
                 parent[b] = a
                 rows.append(row)
-        if len(rows) == n - 1:
-            break
+        # Few of the edges that are left join two components: spare the others the slow loop.
+        component = np.array([root(vertex) for vertex in range(n)])
+        i, j = component[ends[order]].T
+        order = order[i != j]
     return torch.tensor(rows, dtype=torch.int64, device=edges.device)
 
 
 def in_order(edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]) -> Int[Tensor, " e"]:
-    """Return the rows of `edges` ordered by (value, lower index, higher index, row)."""
+    """Return the rows of `edges` ordered by (value, lower index, higher index, row), on the CPU."""
     lower, higher = np.sort(edges.cpu().numpy(), axis=1).T
-    order = np.lexsort((higher, lower, values.detach().double().cpu().numpy()))
-    return torch.from_numpy(order).to(edges.device)
+    return torch.from_numpy(np.lexsort((higher, lower, values.detach().double().cpu().numpy())))
 
 
 class Kruskal(Persistence):

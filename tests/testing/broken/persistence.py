@@ -1,9 +1,10 @@
-"""Persistence engines with one thing wrong each, after one with nothing wrong."""
+"""Persistence engines with one thing wrong each, after some with nothing wrong."""
 
 import torch
 
 import topoloss
-from topoloss.testing.kruskal import Kruskal
+from topoloss.testing import boundary_reduction
+from topoloss.testing.kruskal import Kruskal, spanning_forest
 
 
 class Tree(topoloss.Persistence):
@@ -14,6 +15,52 @@ class Tree(topoloss.Persistence):
 
     def tree(self, values):
         return Kruskal().from_matrix(values)[0].death_edges
+
+
+class Forest(Tree):
+    """Nor with this one."""
+
+    def from_edges(self, n, edges, values):
+        return [topoloss.CriticalEdges(edges[self.rows(n, edges, values)])]
+
+    def rows(self, n, edges, values):
+        return spanning_forest(n, edges, values)
+
+
+class Circles(topoloss.Persistence):
+    """Nor with this one, of two dimensions."""
+
+    max_vertices = 40
+
+    def from_matrix(self, values):
+        self.check_limits(len(values), values.dtype)
+        joined, circles = boundary_reduction.of_matrix(values, 2)
+        return [joined, self.changed(circles)]
+
+    def from_edges(self, n, edges, values):
+        self.check_limits(n, values.dtype)
+        joined, circles = boundary_reduction.of_edges(n, edges, values, 2)
+        return [joined, self.changed(circles)]
+
+    def changed(self, circles):
+        return circles
+
+
+class NoOperator(topoloss.Persistence):
+    pass
+
+
+class ForgetsItsOrders(Tree):
+    def from_features(self, v, order):
+        return self.from_matrix(-(v @ v.T))
+
+
+class LimitIsText(Tree):
+    max_vertices = "40"
+
+
+class HalfPrecisionAlone(Tree):
+    dtypes = frozenset({torch.bfloat16})
 
 
 class DropsZeroDeaths(Tree):
@@ -56,6 +103,141 @@ class HighestIndicesFirst(Tree):
         return len(values) - 1 - super().tree(values.flip(0, 1))
 
 
+class CachesByShape(Tree):
+    def __init__(self):
+        super().__init__()
+        self.trees = {}
+
+    def tree(self, values):
+        if values.shape not in self.trees:
+            self.trees[values.shape] = super().tree(values)
+        return self.trees[values.shape]
+
+
+class CachesByAddress(Tree):
+    def __init__(self):
+        super().__init__()
+        self.last = (None, None)
+
+    def tree(self, values):
+        address = (values.data_ptr(), values.shape)
+        if self.last[0] != address:
+            self.last = (address, super().tree(values))
+        return self.last[1]
+
+
+class ListCachedByShape(Forest):
+    def __init__(self):
+        super().__init__()
+        self.forests = {}
+
+    def rows(self, n, edges, values):
+        key = (n, edges.shape)
+        if key not in self.forests:
+            self.forests[key] = super().rows(n, edges, values)
+        return self.forests[key]
+
+
+class AbsoluteValues(Tree):
+    def tree(self, values):
+        return super().tree(values.abs())
+
+
+class ListedAbsoluteValues(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, edges, values.abs())
+
+
+class RoundsToFloat32(Tree):
+    def tree(self, values):
+        return super().tree(values.float())
+
+
+class RoundsListsToFloat32(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, edges, values.float())
+
+
+class RoundsFeaturesToFloat32(Tree):
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        v = v.float()
+        return self.from_matrix((v[:, None] - v[None]).double().square().sum(-1))
+
+
+def as_stored(x):
+    """Read as many entries as `x` has from where it begins, as if it were contiguous."""
+    strides = [x.shape[1:].numel(), 1][-x.ndim :]
+    return x.as_strided(x.shape, strides)
+
+
+class ReadsMatricesAsStored(Tree):
+    def tree(self, values):
+        return super().tree(as_stored(values))
+
+
+class ReadsFeaturesAsStored(Tree):
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        v = as_stored(v)
+        return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
+
+
+class ReadsListsAsStored(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, as_stored(edges), values)
+
+
+class ReadsListedValuesAsStored(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, edges, as_stored(values))
+
+
+class WrongFor(Tree):
+    """Nothing is wrong with this one, which is the base of others."""
+
+    def wrong(self, n):
+        return False
+
+    def tree(self, values):
+        # The lightest edge is taken for the heaviest.
+        if self.wrong(len(values)):
+            values = values.where(values > values[values > 0].min(), values.max() + 1)
+        return super().tree(values)
+
+
+class WrongAbove300(WrongFor):
+    def wrong(self, n):
+        return n > 300
+
+
+class WrongForOddAbove40(WrongFor):
+    def wrong(self, n):
+        return n > 40 and n % 2
+
+
+class WrongForFullBlocks(WrongFor):
+    def wrong(self, n):
+        return n > 64 and n % 1024 == 0
+
+
+class SkipsTheBordersOfBlocks(Tree):
+    """Never compares the last vertex of a block of 256 with the first of the next."""
+
+    def tree(self, values):
+        border = torch.arange(0, len(values), 256)[1:]
+        values = values.clone()
+        values[border, border - 1] = values[border - 1, border] = 1e9
+        return super().tree(values)
+
+
+class ListWrongAbove300(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, edges, -values if n > 300 else values)
+
+
 class Heaviest(Tree):
     def tree(self, values):
         return super().tree(-values)
@@ -64,6 +246,16 @@ class Heaviest(Tree):
 class LowPrecision(Tree):
     def tree(self, values):
         return super().tree(values.bfloat16())
+
+
+class FixedPoint(Tree):
+    """Keeps 8 bits behind the point."""
+
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        v = (256 * v).round()
+        return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
 
 
 class LooksAtTheDiagonal(Tree):
@@ -119,35 +311,251 @@ class NegativeDots(Tree):
         return self.from_matrix(-(v @ v.T).abs())
 
 
-class DiesBeforeItIsBorn(Tree):
+class LosesADeath(Forest):
+    """Takes every graph for connected."""
+
+    def from_edges(self, n, edges, values):
+        critical = super().from_edges(n, edges, values)[0].death_edges
+        missing = n - 1 - len(critical)
+        return [topoloss.CriticalEdges(torch.cat((critical, torch.zeros(missing, 2).long())))]
+
+
+class IgnoresIsolatedVertices(Forest):
+    def rows(self, n, edges, values):
+        if len(edges.unique()) < n > 1:
+            raise ValueError("isolated vertices")
+        return super().rows(n, edges, values)
+
+
+class FailsWithoutEdges(Forest):
+    def rows(self, n, edges, values):
+        if n > 1:
+            values.min()
+        return super().rows(n, edges, values)
+
+
+class DropsListedZeros(Forest):
+    """As a sparse matrix of scipy does."""
+
+    def rows(self, n, edges, values):
+        rows = super().rows(n, edges, values)
+        return rows[values[rows] != 0]
+
+
+class JoinsByLoops(Forest):
+    def rows(self, n, edges, values):
+        loops = torch.nonzero(edges[:, 0] == edges[:, 1])[:, 0]
+        return torch.cat((super().rows(n, edges, values), loops))
+
+
+class SortsTheEnds(Forest):
+    def from_edges(self, n, edges, values):
+        (critical,) = super().from_edges(n, edges, values)
+        return [topoloss.CriticalEdges(critical.death_edges.sort(-1).values)]
+
+
+class AddsDuplicatesUp(Forest):
+    """As a sparse matrix of scipy does too."""
+
+    def rows(self, n, edges, values):
+        code = edges.amin(1) * n + edges.amax(1)
+        total = torch.zeros(n * n, dtype=values.dtype).index_add(0, code, values)
+        return super().rows(n, edges, total[code])
+
+
+class TakesTheLastDuplicate(Forest):
+    def rows(self, n, edges, values):
+        rows = super().rows(n, edges.flip(0), values.flip(0))
+        return len(edges) - 1 - rows
+
+
+class ExpectsSortedLists(Forest):
+    def rows(self, n, edges, values):
+        return super().rows(n, edges, torch.arange(len(values)).double())
+
+
+class NoBirths(Circles):
+    def changed(self, circles):
+        return circles._replace(birth_edges=None)
+
+
+class LeavesEmptyDimensionsOut(Circles):
     def from_matrix(self, values):
-        edges = self.tree(values)
-        by_value = edges[values[tuple(edges.T)].argsort()]
-        longest, shortest = by_value[-1:], by_value[:1]
-        return [topoloss.CriticalEdges(edges), topoloss.CriticalEdges(shortest, longest)]
+        joined, circles = super().from_matrix(values)
+        return [joined, circles] if len(circles.death_edges) else [joined]
+
+
+class EveryBirthWrong(Circles):
+    """Joins the first vertex of each birth edge to the vertex after it."""
+
+    def changed(self, circles):
+        return circles._replace(birth_edges=circles.birth_edges[:, :1] + torch.tensor([0, 1]))
+
+
+class OneCircle(Circles):
+    def changed(self, circles):
+        return circles._replace(
+            birth_edges=circles.birth_edges[:1], death_edges=circles.death_edges[:1]
+        )
+
+
+class BirthsInTheWrongRows(Circles):
+    def changed(self, circles):
+        return circles._replace(birth_edges=circles.birth_edges.flip(0))
+
+
+class DiesBeforeItIsBorn(Circles):
+    def changed(self, circles):
+        return circles._replace(birth_edges=circles.death_edges, death_edges=circles.birth_edges)
+
+
+class NothingDies(Circles):
+    """Gives one more class that is never filled, also in a clique."""
+
+    def changed(self, circles):
+        first = torch.cat((circles.essential_births, circles.birth_edges))[:1]
+        return circles._replace(essential_births=torch.cat((circles.essential_births, first)))
+
+
+class NothingIsEssential(Circles):
+    def changed(self, circles):
+        return circles._replace(essential_births=None)
+
+
+class OtherNamesUnderTies(Circles):
+    """Takes the highest vertices first where edges tie."""
+
+    def from_matrix(self, values):
+        found = super().from_matrix(values)
+        other = boundary_reduction.of_matrix(values.flip(0, 1), 2)[1]
+        other = [len(values) - 1 - edges for edges in other]
+        return [found[0], topoloss.CriticalEdges(*other)]
+
+
+class IntegersOf8Bits(Tree):
+    """Takes at most 128 vertices, and is silently wrong beyond."""
+
+    max_vertices = 128
+
+    def tree(self, values):
+        return super().tree(values).to(torch.int8).long()
+
+
+class RawErrorBeyond(Tree):
+    max_vertices = 50
+
+    def from_matrix(self, values):
+        if len(values) > 50:
+            raise IndexError("index 51 is out of range")
+        return super().from_matrix(values)
+
+
+class Vague(Tree):
+    max_vertices = 50
+
+    def from_matrix(self, values):
+        if len(values) > 50:
+            raise topoloss.TooLargeError("too large")
+        return super().from_matrix(values)
+
+
+class FillsBeforeItRefuses(Tree):
+    max_vertices = 50
+
+    def from_matrix(self, values):
+        self.check_limits(len(values), values.dtype)
+        return super().from_matrix(values)
+
+    def check_matrix(self, n, dtype):
+        pass
+
+
+class Float64Alone(Tree):
+    """Reads the bytes of float32 as if they were half as many float64."""
+
+    dtypes = frozenset({torch.float64})
+
+    def tree(self, values):
+        size = len(values)
+        entries = values.contiguous().view(torch.float64).flatten()
+        return super().tree(entries.repeat(2)[: size * size].view(size, size))
 
 
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
     Tree: "",
-    DropsZeroDeaths: "points spanning_tree reference",
-    CountsFromOne: "edges_of_vertices spanning_tree reference weight",
-    NextVertex: "reference weight",
-    Cycle: "spanning_tree reference weight",
+    Forest: "",
+    Circles: "",
+    WrongFor: "",
+    NoOperator: "operators",
+    ForgetsItsOrders: "operators",
+    LimitIsText: "operators edges_of_vertices points input_unchanged determinism history "
+    "random_state module_state spanning_tree reference negative_values "
+    "digits layouts sizes weight diagonal higher_dimensions "
+    "boundary_reduction limits pickling deepcopy state_dict",
+    HalfPrecisionAlone: "operators edges_of_vertices points input_unchanged determinism "
+    "random_state module_state spanning_tree reference sizes diagonal "
+    "pickling deepcopy state_dict",
+    DropsZeroDeaths: "points spanning_tree reference negative_values digits sizes",
+    CountsFromOne: "edges_of_vertices spanning_tree reference negative_values digits sizes weight",
+    NextVertex: "reference negative_values digits sizes weight",
+    Cycle: "spanning_tree reference negative_values digits sizes weight",
     Int32: "edges_of_vertices",
     WithBirthsOfVertices: "edges_of_vertices",
-    HighestIndicesFirst: "reference",
-    Heaviest: "reference weight",
-    LowPrecision: "weight",
+    HighestIndicesFirst: "reference negative_values digits sizes",
+    CachesByShape: "history",
+    CachesByAddress: "history",
+    ListCachedByShape: "history",
+    AbsoluteValues: "negative_values",
+    ListedAbsoluteValues: "negative_values forest",
+    RoundsToFloat32: "digits",
+    RoundsListsToFloat32: "digits",
+    RoundsFeaturesToFloat32: "digits",
+    ReadsMatricesAsStored: "layouts",
+    ReadsFeaturesAsStored: "layouts",
+    ReadsListsAsStored: "layouts",
+    ReadsListedValuesAsStored: "layouts",
+    WrongAbove300: "sizes",
+    WrongForOddAbove40: "sizes",
+    WrongForFullBlocks: "sizes",
+    SkipsTheBordersOfBlocks: "sizes",
+    ListWrongAbove300: "sizes forest",
+    Heaviest: "reference negative_values digits sizes weight",
+    LowPrecision: "digits weight",
+    FixedPoint: "weight",
     LooksAtTheDiagonal: "diagonal",
-    ClearsTheDiagonal: "input_unchanged determinism pickling deepcopy state_dict",
-    Shuffles: "determinism diagonal",
+    ClearsTheDiagonal: "input_unchanged",
+    Shuffles: "determinism history layouts diagonal",
     SeedsTheWorldOfTrees: "random_state",
     CountsTrees: "module_state",
     ClaimsToBeMapped: "vmap compilation",
-    UnknownOrder: "orders edges_of_vertices points input_unchanged determinism random_state "
-    "module_state spanning_tree reference weight pickling deepcopy state_dict",
-    NegativeDots: "reference weight",
-    DiesBeforeItIsBorn: "higher_dimensions",
+    UnknownOrder: "operators edges_of_vertices points input_unchanged determinism history "
+    "random_state module_state spanning_tree reference digits layouts sizes "
+    "weight higher_dimensions pickling deepcopy state_dict",
+    NegativeDots: "reference sizes weight",
+    LosesADeath: "components forest",
+    IgnoresIsolatedVertices: "components forest higher_dimensions",
+    FailsWithoutEdges: "components forest higher_dimensions",
+    DropsListedZeros: "points spanning_tree reference negative_values digits sizes components "
+    "forest",
+    JoinsByLoops: "components forest",
+    SortsTheEnds: "components forest",
+    AddsDuplicatesUp: "forest",
+    TakesTheLastDuplicate: "forest",
+    ExpectsSortedLists: "reference negative_values digits sizes weight forest",
+    NoBirths: "higher_dimensions boundary_reduction",
+    LeavesEmptyDimensionsOut: "higher_dimensions",
+    EveryBirthWrong: "boundary_reduction",
+    OneCircle: "boundary_reduction",
+    BirthsInTheWrongRows: "boundary_reduction",
+    DiesBeforeItIsBorn: "boundary_reduction",
+    NothingDies: "boundary_reduction",
+    NothingIsEssential: "boundary_reduction",
+    OtherNamesUnderTies: "boundary_reduction",
+    IntegersOf8Bits: "limits",
+    RawErrorBeyond: "limits",
+    Vague: "limits",
+    FillsBeforeItRefuses: "limits",
+    Float64Alone: "limits",
 }

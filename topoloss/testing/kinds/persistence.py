@@ -3,42 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from topoloss.engines import CriticalEdges, Persistence
-from topoloss.filtrations import ORDERS, Order
+from topoloss.errors import TopolossError
+from topoloss.filtrations import ORDERS
 from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
 from topoloss.testing.common import devices, instances, purity, transforms
 from topoloss.testing.comparing import same
 from topoloss.testing.examples import Example
+from topoloss.testing.kinds import homology, listed_edges
+from topoloss.testing.kinds.searches import (
+    Search,
+    at_most,
+    dtypes_of,
+    edge_tensors,
+    has,
+    integers,
+    key_of,
+    random_walk,
+    require_tree,
+    searches_of_matrix,
+    searches_of_vertices,
+)
 from topoloss.testing.kruskal import by_value_then_indices
 
 __all__ = ["KIND"]
 
-_SIZES = (1, 2, 3, 17, 40)
-_DTYPES = (torch.float64, torch.float32)
-_FEATURES = 3
+_OPERATORS = ("from_features", "from_matrix", "from_edges")
+_SMALL = (1, 2, 3, 17, 40)
+# Odd and even, around the borders of blocks of 64 to 1,024, and between them.
+_LARGE = (41, 64, 65, 101, 128, 129, 256, 257, 301, 1024, 1025)
+# A float64 that is rounded to float32 loses what comes on top of this even number.
+_LARGER_THAN_FLOAT32 = 2.0**24
 
 
-def orders(subject: Subject) -> None:
-    """The engine names only orders that exist."""
+def operators(subject: Subject) -> None:
+    """The engine has an operator, and says what it takes in the way that it is asked."""
     engine = subject.make()
+    require(
+        any(has(engine, operator) for operator in _OPERATORS),
+        expected=f"at least one of {', '.join(_OPERATORS)}",
+        received=f"none in {type(engine).__name__}",
+        mend="implement from_matrix(values), from which an engine is useful to every filtration",
+    )
     require(
         set(engine.orders) <= set(ORDERS),
         expected=f"a subset of {', '.join(ORDERS)}",
         received=engine.orders,
         mend="name only the orders for which from_features works",
     )
+    require(
+        bool(engine.orders) == has(engine, "from_features"),
+        expected="from_features, and orders for which it works",
+        received=f"orders {set(engine.orders)}, and "
+        f"{'a' if has(engine, 'from_features') else 'no'} from_features",
+        mend="name the orders: an engine is asked in no other",
+    )
+    most = engine.max_vertices
+    require(
+        most is None or (type(most) is int and most > 0),
+        expected="max_vertices an integer, or None for no limit",
+        received=repr(most),
+        mend="state the largest n that the engine takes",
+    )
+    require(
+        len(dtypes_of(engine)) > 0,
+        expected="torch.float32 or torch.float64 among dtypes, or None for both",
+        received=engine.dtypes,
+        mend="no engine is given another dtype: half precision is promoted to float32 before",
+    )
 
 
 def edges_of_vertices(subject: Subject) -> None:
     """Edges are int64 pairs of two vertices, of shape (points, 2), in every dimension."""
     engine = subject.make()
-    for search in _searches(engine, subject.seed):
+    for search in _small_searches(engine, subject.seed):
         with on(search.name):
             critical = search.find()
             require(
@@ -53,14 +95,14 @@ def edges_of_vertices(subject: Subject) -> None:
                 received=critical[0],
                 mend="leave birth_edges and essential_births out in dimension 0",
             )
-            for edges in _edge_tensors(critical):
+            for edges in edge_tensors(critical):
                 _require_edges(edges, len(search.key))
 
 
 def points(subject: Subject) -> None:
-    """Dimension 0 has n - 1 deaths, zeros included."""
+    """Dimension 0 of a clique has n - 1 deaths, zeros included."""
     engine = subject.make()
-    for search in _searches(engine, subject.seed):
+    for search in _small_searches(engine, subject.seed):
         with on(search.name):
             edges = search.find()[0].death_edges
             require(
@@ -71,10 +113,38 @@ def points(subject: Subject) -> None:
             )
 
 
+def history(subject: Subject) -> None:
+    """What the engine was asked before makes no difference.
+
+    The second input has the shape of the first, and lies where the first one lay.
+    """
+    engine = subject.make()
+    n = at_most(engine, 17)
+    for dtype in dtypes_of(engine):
+        first, second = (integers(n, subject.seed + k).to(dtype) for k in (0, 1))
+        for before, search, fresh in zip(
+            searches_of_vertices(engine, first),
+            searches_of_vertices(engine, second),
+            searches_of_vertices(subject.make(), second),
+            strict=True,
+        ):
+            with on(f"{search.name} of {n} vertices in {dtype}, after {n} others"):
+                memory = [x.clone() for x in before.tensors]
+                before.operator(*memory)
+                for x, other in zip(memory, search.tensors, strict=True):
+                    x.copy_(other)
+                _require_same(
+                    edge_tensors(search.operator(*memory)),
+                    edge_tensors(fresh.find()),
+                    "what a new engine finds",
+                    "keep nothing between calls, or make sure that it belongs to this input",
+                )
+
+
 def spanning_tree(subject: Subject) -> None:
     """The edges of dimension 0 close no cycle, and so connect all vertices."""
     engine = subject.make()
-    for search in _searches(engine, subject.seed):
+    for search in _small_searches(engine, subject.seed):
         with on(search.name):
             edges = search.find()[0].death_edges
             in_tree = torch.ones(len(search.key), len(search.key))
@@ -92,19 +162,98 @@ def spanning_tree(subject: Subject) -> None:
 def reference(subject: Subject) -> None:
     """On small integers the tree is that of Kruskal by (key, lower, higher), edge for edge."""
     engine = subject.make()
-    for search in _searches(engine, subject.seed):
+    for search in _small_searches(engine, subject.seed):
         with on(search.name):
-            received = search.find()[0].death_edges.sort(-1).values.tolist()
-            expected = by_value_then_indices(search.key).tolist()
-            wrong = [edge for edge in sorted(received) if edge not in expected]
-            absent = [edge for edge in expected if edge not in received]
-            require(
-                not wrong and not absent,
-                expected=f"the edges {absent[:3]} among those of the tree",
-                received=f"{wrong[:3]} in their place",
-                mend="order edges by (key, lower index, higher index), and look for an index that "
-                "is off by one",
+            require_tree(
+                search.find()[0].death_edges,
+                search.key,
+                "order edges by (key, lower index, higher index), and look for an index that is "
+                "off by one",
             )
+
+
+def negative_values(subject: Subject) -> None:
+    """Edge values below 0 come before those above."""
+    engine = subject.make()
+    n = at_most(engine, 17)
+    values = key_of("dot_descending", integers(n, subject.seed)).fill_diagonal_(0)
+    for dtype in dtypes_of(engine):
+        for search in searches_of_matrix(engine, values.to(dtype)):
+            what = f"minus the products of {n} vertices of small integers, seed={subject.seed}"
+            with on(f"{search.name} of {what}, {dtype}"):
+                require_tree(
+                    search.find()[0].death_edges,
+                    search.key,
+                    "compare values with their sign; a weight of -1 is lighter than one of 0",
+                )
+
+
+def digits(subject: Subject) -> None:
+    """Values that differ in the last digits of their dtype are told apart."""
+    engine = subject.make()
+    n = at_most(engine, 17)
+    squared = key_of("sq_dist_ascending", integers(n, subject.seed))
+    found: list[tuple[str, Search]] = []
+    for dtype in dtypes_of(engine):
+        eps = torch.finfo(dtype).eps
+        values = (1 + 4 * eps * squared).to(dtype)
+        found += [
+            (f"1 to 1 + {4 * eps * squared.max():.2g}, {dtype}", search)
+            for search in searches_of_matrix(engine, values)
+        ]
+    if torch.float64 in dtypes_of(engine):
+        v = _LARGER_THAN_FLOAT32 + integers(n, subject.seed)
+        found += [
+            (f"integers above 2**24, {v.dtype}", search)
+            for search in searches_of_vertices(engine, v)
+        ]
+    for what, search in found:
+        with on(f"{search.name} of {n} vertices, {what}, seed={subject.seed}"):
+            require_tree(
+                search.find()[0].death_edges,
+                search.key,
+                "compare keys in the dtype of the input, rounded to no other",
+            )
+
+
+def layouts(subject: Subject) -> None:
+    """How a tensor lies in memory makes no difference."""
+    engine = subject.make()
+    n = at_most(engine, 17)
+    for dtype in dtypes_of(engine):
+        v = integers(n, subject.seed).to(dtype)
+        of_equals = [*searches_of_vertices(engine, v[:1].expand(n, -1))]
+        of_equals += searches_of_matrix(engine, torch.ones((), dtype=dtype).expand(n, n))
+        of_equals += searches_of_vertices(engine, v[:, :1].expand(-1, 3))
+        for search in (*searches_of_vertices(engine, v), *of_equals):
+            plain = edge_tensors(search.operator(*(x.contiguous() for x in search.tensors)))
+            for name, laid_out in (("as it is", list), *_LAYOUTS.items()):
+                tensors = laid_out(search.tensors)
+                strides = " and ".join(str(x.stride()) for x in tensors)
+                with on(f"{search.name} of {n} vertices in {dtype}, {name}, strides {strides}"):
+                    _require_same(
+                        edge_tensors(search.operator(*tensors)),
+                        plain,
+                        "the edges of a contiguous copy",
+                        "read entries by their index, or call .contiguous() before memory is read",
+                    )
+
+
+def sizes(subject: Subject) -> None:
+    """The tree is right for many vertices too, odd and even numbers and block borders."""
+    engine = subject.make()
+    for n in sorted({at_most(engine, n) for n in _LARGE}):
+        dtype = dtypes_of(engine)[n % len(dtypes_of(engine))]
+        for search in searches_of_vertices(engine, random_walk(n, subject.seed).to(dtype)):
+            with on(
+                f"{search.name} of a random walk of {n} vertices, seed={subject.seed}, {dtype}"
+            ):
+                require_tree(
+                    search.find()[0].death_edges,
+                    search.key,
+                    "look at the last rows of a block, and at a last block that is not full; an "
+                    "engine for fewer vertices states max_vertices",
+                )
 
 
 def weight(subject: Subject) -> None:
@@ -114,21 +263,20 @@ def weight(subject: Subject) -> None:
     of the n - 1 edges adds at most twice that to the weight of the lightest tree.
     """
     engine = subject.make()
-    n, d = 100, 5
+    n, d = at_most(engine, 100), 5
     generator = torch.Generator().manual_seed(subject.seed)
     v = torch.randn(n, d, dtype=torch.float64, generator=generator)
-    for dtype in _DTYPES:
+    for dtype in dtypes_of(engine):
         x = v.to(dtype)
         allowed = 8 * (n - 1) * d * torch.finfo(dtype).eps * x.double().square().sum(-1).amax()
         # In a narrow band a key that was rounded to fewer digits ties with many others.
-        narrow = (1 + _key("sq_dist_ascending", x.double()) / 1000).to(dtype)
-        banded = _Search(
-            "from_matrix, in [1, 1.1],", partial(engine.from_matrix, narrow), narrow.double()
-        )
-        for name, find, key in (*_operators(engine, x), banded):
-            with on(f"{name} of torch.randn({n}, {d}), seed={subject.seed}, {dtype}"):
+        narrow = (1 + key_of("sq_dist_ascending", x.double()) / 1000).to(dtype)
+        banded = (s.of("values in [1, 1.1]") for s in searches_of_matrix(engine, narrow))
+        for search in (*searches_of_vertices(engine, x), *banded):
+            with on(f"{search.name} of torch.randn({n}, {d}), seed={subject.seed}, {dtype}"):
+                key = search.key
                 lightest = key[tuple(by_value_then_indices(key).T)].sum()
-                received = key[tuple(find()[0].death_edges.T)].sum()
+                received = key[tuple(search.find()[0].death_edges.T)].sum()
                 require(
                     received - lightest <= allowed,
                     expected=f"a tree of weight {lightest:.9g} up to {allowed:.2g}",
@@ -140,44 +288,52 @@ def weight(subject: Subject) -> None:
 def diagonal(subject: Subject) -> None:
     """The entries on the diagonal of a matrix make no difference."""
     engine = subject.make()
-    values = _key("sq_dist_ascending", _integers(17, subject.seed))
-    with on(f"squared distances of 17 vertices of small integers, seed={subject.seed}"):
-        plain = _edge_tensors(engine.from_matrix(values))
+    if not has(engine, "from_matrix"):
+        raise NotApplicable("it has no from_matrix")
+    n, dtype = at_most(engine, 17), dtypes_of(engine)[0]
+    values = key_of("sq_dist_ascending", integers(n, subject.seed)).to(dtype)
+    with on(f"squared distances of {n} vertices of small integers, seed={subject.seed}"):
+        plain = edge_tensors(engine.from_matrix(values))
         for last in (-9.0, 1e9):
             entries = torch.linspace(-1, last, len(values), dtype=values.dtype)
-            other = _edge_tensors(engine.from_matrix(torch.diagonal_scatter(values, entries)))
-            require(
-                len(plain) == len(other) and same(plain, other),
-                expected=f"the edges {plain} also with -1 to {last} on the diagonal",
-                received=other,
-                mend="read only the entries above the diagonal",
+            other = edge_tensors(engine.from_matrix(torch.diagonal_scatter(values, entries)))
+            _require_same(
+                other,
+                plain,
+                f"the same edges also with -1 to {last} on the diagonal",
+                "read only the entries above the diagonal",
             )
 
 
-def higher_dimensions(subject: Subject) -> None:
-    """Above dimension 0 no class dies before it is born."""
+def limits(subject: Subject) -> None:
+    """What is beyond the limits that the engine states gives a clear error, or the right tree."""
     engine = subject.make()
-    generator = torch.Generator().manual_seed(subject.seed)
-    v = torch.randn(12, _FEATURES, dtype=torch.float64, generator=generator)
-    values = _key("sq_dist_ascending", v)
-    with on(f"squared distances of torch.randn(12, {_FEATURES}), seed={subject.seed}"):
-        higher = engine.from_matrix(values)[1:]
-        if not higher:
-            raise NotApplicable("it finds dimension 0 alone")
-        for dimension, edges in enumerate(higher, start=1):
-            births, deaths = edges.birth_edges, edges.death_edges
-            require(
-                births is not None and births.shape == deaths.shape,
-                expected=f"a birth edge for each death edge in dimension {dimension}",
-                received=births,
-                mend="return both edges of every point",
-            )
-            require(
-                (values[tuple(births.T)] <= values[tuple(deaths.T)]).all(),
-                expected=f"births at most deaths in dimension {dimension}",
-                received=f"births {births.tolist()}, deaths {deaths.tolist()}",
-                mend="take the longest edge of the simplex that creates, or destroys, the class",
-            )
+    most, dtypes = engine.max_vertices, dtypes_of(engine)
+    refused = [dtype for dtype in (torch.float64, torch.float32) if dtype not in dtypes]
+    if most is None and not refused:
+        raise NotApplicable("it states no limits")
+    beyond: list[tuple[str, Tensor]] = [
+        (str(dtype), integers(at_most(engine, 5), subject.seed).to(dtype)) for dtype in refused
+    ]
+    if most is not None:
+        # Before it fills a matrix a pipeline asks this, so that any number can be tried.
+        if has(engine, "from_matrix"):
+            with on(f"check_matrix({most + 1}, {dtypes[0]})"):
+                error = _error(lambda: engine.check_matrix(most + 1, dtypes[0]))
+                _require_clear(error, str(most + 1), "let check_matrix call check_limits")
+        if most < _LARGE[-1]:
+            v = random_walk(most + 1, subject.seed).to(dtypes[0])
+            beyond.append((str(most + 1), v))
+    for given, v in beyond:
+        for search in searches_of_vertices(engine, v):
+            with on(f"{search.name} of {len(v)} vertices in {v.dtype}"):
+                found: list[Sequence[CriticalEdges]] = []
+                error = _error(lambda: found.append(search.find()))  # noqa: B023
+                mend = "begin each operator with self.check_limits(n, dtype)"
+                if found:
+                    require_tree(found[0][0].death_edges, search.key, mend)
+                else:
+                    _require_clear(error, given, mend)
 
 
 def vmap(subject: Subject) -> None:
@@ -193,17 +349,25 @@ def compilation(subject: Subject) -> None:
 
 
 def _generic(engine: Persistence, seed: int) -> Example:
-    v = _integers(9, seed).double()
+    n = at_most(engine, 9)
+    v = integers(n, seed).to(dtypes_of(engine)[0])
     return Example(
-        f"9 vertices of small integers, seed={seed}, and their squared distances",
-        (v, _key("sq_dist_ascending", v)),
+        f"{n} vertices of small integers, seed={seed}, and their squared distances",
+        (v, key_of("sq_dist_ascending", v)),
     )
 
 
 def _apply(engine: Persistence, v: Tensor, values: Tensor) -> list[Tensor]:
-    found = [engine.from_matrix(values)]
-    found += [engine.from_features(v, cast(Order, order)) for order in sorted(engine.orders)]
-    return [edges for critical in found for edges in _edge_tensors(critical)]
+    """Ask the engine as a pipeline does: what it is given asks for no gradient."""
+    v, values = v.detach(), values.detach()
+    found: list[Sequence[CriticalEdges]] = []
+    if has(engine, "from_matrix"):
+        found.append(engine.from_matrix(values))
+    if has(engine, "from_edges"):
+        i, j = torch.triu_indices(len(values), len(values), 1, device=values.device)
+        found.append(engine.from_edges(len(values), torch.stack((i, j), 1), values[i, j]))
+    found += [engine.from_features(v, order) for order in sorted(engine.orders)]  # type: ignore[arg-type]
+    return [edges for critical in found for edges in edge_tensors(critical)]
 
 
 KIND = Kind(
@@ -213,18 +377,27 @@ KIND = Kind(
     apply=_apply,
     rules=(
         instances.construction,
-        orders,
+        operators,
         edges_of_vertices,
         points,
         purity.input_unchanged,
         purity.determinism,
+        history,
         purity.random_state,
         purity.module_state,
         spanning_tree,
         reference,
+        negative_values,
+        digits,
+        layouts,
+        sizes,
         weight,
         diagonal,
-        higher_dimensions,
+        listed_edges.components,
+        listed_edges.forest,
+        homology.higher_dimensions,
+        homology.boundary_reduction,
+        limits,
         vmap,
         compilation,
         instances.pickling,
@@ -235,57 +408,37 @@ KIND = Kind(
 )
 
 
-class _Search(NamedTuple):
-    """One call of the engine, and the keys by which its tree should be lightest.
-
-    Attributes
-    ----------
-    name : str
-    find : callable
-        Asks the engine for critical edges.
-    key : Tensor of float64, shape (n, n)
-    """
-
-    name: str
-    find: Callable[[], Sequence[CriticalEdges]]
-    key: Tensor
-
-
-def _searches(engine: Persistence, seed: int) -> Iterator[_Search]:
+def _small_searches(engine: Persistence, seed: int) -> Iterator[Search]:
     """Yield searches over small integers, where keys are exact and many of them tie."""
-    for n in _SIZES:
-        for dtype in _DTYPES:
-            for search in _operators(engine, _integers(n, seed).to(dtype)):
-                name = f"{search.name} of {n} vertices of small integers, seed={seed}, {dtype}"
-                yield search._replace(name=name)
-    equal = torch.zeros(5, _FEATURES, dtype=torch.float64)
-    for search in _operators(engine, equal):
-        yield search._replace(name=f"{search.name} of 5 equal vertices")
+    for n in sorted({at_most(engine, n) for n in _SMALL}):
+        for dtype in dtypes_of(engine):
+            for search in searches_of_vertices(engine, integers(n, seed).to(dtype)):
+                yield search.of(f"{n} vertices of small integers, seed={seed}, {dtype}")
+    n = at_most(engine, 5)
+    for search in searches_of_vertices(engine, torch.zeros(n, 3, dtype=dtypes_of(engine)[0])):
+        yield search.of(f"{n} equal vertices")
 
 
-def _operators(engine: Persistence, v: Tensor) -> Iterator[_Search]:
-    """Yield a search over the same vertices for each operator that the engine has."""
-    squared = _key("sq_dist_ascending", v.double())
-    yield _Search("from_matrix", partial(engine.from_matrix, squared.to(v.dtype)), squared)
-    for order in sorted(engine.orders):
-        find = partial(engine.from_features, v, cast(Order, order))
-        yield _Search(f"from_features, {order},", find, _key(order, v.double()))
+def _strided(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Keep each entry in the middle of others."""
+    views = []
+    for x in tensors:
+        view = torch.zeros([3 * size for size in x.shape], dtype=x.dtype)
+        for axis in range(x.ndim):
+            view = view.narrow(axis, 1, view.shape[axis] - 1)
+            view = view[(slice(None),) * axis + (slice(None, None, 3),)]
+        views.append(view.copy_(x))
+    return views
 
 
-def _integers(n: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-1, 2, (n, _FEATURES), generator=generator).double()
+def _transposed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.T.contiguous().T if x.ndim == 2 else x for x in tensors]
 
 
-def _key(order: str, v: Tensor) -> Tensor:
-    if order == "sq_dist_ascending":
-        return (v[:, None] - v[None]).square().sum(-1)
-    dot = (v[:, None] * v[None]).sum(-1)
-    return -dot.abs() if order == "abs_dot_descending" else -dot
-
-
-def _edge_tensors(critical: Sequence[CriticalEdges]) -> list[Tensor]:
-    return [edges for dimension in critical for edges in dimension if edges is not None]
+_LAYOUTS: dict[str, Callable[[Sequence[Tensor]], list[Tensor]]] = {
+    "every third entry of a larger tensor": _strided,
+    "transposed": _transposed,
+}
 
 
 def _require_edges(edges: Tensor, n: int) -> None:
@@ -300,6 +453,34 @@ def _require_edges(edges: Tensor, n: int) -> None:
         expected=f"pairs of two of the vertices 0 to {n - 1}",
         received=edges.tolist(),
         mend="count vertices from 0",
+    )
+
+
+def _require_same(
+    received: Sequence[Tensor], plain: Sequence[Tensor], expected: str, mend: str
+) -> None:
+    require(
+        len(received) == len(plain) and same(received, plain),
+        expected=f"{expected}, {list(plain)}",
+        received=list(received),
+        mend=mend,
+    )
+
+
+def _error(call: Callable[[], object]) -> TopolossError | None:
+    try:
+        call()
+    except TopolossError as error:
+        return error
+    return None
+
+
+def _require_clear(error: TopolossError | None, given: str, mend: str) -> None:
+    require(
+        error is not None and given in str(error),
+        expected=f"a topoloss.TooLargeError or InputError that names {given}",
+        received=f"{type(error).__name__}: {error}" if error else "no error",
+        mend=mend,
     )
 
 

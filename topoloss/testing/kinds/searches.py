@@ -1,0 +1,143 @@
+"""What the kit asks a persistence engine: each of its operators, on cliques with known trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from topoloss.engines import CriticalEdges, Persistence
+from topoloss.filtrations import Order
+from topoloss.testing.checks import require
+from topoloss.testing.kruskal import by_value_then_indices
+
+__all__ = [
+    "Search",
+    "at_most",
+    "dtypes_of",
+    "edge_tensors",
+    "has",
+    "integers",
+    "key_of",
+    "random_walk",
+    "require_tree",
+    "searches_of_matrix",
+    "searches_of_vertices",
+]
+
+_FEATURES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One call of an operator on a clique.
+
+    Attributes
+    ----------
+    name : str
+        What the call is called in reports.
+    tensors : tuple of Tensor
+        What the operator is given.
+    operator : callable
+        From the tensors to critical edges.
+    key : Tensor of float64, shape (n, n)
+        The tree should be lightest by it.
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    operator: Callable[..., Sequence[CriticalEdges]]
+    key: Tensor
+
+    def find(self) -> Sequence[CriticalEdges]:
+        return self.operator(*self.tensors)
+
+    def of(self, what: str) -> Search:
+        return replace(self, name=f"{self.name} of {what}")
+
+
+def has(engine: Persistence, operator: str) -> bool:
+    """Whether an engine implements an operator."""
+    return getattr(type(engine), operator) is not getattr(Persistence, operator)
+
+
+def dtypes_of(engine: Persistence) -> list[torch.dtype]:
+    """Return those of float64 and float32 that an engine says it takes."""
+    both = (torch.float64, torch.float32)
+    return [dtype for dtype in both if engine.dtypes is None or dtype in engine.dtypes]
+
+
+def at_most(engine: Persistence, n: int) -> int:
+    """Return n, or as many vertices as an engine says it takes if that is less."""
+    return n if engine.max_vertices is None else min(n, engine.max_vertices)
+
+
+def searches_of_vertices(engine: Persistence, v: Tensor) -> Iterator[Search]:
+    """Yield a search over the same vertices for each operator that the engine has."""
+    squared = key_of("sq_dist_ascending", v.double())
+    yield from searches_of_matrix(engine, squared.to(v.dtype))
+    for order in sorted(engine.orders):
+        operator = partial(engine.from_features, order=cast(Order, order))
+        yield Search(f"from_features, {order},", (v,), operator, key_of(order, v.double()))
+
+
+def searches_of_matrix(engine: Persistence, values: Tensor) -> Iterator[Search]:
+    """Yield a search over the same edge values for each operator that is given edge values."""
+    key = values.double()
+    if has(engine, "from_matrix"):
+        yield Search("from_matrix", (values,), engine.from_matrix, key)
+    if has(engine, "from_edges"):
+        edges = _all_pairs(len(values))
+        listed = (edges, values[edges[:, 0], edges[:, 1]])
+        yield Search("from_edges", listed, partial(engine.from_edges, len(values)), key)
+
+
+def require_tree(edges: Tensor, key: Tensor, mend: str) -> None:
+    """Require the edges of the tree of Kruskal by (key, lower index, higher index)."""
+    received = set(map(tuple, edges.sort(-1).values.tolist()))
+    expected = set(map(tuple, by_value_then_indices(key).tolist()))
+    wrong, absent = sorted(received - expected), sorted(expected - received)
+    require(
+        not wrong and not absent,
+        expected=f"the edges {absent[:3]} among those of the tree",
+        received=f"{wrong[:3]} in their place",
+        mend=mend,
+    )
+
+
+def edge_tensors(critical: Sequence[CriticalEdges]) -> list[Tensor]:
+    """Return the tensors that critical edges consist of."""
+    return [edges for dimension in critical for edges in dimension if edges is not None]
+
+
+def integers(n: int, seed: int) -> Tensor:
+    """Draw vertices of small integers: keys are exact, and many of them tie."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-1, 2, (n, _FEATURES), generator=generator).double()
+
+
+def random_walk(n: int, seed: int) -> Tensor:
+    """Draw vertices of integers, each close to the one before: keys are exact in float32 too."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-2, 3, (n, _FEATURES), generator=generator).cumsum(0).double()
+
+
+def key_of(order: str, v: Tensor) -> Tensor:
+    """Return the keys, ascending in an order, of all pairs of vertices."""
+    if order == "sq_dist_ascending":
+        return (v[:, None] - v[None]).square().sum(-1)
+    dot = v @ v.T
+    return -dot.abs() if order == "abs_dot_descending" else -dot
+
+
+def _all_pairs(n: int) -> Tensor:
+    """List the edges of the clique in no order, and in both directions."""
+    generator = torch.Generator().manual_seed(n)
+    pairs = torch.triu_indices(n, n, 1).T
+    pairs = pairs[torch.randperm(len(pairs), generator=generator)]
+    turned = torch.rand(len(pairs), 1, generator=generator) < 0.5
+    return torch.where(turned, pairs.flip(1), pairs)
