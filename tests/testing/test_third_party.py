@@ -1,6 +1,7 @@
-"""A third party's distribution, from its own folder, in a fresh virtual environment."""
+"""Third parties' distributions, from their own folders, in a fresh virtual environment."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,7 +12,8 @@ import pytest
 
 import topoloss
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "topoloss-distance-correlation"
+FOLDER = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = sorted(path.parent for path in FOLDER.glob("*/pyproject.toml"))
 
 MINE = """
 import torch
@@ -27,7 +29,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Make an environment that sees the packages of this one; install the example into it."""
+    """Make an environment that sees the packages of this one; install the examples into it."""
     folder = tmp_path_factory.mktemp("third-party")
     venv.create(folder / "venv", symlinks=os.name != "nt")
     variables = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
@@ -38,7 +40,7 @@ def environment(tmp_path_factory):
     (site_packages / "outer.pth").write_text(outer, encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     install = ["install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, *install, str(EXAMPLE)], check=True, cwd=folder)
+    subprocess.run([*pip, *install, *map(str, EXAMPLES)], check=True, cwd=folder)
 
     def run(*arguments):
         done = subprocess.run(
@@ -71,16 +73,21 @@ def test_it_is_compared_by_name(environment):
     assert "t1-distance-correlation=0.001, split 0: validation accuracy" in out
 
 
-def test_it_is_validated_from_the_command_line(environment):
-    out = environment("-m", "topoloss", "check", "distance-correlation")
-    assert "order_hint           passed" in out
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("distance-correlation", "order_hint"), ("boundary-reduction", "boundary_reduction")],
+)
+def test_it_is_validated_from_the_command_line(environment, name, rule):
+    out = environment("-m", "topoloss", "check", name)
+    assert re.search(rf"\b{rule} +passed", out)
     assert "0 FAILED" in out
 
 
-def test_its_own_tests_pass(environment):
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_its_own_tests_pass(environment, example):
     out = environment(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules"),
-        *("-c", EXAMPLE / "pyproject.toml", "--rootdir", EXAMPLE, EXAMPLE / "tests"),
-        *("--pyargs", "topoloss_distance_correlation"),
+        *("-c", example / "pyproject.toml", "--rootdir", example, example / "tests"),
+        *("--pyargs", example.name.replace("-", "_")),
     )
     assert " passed" in out
