@@ -16,6 +16,9 @@ from topoloss.errors import (
     TooLargeError,
     TopolossError,
     UnknownNameError,
+    check_choice,
+    check_flag,
+    check_number,
 )
 from topoloss.filtrations import Filtration, Order
 from topoloss.hookspecs import hookimpl
@@ -59,6 +62,9 @@ __all__ = [
     "UnknownNameError",
     "attach",
     "available",
+    "check_choice",
+    "check_flag",
+    "check_number",
     "filtration",
     "hookimpl",
     "installed_plugins",

@@ -1,4 +1,4 @@
-"""Every error and warning that the library raises on purpose.
+"""Every error and warning that the library raises on purpose, and the checks of options.
 
 Each message says what was given, what was expected and what to do about it.
 """
@@ -6,7 +6,10 @@ Each message says what was given, what was expected and what to do about it.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from math import isfinite
+from typing import Any
 
 __all__ = [
     "AttachmentError",
@@ -20,6 +23,11 @@ __all__ = [
     "TooLargeError",
     "TopolossError",
     "UnknownNameError",
+    "check_choice",
+    "check_flag",
+    "check_number",
+    "nearest",
+    "shown",
 ]
 
 
@@ -77,10 +85,132 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
+def shown(given: object) -> str:
+    """What was given, as an error message can show it: short, and whatever its `repr` does."""
+    try:
+        return _SHORT.repr(given)
+    except Exception:  # an integer of thousands of digits, or an object of the user's own
+        return f"a value of type {type(given).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
 def check_choice(option: str, given: object, known: Iterable[str]) -> None:
-    """Raise an `OptionError` unless `given` is one of the `known` values of `option`."""
+    """Raise an `OptionError` unless an option was given one of the words that it takes.
+
+    Parameters
+    ----------
+    option : str
+        Its name, for the message.
+    given : object
+    known : iterable of str
+        The words that the option takes.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> topoloss.check_choice("reduction", "sun", ("sum", "mean"))
+    Traceback (most recent call last):
+        ...
+    topoloss.errors.OptionError: reduction='sun' is not one of 'sum', 'mean'. Did you mean 'sum'?
+    """
     known = tuple(known)
-    if given not in known:
+    if not isinstance(given, str) or given not in known:
         listed = ", ".join(repr(k) for k in known)
         hint = nearest(given, known) if isinstance(given, str) else ""
-        raise OptionError(f"{option}={given!r} is not one of {listed}.{hint}")
+        raise OptionError(f"{option}={shown(given)} is not one of {listed}.{hint}")
+
+
+def check_number(
+    option: str,
+    given: object,
+    *,
+    whole: bool = False,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    instead: str = "",
+) -> None:
+    """Raise an `OptionError` unless an option was given a finite number within its bounds.
+
+    Parameters
+    ----------
+    option : str
+        Its name, for the message.
+    given : object
+        True and False are no numbers, nor is an integer that no float can hold, unless the
+        number must be whole.
+    whole : bool
+        Whether the number must be an ``int``.
+    least, above, most : float, optional
+        Bounds: the number is at least `least`, more than `above`, and at most `most`.
+    instead : str
+        What else the option takes, for the message.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> topoloss.check_number("power", 2, least=1)
+    >>> topoloss.check_number("power", "2", least=1)
+    Traceback (most recent call last):
+        ...
+    topoloss.errors.OptionError: power='2' was given; expected a finite number, power >= 1.
+    """
+    if _is_number(given, whole) and _within(given, least, above, most):
+        return
+    kind = "an integer" if whole else "a finite number"
+    raise OptionError(
+        f"{option}={shown(given)} was given; expected {kind}"
+        f"{_bounds(option, least, above, most)}{instead and f', or {instead}'}."
+    )
+
+
+def check_flag(option: str, given: object) -> None:
+    """Raise an `OptionError` unless an option was given True or False.
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> topoloss.check_flag("warm_start", "no")
+    Traceback (most recent call last):
+        ...
+    topoloss.errors.OptionError: warm_start='no' was given; expected True or False.
+    """
+    if not isinstance(given, bool):
+        raise OptionError(f"{option}={shown(given)} was given; expected True or False.")
+
+
+def _is_number(given: object, whole: bool) -> bool:
+    if isinstance(given, bool) or not isinstance(given, int if whole else (int, float)):
+        return False
+    try:
+        return whole or isfinite(given)
+    except OverflowError:
+        return False
+
+
+def _within(given: Any, least: float | None, above: float | None, most: float | None) -> bool:
+    return (
+        (least is None or given >= least)
+        and (above is None or given > above)
+        and (most is None or given <= most)
+    )
+
+
+def _bounds(option: str, least: float | None, above: float | None, most: float | None) -> str:
+    """The bounds as an inequality after a comma, or nothing."""
+    below = f"{above} < " if above is not None else f"{least} <= " if least is not None else ""
+    beyond = "" if most is None else f" <= {most}"
+    if below and not beyond:
+        return f", {option} > {above}" if above is not None else f", {option} >= {least}"
+    return f", {below}{option}{beyond}" if below or beyond else ""

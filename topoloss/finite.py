@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import threading
 from collections.abc import Mapping
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from topoloss.errors import InputError, NonFiniteError, check_choice
+from topoloss.errors import InputError, NonFiniteError, check_choice, check_flag, shown
 
 __all__ = ["Guarded", "check_activations", "check_finite", "check_named", "describe"]
 
@@ -33,6 +32,8 @@ class Guarded(nn.Module):
     def __init__(self, on_nonfinite: Literal["raise", "skip"], check_finite: bool | None) -> None:
         super().__init__()
         check_choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        if check_finite is not None:
+            check_flag("check_finite", check_finite)
         self.on_nonfinite = on_nonfinite
         self.check_finite = check_finite
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -185,4 +186,4 @@ def describe(given: object) -> str:
         return f"a module of type {type(given).__name__}"
     if hasattr(given, "shape"):
         return f"something of type {type(given).__name__} and shape {given.shape}"
-    return f"{reprlib.repr(given)} of type {type(given).__name__}"
+    return f"{shown(given)} of type {type(given).__name__}"

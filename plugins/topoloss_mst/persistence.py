@@ -106,13 +106,14 @@ class MinimumSpanningTree(topoloss.Persistence):
     ) -> None:
         super().__init__()
         if engine is not None:
+            topoloss.check_choice("engine", engine, ("auto", *BACKENDS))
             raise topoloss.OptionError(
                 f"engine={engine!r} was given to mst, whose option is now called backend=, as "
                 f"'engine' means the whole persistence stage; write backend={engine!r}."
             )
-        if backend != "auto" and backend not in BACKENDS:
-            listed = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-            raise topoloss.OptionError(f"backend={backend!r} is not one of {listed}.")
+        topoloss.check_choice("backend", backend, ("auto", *BACKENDS))
+        topoloss.check_number("max_vertices", max_vertices, whole=True, least=1)
+        topoloss.check_flag("warm_start", warm_start)
         self.backend = backend
         self.max_vertices = max_vertices
         self.warm_start = warm_start

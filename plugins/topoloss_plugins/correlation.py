@@ -18,10 +18,7 @@ class _Angular(topoloss.Filtration):
 
     def __init__(self, *, constant: Literal["independent", "drop"] = "independent") -> None:
         super().__init__()
-        if constant not in ("independent", "drop"):
-            raise topoloss.OptionError(
-                f"constant={constant!r} is not one of 'independent', 'drop'."
-            )
+        topoloss.check_choice("constant", constant, ("independent", "drop"))
         self.constant = constant
 
     def edge_values(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Literal
 
 import torch
@@ -47,8 +46,7 @@ class T1(topoloss.Loss):
 
     def __init__(self, *, reduction: Literal["sum", "mean"] = "sum") -> None:
         super().__init__()
-        if reduction not in ("sum", "mean"):
-            raise topoloss.OptionError(f"reduction={reduction!r} is not 'sum' or 'mean'.")
+        topoloss.check_choice("reduction", reduction, ("sum", "mean"))
         self.reduction = reduction
 
     def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:
@@ -91,9 +89,8 @@ class T2(topoloss.Loss):
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5) -> None:
         super().__init__()
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not isinstance(value, (int, float)) or not isfinite(value):
-                raise topoloss.OptionError(f"{name}={value!r} was given; expected a number.")
+        topoloss.check_number("alpha", alpha)
+        topoloss.check_number("beta", beta)
         self.alpha = alpha
         self.beta = beta
 

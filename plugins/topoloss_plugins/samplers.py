@@ -10,13 +10,13 @@ from torch import Tensor
 
 import topoloss
 
+# What a generator of torch takes.
+_LARGEST_SEED = 2**64 - 1
+
 
 class _FractionSampler(topoloss.Sampler):
     def __init__(self, *, fraction: float = 1.0) -> None:
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-            raise topoloss.OptionError(
-                f"fraction={fraction!r} was given; expected 0 < fraction <= 1."
-            )
+        topoloss.check_number("fraction", fraction, above=0, most=1)
         self.fraction = fraction
         # The decimal number as written: 0.29 of 100 is 29, though 100 * 0.29 is below it.
         self._ratio = Fraction(str(fraction)).as_integer_ratio()
@@ -70,6 +70,7 @@ class Random(_FractionSampler):
     fraction : float
         In (0, 1].
     seed : int
+        At least 0.
 
     Examples
     --------
@@ -81,6 +82,7 @@ class Random(_FractionSampler):
 
     def __init__(self, *, fraction: float = 1.0, seed: int = 0) -> None:
         super().__init__(fraction=fraction)
+        topoloss.check_number("seed", seed, whole=True, least=0, most=_LARGEST_SEED)
         self.seed = seed
         self._state = torch.Generator().manual_seed(seed).get_state()
 

@@ -36,8 +36,7 @@ class TotalPersistence(topoloss.Loss):
 
     def __init__(self, *, power: float = 1.0) -> None:
         super().__init__()
-        if not power >= 1:
-            raise topoloss.OptionError(f"power={power!r} was given; expected a number >= 1.")
+        topoloss.check_number("power", power, least=1)
         self.power = power
 
     def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:

@@ -186,3 +186,21 @@ def test_stopping_by_accuracy(small_network, blob_split):
     best = accuracies.index(max(accuracies))
     assert outcome.epochs == best + 1 + PROTOCOL.patience + 1
     assert epochs[-1].validation_loss < epochs[best].validation_loss
+
+
+@pytest.mark.parametrize("regulariser", ["none", "l1", "l2"])
+def test_options_about_neurons_leave_arms_without_neurons_alone(
+    small_network, blob_split, regulariser
+):
+    plain = Protocol(max_epochs=2, batch_size=16)
+    about_neurons = replace(plain, layers="trainable", fraction=0.5, eval_pass=True)
+    models = []
+    for protocol in (plain, about_neurons):
+        models.append(small_network())
+        train(models[-1], blob_split, regulariser, 1e-3, protocol)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+def test_an_arm_without_a_spanning_tree_is_given_what_it_takes(small_network, blob_split):
+    protocol = Protocol(max_epochs=1, batch_size=16, fraction=0.5)
+    assert train(small_network(), blob_split, "naive", 0.1, protocol).epochs == 1

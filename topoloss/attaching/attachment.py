@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import Any, Literal
 
@@ -23,12 +24,13 @@ from topoloss.errors import (
     OptionError,
     TopolossError,
     check_choice,
+    shown,
 )
 from topoloss.plugins import available
 from topoloss.regularisers import Pipeline, Regulariser, side_by_side
 from topoloss.samplers import Sampler
 
-__all__ = ["Attachment", "attach"]
+__all__ = ["Attachment", "attach", "options_of"]
 
 _COUNTING = threading.Lock()
 
@@ -57,7 +59,7 @@ def attach(
     model : Module
         Any feed-forward module. ``remove()`` leaves it as it was.
     regulariser : str or Regulariser
-        A name, or an instance for one with options.
+        A name, with options in brackets as in ``"t1[reduction=mean]"``, or an instance.
     layers, units, mask, batch_dim, after_activation, eval_pass
         As for :func:`topoloss.observe`.
     sampler : str or Sampler
@@ -65,7 +67,9 @@ def attach(
         that with one layer all of its neurons are.
     fraction : float, optional
         The sampler's fraction of each layer, when the sampler is given by name; its own
-        default, every neuron, if left out.
+        default, every neuron, if left out. The shipped samplers take floor(fraction * n) of a
+        layer's n neurons, so a layer with fewer than ``1 / fraction`` neurons takes no part,
+        unless it is the last.
     per : {"network", "layer"}, optional
         One diagram over all neurons, or one for each layer, whose values are summed. By default
         the regulariser decides (:meth:`topoloss.Regulariser.of_layers`), which joins all layers.
@@ -86,12 +90,16 @@ def attach(
     Raises
     ------
     OptionError, AttachmentError
-        For an unknown option, a pattern that matches nothing, or a compiled model.
+        For an option that is unknown or would be ignored, a pattern that matches nothing, or a
+        compiled model.
 
     Notes
     -----
     A regulariser of weights or parameters (l1, l2) takes them from the model and needs no forward
-    pass. A compiled model is followed as well, if it was run once before it was compiled.
+    pass. Options that it would ignore, such as those about neurons, are errors unless they have
+    their default values.
+
+    A compiled model is followed as well, if it was run once before it was compiled.
 
     Examples
     --------
@@ -105,12 +113,28 @@ def attach(
     """
     if unknown:
         raise unknown_option(attach, next(iter(unknown)))
-    choice = checked(model, layers, units, mask, batch_dim)
+    watching = Watching(batch_dim, after_activation, mask, eval_pass)
+    choice = checked(model, layers, units, watching)
     if per is not None:
         check_choice("per", per, ("network", "layer"))
     check_choice("on_small_batch", on_small_batch, ("raise", "skip"))
     check_max_neurons(max_neurons)
+    chosen_by = made_sampler(sampler, fraction)
     made = _regulariser(regulariser)
+    _refuse_ignored(
+        made,
+        layers=layers,
+        units=units,
+        mask=mask,
+        sampler=sampler,
+        fraction=fraction,
+        batch_dim=batch_dim,
+        per=per,
+        after_activation=after_activation,
+        eval_pass=eval_pass,
+        max_neurons=max_neurons,
+        on_small_batch=on_small_batch,
+    )
     if per is not None and type(made).of_layers is not Regulariser.of_layers:
         raise OptionError(
             f"per={per!r} was given, but {type(made).__name__} joins the layers in its own way "
@@ -121,10 +145,10 @@ def attach(
         model,
         made,
         choice if watches else None,
-        Watching(batch_dim, after_activation, mask, eval_pass),
+        watching,
         units,
-        made_sampler(sampler, fraction),
-        named=None if layers == "auto" else choice.modules,
+        chosen_by,
+        named=None if choice.rule == "auto" else choice.modules,
         per=per,
         max_neurons=max_neurons,
         on_small_batch=on_small_batch,
@@ -281,6 +305,8 @@ class Attachment(Observation):
             raise AttachmentError("this attachment was removed; call topoloss.attach again.")
         source = self.regulariser.source
         if source == "parameters":
+            if self.regulariser.structure is not None:
+                self._check_structure(self._latest())
             return parameters(self.model)
         if source == "weights":
             found = weights(self.model, self._named)
@@ -350,12 +376,45 @@ class Attachment(Observation):
             before = record.name
 
 
+def options_of(regulariser: Regulariser) -> frozenset[str]:
+    """The options of :func:`attach` that make a difference to a regulariser."""
+    if regulariser.source == "activations":
+        every = frozenset(inspect.signature(attach).parameters)
+        # Only pipelines have a spanning tree.
+        return every if isinstance(regulariser, Pipeline) else every - {"max_neurons"}
+    if regulariser.structure is not None:  # a forward pass says what feeds what
+        return frozenset({"layers", "eval_pass"})
+    return frozenset({"layers"} if regulariser.source == "weights" else ())
+
+
+def _refuse_ignored(regulariser: Regulariser, **given: Any) -> None:
+    """Raise if an option was given, other than its default, that makes no difference."""
+    defaults = inspect.signature(attach).parameters
+    taken = options_of(regulariser)
+    ignored = [
+        f"{option}={shown(value)}"
+        for option, value in given.items()
+        if option not in taken and value != defaults[option].default
+    ]
+    if not ignored:
+        return
+    if regulariser.source == "activations":
+        why = "has no spanning tree"
+    else:
+        why = f"takes the {regulariser.source} of the model and no neurons"
+    options = sorted(taken & set(given))
+    raise OptionError(
+        f"{', '.join(ignored)} was given, and would be ignored: {type(regulariser).__name__} "
+        f"{why}. Leave it out; of the options of attach it takes {options or 'none'}."
+    )
+
+
 def _regulariser(given: str | Regulariser) -> Regulariser:
     if isinstance(given, str):
         return components.regulariser(given)
     if not isinstance(given, Regulariser):
         raise OptionError(
-            f"regulariser is {given!r}; expected a name of {available('regulariser')} "
+            f"regulariser is {shown(given)}; expected a name of {available('regulariser')} "
             "or a topoloss.Regulariser."
         )
     return given

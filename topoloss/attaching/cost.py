@@ -7,7 +7,7 @@ from math import floor, log10
 
 from torch import Tensor
 
-from topoloss.errors import OptionError, TooLargeError
+from topoloss.errors import TooLargeError, check_number
 
 __all__ = ["MAX_NEURONS", "check_max_neurons", "guard", "seconds"]
 
@@ -27,14 +27,12 @@ def seconds(neurons: int, samples: int) -> float:
 
 def check_max_neurons(given: object) -> None:
     """Raise an `OptionError` unless `given` is a positive integer, None or "auto"."""
-    if given is None or given == "auto":
+    if given is None or (isinstance(given, str) and given == "auto"):
         return
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise OptionError(
-            f"max_neurons={given!r} was given; expected a positive integer, 'auto' for "
-            f"{MAX_NEURONS['cpu']:,} on a CPU and {MAX_NEURONS['cuda']:,} on a GPU, or None for no "
-            "limit."
-        )
+    automatic = f"'auto' for {MAX_NEURONS['cpu']:,} on a CPU and {MAX_NEURONS['cuda']:,} on a GPU"
+    check_number(
+        "max_neurons", given, whole=True, least=1, instead=f"{automatic}, or None for no limit"
+    )
 
 
 def guard(

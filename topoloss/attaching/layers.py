@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import nn
 
 from topoloss.attaching.modules import own_modules, trainable
-from topoloss.errors import AttachmentError, OptionError, nearest
+from topoloss.errors import AttachmentError, OptionError, nearest, shown
 
 __all__ = ["Choice", "Layers"]
 
@@ -30,7 +30,8 @@ class Choice:
 
     def __init__(self, model: nn.Module, layers: Layers) -> None:
         modules = dict(own_modules(model))
-        self.rule = layers if layers in ("auto", "trainable") else "named"
+        rules = ("auto", "trainable")
+        self.rule = layers if isinstance(layers, str) and layers in rules else "named"
         self.modules: list[str] = []
         self.named: frozenset[str] = frozenset()
         if self.rule == "trainable":
@@ -52,8 +53,8 @@ def _patterns(layers: Layers) -> Sequence[str | type[nn.Module]]:
         return [layers]
     if not isinstance(layers, (list, tuple, set, frozenset)) or not layers:
         raise OptionError(
-            f"layers={layers!r} was given; expected 'auto', 'trainable', a name, a glob, a module "
-            "type, or a list of at least one of the last three."
+            f"layers={shown(layers)} was given; expected 'auto', 'trainable', a name, a glob, a "
+            "module type, or a list of at least one of the last three."
         )
     return list(layers)
 
@@ -64,7 +65,9 @@ def _found(pattern: object, modules: Mapping[str, nn.Module], model: nn.Module) 
     elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
         found = [name for name, module in modules.items() if isinstance(module, pattern)]
     else:
-        raise OptionError(f"layers holds {pattern!r}; expected a name, a glob or a module type.")
+        raise OptionError(
+            f"layers holds {shown(pattern)}; expected a name, a glob or a module type."
+        )
     if not found:
         hint = nearest(pattern, modules) if isinstance(pattern, str) and pattern else ""
         raise AttachmentError(

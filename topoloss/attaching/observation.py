@@ -34,7 +34,10 @@ from topoloss.errors import (
     OptionError,
     TopolossError,
     check_choice,
+    check_flag,
+    check_number,
     nearest,
+    shown,
 )
 from topoloss.plugins import available
 from topoloss.samplers import Sampler
@@ -86,7 +89,9 @@ def observe(
         that with one layer all of its neurons are.
     fraction : float, optional
         The sampler's fraction of each layer, when the sampler is given by name; its own
-        default, every neuron, if left out.
+        default, every neuron, if left out. The shipped samplers take floor(fraction * n) of a
+        layer's n neurons, so a layer with fewer than ``1 / fraction`` neurons takes no part,
+        unless it is the last.
     batch_dim : int
         The axis of the model's inputs that counts samples: 1 for a sequence model that takes
         (positions, samples, ...).
@@ -123,8 +128,8 @@ def observe(
     """
     if unknown:
         raise unknown_option(observe, next(iter(unknown)))
-    choice = checked(model, layers, units, mask, batch_dim)
     watching = Watching(batch_dim, after_activation, mask, eval_pass)
+    choice = checked(model, layers, units, watching)
     return Observation(model, choice, watching, units, made_sampler(sampler, fraction))
 
 
@@ -458,24 +463,25 @@ def unknown_option(function: Callable[..., Any], given: str) -> OptionError:
     ]
     return OptionError(
         f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)} Options "
-        "of a regulariser go through an instance: "
-        "attach(model, topoloss.regulariser('t2', alpha=0.5)). A weight is multiplied: "
+        "of a regulariser stand behind its name, attach(model, 't2[alpha=0.5]'), or go through an "
+        "instance, attach(model, topoloss.regulariser('t2', alpha=0.5)). A weight is multiplied: "
         "loss + 1e-3 * penalty()."
     )
 
 
-def checked(
-    model: nn.Module, layers: Layers, units: str, mask: object, batch_dim: object
-) -> Choice:
+def checked(model: nn.Module, layers: Layers, units: str, watching: Watching) -> Choice:
     """The layers that options choose, once all of them are found right."""
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is {model!r}; expected a torch.nn.Module.")
+        raise InputError(f"model is {shown(model)}; expected a torch.nn.Module.")
     check_choice("units", units, ("unit", "channel"))
-    if isinstance(batch_dim, bool) or not isinstance(batch_dim, int):
-        raise OptionError(f"batch_dim={batch_dim!r} was given; expected an integer.")
+    # A tensor has at most 64 axes.
+    check_number("batch_dim", watching.batch_dim, whole=True, least=-64, most=63)
+    check_flag("after_activation", watching.after_activation)
+    check_flag("eval_pass", watching.repeats)
+    mask = watching.mask
     if mask is not None and not isinstance(mask, str) and not callable(mask):
         raise OptionError(
-            f"mask={mask!r} was given; expected the name of an argument of the model, or a "
+            f"mask={shown(mask)} was given; expected the name of an argument of the model, or a "
             "function (args, kwargs) -> Tensor of shape (samples, positions)."
         )
     if mask is not None and units == "unit":
@@ -501,11 +507,12 @@ def made_sampler(given: str | Sampler, fraction: float | None) -> Sampler:
         return components.sampler(given, **({} if fraction is None else {"fraction": fraction}))
     if not isinstance(given, Sampler):
         raise OptionError(
-            f"sampler is {given!r}; expected a name of {available('sampler')} or a "
+            f"sampler is {shown(given)}; expected a name of {available('sampler')} or a "
             "topoloss.Sampler."
         )
     if fraction is not None:
         raise OptionError(
-            f"fraction={fraction} was given beside a sampler instance; give it to the sampler."
+            f"fraction={shown(fraction)} was given beside a sampler instance; give it to the "
+            "sampler."
         )
     return given

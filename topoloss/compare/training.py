@@ -6,11 +6,14 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from topoloss import components
 from topoloss.attaching import attach
+from topoloss.attaching.attachment import options_of
 from topoloss.compare import tasks
 from topoloss.compare.data import Part, Split
 from topoloss.compare.neurons import AT_ONCE, measure
@@ -52,18 +55,13 @@ def train(
     -------
     Outcome
     """
+    made = components.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
     task = tasks.of(split.train.y)
     before = measure(model, split.validation.x, protocol)
     best = _Best(model, protocol)
     number, diverged = 0, False
     start = time.perf_counter()
-    with attach(
-        model,
-        regulariser,
-        layers=protocol.layers,
-        fraction=protocol.fraction,
-        eval_pass=protocol.eval_pass,
-    ) as penalty:
+    with attach(model, made, **_options(made, protocol)) as penalty:
         trainer = _Trainer(model, task, penalty, weight, protocol)
         for number, batches in enumerate(_epochs(split.train, protocol, seed), start=1):
             diverged = not trainer.train(batches)
@@ -90,6 +88,12 @@ def train(
         before=before,
         after=measure(model, split.validation.x, protocol),
     )
+
+
+def _options(regulariser: Regulariser, protocol: Protocol) -> dict[str, Any]:
+    """What a protocol sets of `attach`'s options, as far as the regulariser takes them."""
+    names = options_of(regulariser) & {"layers", "fraction", "eval_pass"}
+    return {name: getattr(protocol, name) for name in names}
 
 
 class _Best:
