@@ -76,7 +76,8 @@ def test_plugins_tells_of_a_name_that_two_offer(run, install):
     assert status == 1
     said = " ".join(out.split())
     assert "the loss 't1' is offered by 'decorrelation' (topoloss-framework" in said
-    assert "'third-party' (third_party_t1 1.2); disable all but one" in said
+    assert "'third-party' (third_party_t1 1.2); 't1' means the shipped one" in said
+    assert "write 'third-party:t1' for another" in said
 
 
 def test_train_prints_accuracy_and_writes_the_plot(run, tmp_path):
@@ -87,6 +88,57 @@ def test_train_prints_accuracy_and_writes_the_plot(run, tmp_path):
     assert "median death" in out
     assert plot.read_bytes().startswith(PNG)
     assert files_in(tmp_path) == ["deaths.png"]
+
+
+def test_train_takes_options_and_the_users_own(run, own_module):
+    short = ("--max-epochs", 1, "--weight", 0.1)
+    own = f"{own_module(OWN_REGULARISER)}:Mean[power=2]"
+    for regulariser in (" t1[ reduction = mean ]", "cosine/mst/t2[alpha=1]", own):
+        status, out, _ = run("train", "--regulariser", regulariser, *short)
+        assert status == 0
+        written = regulariser.replace(" ", "")
+        assert f"net0 on digits, {written}=0.1, seed 0" in " ".join(out.split())
+
+
+OWN_REGULARISER = """
+import topoloss
+
+class Mean(topoloss.Regulariser):
+    def __init__(self, *, power=1):
+        super().__init__()
+        self.power = power
+
+    def compute(self, x):
+        return x.abs().pow(self.power).mean()
+"""
+
+
+def test_compare_names_arms_with_their_options(run, tmp_path, own_module):
+    own = f"{own_module(OWN_REGULARISER)}:Mean"
+    arms = {
+        "none": "none",
+        "t1=1e-3": "t1",
+        "t1[reduction=mean]=1e-3,1": "t1[reduction=mean]",
+        "t2[beta=0, alpha=1.5]=1": "t2[alpha=1.5,beta=0]",
+        "cosine[constant=drop]/mst/t1=1e-3": "cosine[constant=drop]/mst/t1",
+        f"{own}=0.1": own,
+        f"{own}[power=2]=0.1": f"{own}[power=2]",
+    }
+    command = ("compare", *arms, "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
+    status, out, _ = run(*command)
+    assert status == 0
+    for arm in list(arms.values())[:5]:  # longer names are folded
+        assert f" {arm} " in out
+    runs = read(tmp_path / "runs.csv")
+    assert list(dict.fromkeys(r.arm.regulariser for r in runs)) == list(arms.values())
+    # The options make a difference.
+    assert len({r.outcome.after.correlation for r in runs}) == len(runs)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:]] == list(arms.values())
+    # Equal seconds show that the runs of all arms were found again.
+    first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
+    run(*command[:-6], "t2[alpha=1.5,beta=0]=1", *command[-6:])
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") == first
 
 
 def test_compare_writes_a_report_and_resumes(run, tmp_path):
@@ -114,6 +166,13 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
         (("train", "--plot", "no/such/folder/p.png"), "there is no folder no/such/folder"),
         (("train", "--plot", "p.jpg"), "a name that ends in .png"),
         (("train", "--regulariser", "l1"), "l1 has no default weight"),
+        (("train", "--regulariser", "t1[reduction=mean]"), "mean] has no default weight"),
+        (("train", "--regulariser", "t1[reductoin=mean]"), "Did you mean 'reduction'?"),
+        (("train", "--regulariser", "cosine/t1"), "a pipeline has three"),
+        (("compare", "t1[reduction=sun]=1"), "reduction='sun' is not one of 'sum', 'mean'"),
+        (("compare", "t1[reduction=mean"), "expected ',' or ']'"),
+        (("compare", "t1[reduction=mean]"), "has no weight; write t1[reduction=mean]=WEIGHT"),
+        (("compare", "nowhere:reg=1"), "there is no module 'nowhere'"),
         (("compare", "t1"), "'t1' has no weight"),
         (("compare", "none", "--model", "nowhere:f"), "no module 'nowhere'"),
         (("compare", "none", "--protocol", "fix"), "Did you mean 'fixed'?"),
@@ -252,6 +311,21 @@ def test_a_missing_extra_is_named(run, monkeypatch):
     assert "typer is not installed; run: pip install 'topoloss-framework[cli]'" in err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("train", ["'t1[reduction=mean]'", "[default: useful for net0]"]),
+        ("compare", ["'t1[reduction=mean]=0.01'", "cosine/mst/t2=1", "[default: a file in the"]),
+        ("check", ["'t1[reduction=mean]'", "--expected MODULE:FUNCTION"]),
+    ],
+)
+def test_help_shows_what_stands_in_brackets(run, command, told):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    for text in told:
+        assert text in " ".join(out.split())
+
+
 # topoloss check
 
 
@@ -276,6 +350,67 @@ def test_check_takes_a_name_in_all_its_kinds_or_in_one(run):
     assert "t1 as a regulariser\n" in out
     _, out, _ = run("check", "t1", "--kind", "loss")
     assert "t1 as a regulariser" not in out
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ("t1[reduction=mean]", ["loss", "regulariser"]),
+        ("decorrelation:t1", ["loss", "regulariser"]),
+        ("cosine[constant=drop]/mst/t2[alpha=0.25]", ["regulariser"]),
+        ("importance[fraction=0.5]", ["sampler"]),
+        ("topoloss_plugins.correlation:Cosine[constant=drop]", ["filtration"]),
+        ("topoloss_plugins.samplers", None),
+        ("topoloss_plugins:samplers", ["plugin"]),
+    ],
+)
+def test_check_takes_options_pipelines_and_qualified_names(run, given, kinds):
+    status, out, _ = run("check", given)
+    if kinds is None:
+        assert status == 2
+        return
+    assert status == 0
+    assert [line for line in out.splitlines() if line.startswith(given) and " as a " in line] == [
+        f"{given} as a {kind}" for kind in kinds
+    ]
+
+
+DEFINITIONS = """
+def sum_of_deaths(diagrams):
+    return -sum(diagrams[0].deaths.tolist())
+
+def mean_of_deaths(diagrams):
+    deaths = diagrams[0].deaths.tolist()
+    return -sum(deaths) / max(len(deaths), 1)
+
+number = 3
+"""
+
+
+def test_check_compares_with_a_definition(run, own_module):
+    module = own_module(DEFINITIONS)
+    for text, function, expected in (
+        ("t1", "sum_of_deaths", 0),
+        ("t1", "mean_of_deaths", 1),
+        ("t1[reduction=mean]", "mean_of_deaths", 0),
+        ("t1[reduction=mean]", "sum_of_deaths", 1),
+    ):
+        status, out, _ = run("check", text, "--kind", "loss", "--expected", f"{module}:{function}")
+        assert status == expected
+        assert ("breaks the rule 'definition'" in out) == bool(expected)
+
+
+def test_a_definition_is_of_one_kind_and_a_function(run, own_module):
+    module = own_module(DEFINITIONS)
+    for arguments, message in (
+        (("t1", "--expected", f"{module}:sum_of_deaths"), "loss, regulariser. Say which with --k"),
+        (("total-persistence", "--expected", f"{module}:number"), "expected=3 was given"),
+        (("total-persistence", "--expected", f"{module}:nothing"), "no function 'nothing'"),
+        (("mst", "--expected", f"{module}:sum_of_deaths"), "only the kinds filtration, loss"),
+    ):
+        status, out, err = run("check", *arguments)
+        assert (status, out) == (2, "")
+        assert message in err
 
 
 def test_check_takes_a_plugin(run):

@@ -2,12 +2,17 @@
 
 import sys
 import warnings
+from pathlib import Path
 
 from topoloss.errors import TopolossError
 from topoloss.extras import needs_extra
 
 
 def main() -> None:
+    # The user's own modules in the current folder are importable, as they are for python -m.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         with needs_extra("cli"):
             from topoloss.cli import app

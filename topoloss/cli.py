@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import topoloss
-from topoloss.compare import commands, objects
-from topoloss.errors import PluginWarning, TopolossError
+from topoloss import objects
+from topoloss.compare import commands
+from topoloss.errors import OptionError, PluginWarning, TopolossError
 from topoloss.plugins import clashes, installed_plugins
 from topoloss.testing import CheckFailed
 from topoloss.testing.cases import cases, kinds_of
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Differentiable topology for PyTorch: train with topological regularisers, by name.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # or rich would take "[reduction=mean]" for markup, and hide it
     pretty_exceptions_enable=False,
 )
 
@@ -65,11 +67,21 @@ def plugins() -> None:
 @app.command()
 def check(
     component: Annotated[
-        str, typer.Argument(metavar="NAME|MODULE:OBJECT", help="A component, or a plugin.")
+        str,
+        typer.Argument(
+            metavar="NAME|MODULE:OBJECT",
+            help="A component, also with options as in 't1[reduction=mean]', or a plugin.",
+        ),
     ],
     kind: Annotated[
         str | None,
         typer.Option(help="Check it only as a filtration, persistence, loss, ..., or plugin."),
+    ] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="A slow, obvious definition to compare it with."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all generated examples.")] = 0,
 ) -> None:
@@ -78,8 +90,9 @@ def check(
     The exit status is 1 if a rule is broken, and 2 if there is no such component.
     """
     try:
-        given = objects.find(component, "component", "object") if ":" in component else component
-        checks = {each: cases(each, given, seed=seed) for each in _kinds(given, kind)}
+        kinds = kinds_of(component) if kind is None else [kind]
+        definition = _definition(expected, kinds)
+        checks = {each: cases(each, component, expected=definition, seed=seed) for each in kinds}
     except TopolossError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -105,8 +118,16 @@ for command in (commands.train, commands.compare, commands.report):
     app.command()(command)
 
 
-def _kinds(given: object, kind: str | None) -> list[str]:
-    return kinds_of(given) if kind is None else [kind]
+def _definition(reference: str | None, kinds: list[str]) -> Any:
+    """The function that the component is compared with."""
+    if reference is None:
+        return None
+    if len(kinds) > 1:
+        raise OptionError(
+            f"--expected {reference} defines one kind of component, and there are several of this "
+            f"name: {', '.join(kinds)}. Say which with --kind."
+        )
+    return objects.find(reference, "expected", "function")
 
 
 def _outcome(case: Case) -> tuple[str, str]:

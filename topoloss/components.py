@@ -1,20 +1,41 @@
-"""Names to components: construction by name, and the check of options."""
+"""Text to components: what a name means, and the check of options."""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from topoloss import plugins
+from topoloss import objects, plugins
 from topoloss.engines import Persistence
-from topoloss.errors import OptionError, PluginError, nearest
+from topoloss.errors import (
+    InputError,
+    OptionError,
+    PluginError,
+    UnknownNameError,
+    nearest,
+    shown,
+)
+from topoloss.expressions import Part, parse
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
 from topoloss.regularisers import Pipeline, Regulariser
 from topoloss.samplers import Sampler
 
-__all__ = ["filtration", "loss", "persistence", "pipeline", "regulariser", "sampler"]
+__all__ = [
+    "check_options",
+    "filtration",
+    "look_up",
+    "loss",
+    "persistence",
+    "pipeline",
+    "regulariser",
+    "sampler",
+]
+
+_STAGES: tuple[plugins.Kind, ...] = ("filtration", "persistence", "loss")
 
 
 def filtration(name: str, **options: Any) -> Filtration:
@@ -54,7 +75,9 @@ def regulariser(name: str, **options: Any) -> Regulariser:
     Parameters
     ----------
     name : str
-        One of ``topoloss.available("regulariser")``.
+        One of ``topoloss.available("regulariser")``; an object of your own,
+        ``"package.module:object"``; or a pipeline, ``"correlation/mst/t1"``. Options may follow
+        each name in brackets, as in ``"t1[reduction=mean]"``.
     **options
         Options of that regulariser.
 
@@ -70,6 +93,8 @@ def regulariser(name: str, **options: Any) -> Regulariser:
     >>> x = torch.tensor([[1.0, 1.0, 0.0], [2.0, -2.0, 1.0], [3.0, 1.0, 0.0]])
     >>> reg(x)
     tensor(-0.2500)
+    >>> topoloss.regulariser("cosine/mst/t2[alpha=1.0]").loss
+    T2(alpha=1.0, beta=0.5)
     """
     made: Regulariser = _construct("regulariser", name, options)
     return made
@@ -95,33 +120,94 @@ def pipeline(
     >>> import topoloss
     >>> reg = topoloss.pipeline("cosine", "mst", topoloss.loss("t2", beta=0.0))
     """
-    stages: dict[plugins.Kind, Any] = {
-        "filtration": filtration,
-        "persistence": persistence,
-        "loss": loss,
-    }
     made: dict[str, Any] = {
         kind: _construct(kind, given, {}) if isinstance(given, str) else given
-        for kind, given in stages.items()
+        for kind, given in zip(_STAGES, (filtration, persistence, loss), strict=True)
     }
-    _check_options("pipeline", Pipeline, made | options)
+    check_options("pipeline", Pipeline, made | options)
     return Pipeline(**made, **options)
 
 
-def _construct(kind: plugins.Kind, name: str, options: Mapping[str, Any]) -> Any:
-    factory = plugins.find(kind, name)
-    _check_options(f"{kind} {name!r}", factory, options)
-    made = factory(**options)
+def look_up(kind: plugins.Kind, text: str, options: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return what makes the component that a text stands for.
+
+    Parameters
+    ----------
+    kind : str
+    text : str
+        As :mod:`topoloss.expressions` reads it.
+    options : mapping
+        Further options.
+
+    Raises
+    ------
+    UnknownNameError, OptionError
+        At once, for names and options that there are not.
+    """
+    parts = parse(text).parts if isinstance(text, str) else (Part(text),)
+    if len(parts) == 1:
+        return _look_up_part(kind, parts[0], options)
+    if kind != "regulariser":
+        raise OptionError(f"{text!r} is a pipeline, which is a regulariser; expected a {kind}.")
+    for stage, part in zip(_STAGES, parts, strict=True):
+        _look_up_part(stage, part, {})
+    return partial(pipeline, *map(str, parts), **options)
+
+
+def _construct(kind: plugins.Kind, text: str, options: Mapping[str, Any]) -> Any:
+    return look_up(kind, text, options)()
+
+
+def _look_up_part(kind: plugins.Kind, part: Part, options: Mapping[str, Any]) -> Callable[[], Any]:
+    factory = _factory(kind, part.name)
+    what, written = f"{kind} {part.name!r}", dict(part.options)
+    twice = next((option for option in options if option in written), None)
+    if twice is not None:
+        raise OptionError(
+            f"{what} was given {twice}={shown(written[twice])} in its name and "
+            f"{twice}={shown(options[twice])} beside it; give it once."
+        )
+    check_options(what, factory, written | dict(options))
+    return partial(_made, kind, part.name, partial(factory, **written, **options))
+
+
+def _factory(kind: plugins.Kind, name: str) -> plugins.Factory:
+    """What a plugin offers under this name or, if none does, the user's own object."""
+    try:
+        return plugins.find(kind, name)
+    except UnknownNameError as unknown:
+        if not isinstance(name, str) or ":" not in name:
+            raise
+        try:
+            found = objects.find(name, kind, "object")
+        except InputError as error:
+            raise UnknownNameError(
+                f"{unknown} An object of your own is not found either: {error}"
+            ) from error
     base = plugins.KINDS[kind][1]
-    if not isinstance(made, base):
+    if isinstance(found, base):
+        return lambda: copy.deepcopy(found)  # a name makes a new component each time
+    if isinstance(found, tuple(base for _, base in plugins.KINDS.values())) or not callable(found):
+        raise OptionError(
+            f"{kind} {name!r} is {shown(found)}; expected a topoloss.{base.__name__}, or a class "
+            "or function that makes one."
+        )
+    factory: plugins.Factory = found
+    return factory
+
+
+def _made(kind: plugins.Kind, name: str, make: Callable[[], Any]) -> Any:
+    component = make()
+    base = plugins.KINDS[kind][1]
+    if not isinstance(component, base):
         raise PluginError(
-            f"the factory of {kind} {name!r} returned {made!r}; expected a "
+            f"the factory of {kind} {name!r} returned {component!r}; expected a "
             f"topoloss.{base.__name__}."
         )
-    return made
+    return component
 
 
-def _check_options(what: str, factory: plugins.Factory, options: Mapping[str, Any]) -> None:
+def check_options(what: str, factory: plugins.Factory, options: Mapping[str, Any]) -> None:
     """Refuse options that the factory does not take, naming those that it does."""
     signature = inspect.signature(factory)
     try:

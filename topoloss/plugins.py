@@ -25,6 +25,11 @@ from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 
 __all__ = [
+    "DISTRIBUTION",
+    "GROUP",
+    "KINDS",
+    "Factory",
+    "Kind",
     "PluginInfo",
     "PluginRegistry",
     "available",
@@ -37,6 +42,7 @@ __all__ = [
     "using_registry",
 ]
 
+DISTRIBUTION = "topoloss-framework"
 GROUP = "topoloss"
 DISABLE_VARIABLE = "TOPOLOSS_DISABLE_PLUGINS"
 
@@ -68,6 +74,8 @@ class PluginInfo:
         Names by kind.
     reason : str
         Why it failed, and the extra to install where one is missing; empty otherwise.
+    shipped : bool
+        Whether it comes in the distribution of topoloss itself.
     """
 
     name: str
@@ -75,6 +83,7 @@ class PluginInfo:
     status: Literal["loaded", "disabled", "failed"]
     offers: Mapping[str, tuple[str, ...]]
     reason: str = ""
+    shipped: bool = False
 
 
 # kind -> name -> plugin name -> factory
@@ -110,17 +119,18 @@ class PluginRegistry:
     def available(self, kind: str) -> list[str]:
         """Return the names of a kind of component, sorted."""
         with self._loaded():
-            return sorted(self._table[kind])
+            return self._available(kind)
 
     def find(self, kind: str, name: str) -> Factory:
-        """Return the factory of this kind and name."""
+        """Return the factory of this kind and name, which may be ``plugin:name``."""
         with self._loaded():
-            owners = self._table[kind].get(name) if isinstance(name, str) else None
-            if not owners:
-                raise UnknownNameError(self._unknown(kind, name))
-            if len(owners) > 1:
-                raise PluginError(self._clash(kind, name))
-            return next(iter(owners.values()))
+            plugin, _, plain = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+            for owner, spelling in self._spellings(kind, plain).items():
+                if name == spelling or plugin == owner:
+                    return self._table[kind][plain][owner]
+            if not plugin and plain in self._table[kind]:
+                raise PluginError(self._clash(kind, plain))
+            raise UnknownNameError(self._unknown(kind, name))
 
     def clashes(self) -> list[str]:
         """Return one sentence for each name that more than one installed plugin offers."""
@@ -180,19 +190,24 @@ class PluginRegistry:
     def _load_entry_points(self) -> list[str]:
         """Load one after another, and return what there is to warn of."""
         disabled = {n.strip() for n in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-        found = sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)
+        # Of one name the shipped entry point comes first, and keeps the name.
+        found = sorted(
+            metadata.entry_points(group=GROUP), key=lambda e: (e.name, not _is_shipped(e))
+        )
         if not found:
             return [f"no plugin is installed in the entry-point group {GROUP!r}. {_INSTALL}"]
         complaints = []
         for entry in found:
             source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-            name = entry.name if entry.name not in self._infos else f"{entry.name} ({source})"
+            name = entry.name
+            if name in self._infos and entry.dist:
+                name = f"{entry.name}@{entry.dist.name}"
             if entry.name in disabled:
                 self._infos[name] = PluginInfo(name, source, "disabled", {})
                 continue
             # A third party's import can raise anything; it must not take the others down.
             try:
-                self._accept(entry.load(), name, source, unique=False)
+                self._accept(entry.load(), name, source, unique=False, shipped=_is_shipped(entry))
             except (Exception, SystemExit) as error:
                 reason = _cause(error, entry.dist)
                 self._infos[name] = PluginInfo(name, source, "failed", {}, reason)
@@ -202,7 +217,9 @@ class PluginRegistry:
                 )
         return complaints
 
-    def _accept(self, plugin: object, name: str, source: str, *, unique: bool) -> None:
+    def _accept(
+        self, plugin: object, name: str, source: str, *, unique: bool, shipped: bool = False
+    ) -> None:
         """Register with pluggy, then ask each hook once; undo everything on failure."""
         if inspect.isclass(plugin):
             raise PluginError(
@@ -230,7 +247,7 @@ class PluginRegistry:
             for offered, factory in factories.items():
                 self._table[kind][offered][name] = factory
         listed = {kind: tuple(factories) for kind, factories in offers.items() if factories}
-        self._infos[name] = PluginInfo(name, source, "loaded", listed)
+        self._infos[name] = PluginInfo(name, source, "loaded", listed, shipped=shipped)
 
     def _ask(self, plugin: object, name: str) -> dict[str, Mapping[str, Factory]]:
         offers: dict[str, Mapping[str, Factory]] = {}
@@ -269,11 +286,25 @@ class PluginRegistry:
                 if not names[offered]:
                     del names[offered]
 
+    def _available(self, kind: str) -> list[str]:
+        names = list(self._table[kind])
+        return sorted(spelling for n in names for spelling in self._spellings(kind, n).values())
+
+    def _spellings(self, kind: str, name: str) -> dict[str, str]:
+        """How to write what each plugin offers under this name.
+
+        The plain name means the only plugin that offers it or, of several, the shipped one. So
+        no other plugin takes a shipped name away, or changes what it means.
+        """
+        owners = list(self._table[kind].get(name, ()))
+        entitled = owners if len(owners) == 1 else [o for o in owners if self._infos[o].shipped]
+        return {o: name if o in entitled else f"{o}:{name}" for o in owners}
+
     def _unknown(self, kind: str, name: object) -> str:
-        offers = self._table[kind]
-        message = f"no {kind} is named {name!r}; there are {sorted(offers)}."
+        known = self._available(kind)
+        message = f"no {kind} is named {name!r}; there are {known}."
         if isinstance(name, str):
-            message += nearest(name, offers)
+            message += nearest(name, known)
         if not any(info.source != "registered" for info in self._infos.values()):
             message += f" {_INSTALL}"
         for info in self._infos.values():
@@ -292,10 +323,13 @@ class PluginRegistry:
         ]
 
     def _clash(self, kind: str, name: str) -> str:
-        owners = self._table[kind][name]
-        listed = ", ".join(f"{owner!r} ({self._infos[owner].source})" for owner in owners)
+        spellings = self._spellings(kind, name)
+        listed = ", ".join(f"{owner!r} ({self._infos[owner].source})" for owner in spellings)
+        shipped = f"{name!r} means the shipped one, " if name in spellings.values() else ""
+        qualified = [repr(spelling) for spelling in spellings.values() if spelling != name]
         return (
-            f"the {kind} {name!r} is offered by {listed}; disable all but one with "
+            f"the {kind} {name!r} is offered by {listed}; {shipped}write {' or '.join(qualified)} "
+            f"{'for another' if shipped else 'for one of them'}, or disable all but one with "
             f"{DISABLE_VARIABLE} or topoloss.unregister."
         )
 
@@ -306,6 +340,10 @@ _current = PluginRegistry()
 def _plugin_name(plugin: object) -> str:
     name = getattr(plugin, "__name__", None)
     return name if isinstance(name, str) else type(plugin).__name__
+
+
+def _is_shipped(entry: metadata.EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == DISTRIBUTION
 
 
 def _cause(error: BaseException, distribution: metadata.Distribution | None) -> str:
@@ -436,6 +474,8 @@ def registered(plugin: object, name: str | None = None) -> Iterator[str]:
 def available(kind: Kind) -> list[str]:
     """Return the names of a kind of component, sorted.
 
+    A name that several plugins offer is listed as ``plugin:name``, unless the plain name means it.
+
     Examples
     --------
     >>> import topoloss
@@ -459,12 +499,19 @@ def clashes() -> list[str]:
 def find(kind: Kind, name: str) -> Factory:
     """Return the factory of this kind and name.
 
+    Parameters
+    ----------
+    kind : str
+    name : str
+        As a plugin offers it, or ``plugin:name``. Of several plugins that offer the plain name it
+        means the shipped one.
+
     Raises
     ------
     UnknownNameError
         If nobody offers it, listing the known names and the nearest match.
     PluginError
-        If more than one installed plugin offers it.
+        If more than one installed plugin offers it, and none of them is shipped.
     """
     return _current.find(kind, name)
 

@@ -50,6 +50,15 @@ def test_parse_keeps_order_and_drops_repetitions():
     assert searches == [Grid("t1", (0.01, 0.001, 5.0)), Grid("none", (0.0,))]
 
 
+def test_options_belong_to_the_name_of_an_arm():
+    assert parse(["t1=1", "t1[reduction=mean]=1e-2,1", "t1[ reduction='mean' ]=5"]) == [
+        Grid("t1", (1.0,)),
+        Grid("t1[reduction=mean]", (0.01, 1.0, 5.0)),
+    ]
+    assert parse(["cosine/mst/t2[alpha=1]=paper"]) == [Grid("cosine/mst/t2[alpha=1]", WEIGHTS)]
+    assert parse(["t1[reduction=mean]=1,2"], trials=3) == [Tpe("t1[reduction=mean]", 1, 2, 3)]
+
+
 def test_parse_knows_the_papers_grid():
     assert parse(["t1=paper"]) == [Grid("t1", WEIGHTS)]
     assert parse(["none", "t1=paper"], trials=4) == [
@@ -67,6 +76,9 @@ def test_parse_knows_the_papers_grid():
         (["t1=-1"], None, topoloss.OptionError, "'-1' is not a number between"),
         (["t1=nan"], None, topoloss.OptionError, "'nan' is not a number between"),
         ([], None, topoloss.OptionError, "no regulariser was given"),
+        (["t1[reduction=mean]x=1"], None, topoloss.OptionError, "'x=1' follows"),
+        (["cosine/mst=1"], None, topoloss.OptionError, "a pipeline has three"),
+        (["t1[reduction=mean]=1"], 5, topoloss.OptionError, r"t1\[reduction=mean\]=1 is no range"),
         (["t1=1"], 5, topoloss.OptionError, "t1=1 is no range to search"),
         (["t1=0,1"], 5, topoloss.OptionError, "t1=0,1 is no range to search"),
         (["t1=1,2,3"], 5, topoloss.OptionError, "t1=1,2,3 is no range to search"),

@@ -9,6 +9,7 @@ from offers import OFFERS_A_LOSS, Median, Plugin, everything_works, info
 
 import topoloss
 from topoloss import plugins
+from topoloss.testing.cases import cases
 
 
 def test_each_shipped_plugin_is_loaded_from_this_distribution():
@@ -132,8 +133,14 @@ def test_two_installed_plugins_that_offer_one_name_both_load(install, monkeypatc
     with pytest.warns(topoloss.PluginWarning, match=both):
         assert [info(name).status for name in "ab"] == ["loaded", "loaded"]
     assert topoloss.loss("b")
-    with pytest.raises(topoloss.PluginError, match=both):
+    with pytest.raises(topoloss.PluginError, match=both) as error:
         topoloss.loss("third-party-sum")
+    assert "write 'a:third-party-sum' or 'b:third-party-sum' for one of them" in str(error.value)
+    for name in "ab":
+        qualified = f"{name}:third-party-sum"
+        assert qualified in topoloss.available("loss")
+        assert type(topoloss.loss(qualified)).__module__ == f"third_party_{name}"
+    assert "third-party-sum" not in topoloss.available("loss")
     assert len(plugins.clashes()) == 1
     topoloss.unregister("a")
     assert plugins.clashes() == []
@@ -144,6 +151,106 @@ def test_two_entry_points_of_one_name_both_load(install):
     install("third_party_a", OFFERS_A_LOSS, entry="same")
     install("third_party_b", OFFERS_A_LOSS.replace("third-party-sum", "other"), entry="same")
     assert {"third-party-sum", "other"} <= set(topoloss.available("loss"))
+    qualified = {"same:third-party-sum", "same@third_party_b:other"}
+    other_way_round = {"same@third_party_a:third-party-sum", "same:other"}
+    assert can_be_made(qualified) or can_be_made(other_way_round)
+
+
+def can_be_made(names):
+    try:
+        return [topoloss.loss(name) for name in sorted(names)]
+    except topoloss.UnknownNameError:
+        return []
+
+
+# A stranger's plugin that offers names of ours
+
+STRANGER = """
+import topoloss
+
+class T1(topoloss.Loss):
+    def forward(self, diagrams):
+        return 0 * diagrams[0].deaths.sum()
+
+class Correlation(topoloss.Filtration):
+    def vertices(self, x):
+        return 0 * x.T
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).sum(-1)
+
+@topoloss.hookimpl
+def topoloss_losses():
+    return {"t1": T1}
+
+@topoloss.hookimpl
+def topoloss_filtrations():
+    return {"correlation": Correlation}
+
+@topoloss.hookimpl
+def topoloss_regularisers():
+    return {"t1": lambda: topoloss.pipeline("stranger:correlation", "mst", "stranger:t1")}
+"""
+
+
+@pytest.mark.parametrize("entry", ["stranger", "a-stranger", "decorrelation"])
+def test_a_stranger_neither_disables_nor_changes_a_shipped_name(install, entry):
+    x = torch.randn(9, 4)
+    expected = topoloss.regulariser("t1")(x)
+    model = torch.nn.Linear(4, 3)
+    install("third_party_stranger", STRANGER, entry=entry)
+    with pytest.warns(topoloss.PluginWarning) as warned:
+        assert torch.equal(topoloss.regulariser("t1")(x), expected)
+    assert sorted(str(w.message).split(" is offered")[0] for w in warned) == [
+        "the filtration 'correlation'",
+        "the loss 't1'",
+        "the regulariser 't1'",
+    ]
+    # Once: where warnings are errors, as here, none of these raises.
+    assert torch.equal(topoloss.regulariser("decorrelation:t1")(x), expected)
+    with topoloss.attach(model, "t1") as penalty:
+        model(x)
+        assert penalty() < 0
+    assert topoloss.regulariser("naive")(x) > 0
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.PluginWarning")
+def test_a_strangers_component_is_reached_by_its_plugins_name(install):
+    install("third_party_stranger", STRANGER, entry="stranger")
+    assert topoloss.available("loss") == ["stranger:t1", "t1", "t2", "total-persistence"]
+    told = "'t1' means the shipped one, write 'stranger:t1' for another"
+    assert sum(told in clash for clash in plugins.clashes()) == 2  # a loss and a regulariser
+    x = torch.randn(9, 4)
+    assert topoloss.regulariser("stranger:t1")(x) == 0
+    assert topoloss.regulariser("correlation/mst/stranger:t1")(x) == 0
+    assert topoloss.regulariser("stranger:correlation/mst/t1")(x) == 0
+    assert topoloss.regulariser("correlation/mst/t1")(x) < 0
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.PluginWarning")
+def test_every_name_that_is_available_can_be_made(install):
+    install("third_party_stranger", STRANGER, entry="stranger")
+    install("third_party_a", OFFERS_A_LOSS, entry="a")
+    install("third_party_b", OFFERS_A_LOSS, entry="b")
+    for kind in ("filtration", "persistence", "loss", "regulariser", "sampler"):
+        for name in topoloss.available(kind):
+            assert getattr(topoloss, kind)(name)
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.PluginWarning")
+def test_the_kit_checks_what_the_plugin_offers_and_not_its_namesake(install):
+    install("third_party_stranger", STRANGER, entry="stranger")
+    checked = {type(case.subject.make()).__module__ for case in cases("plugin", "stranger")[4:]}
+    assert checked == {"third_party_stranger", "topoloss.regularisers"}
+
+
+def test_a_plugins_name_goes_before_a_modules(install, own_module):
+    module = own_module(OFFERS_A_LOSS)
+    install("third_party_sum", OFFERS_A_LOSS.replace("third-party-sum", "Sum"), entry=module)
+    # The plugin of this name offers Sum as a loss, and the module has a class Sum.
+    assert type(topoloss.loss(f"{module}:Sum")).__module__ == "third_party_sum"
+    topoloss.unregister(module)
+    assert type(topoloss.loss(f"{module}:Sum")).__module__ == module
 
 
 def test_register_loads_the_entry_points_first(install):

@@ -26,6 +26,7 @@ from topoloss.compare.records import Arm, Epoch, Run, Setup
 from topoloss.compare.storage import database
 from topoloss.compare.sweep import sweep
 from topoloss.errors import OptionError, check_choice
+from topoloss.expressions import parse
 
 __all__ = ["compare", "report", "train"]
 
@@ -71,12 +72,19 @@ Patience = Annotated[
 MaxEpochs = Annotated[int, typer.Option(min=1, help="Stop after this many epochs at the latest.")]
 
 
+_REGULARISER = "NAME|FILTRATION/PERSISTENCE/LOSS|MODULE:OBJECT"
 # For the paper's network 0 on digits.
 _USEFUL_WEIGHTS = {"none": 0.0, "t1": 1e-3, "t2": 1.0, "naive": 0.3}
 
 
 def train(
-    regulariser: Annotated[str, typer.Option(help="See `topoloss plugins`.")] = "t1",
+    regulariser: Annotated[
+        str,
+        typer.Option(
+            metavar=_REGULARISER,
+            help="See `topoloss plugins`. Quote brackets: 't1[reduction=mean]'.",
+        ),
+    ] = "t1",
     weight: Annotated[
         float | None,
         typer.Option(min=0, help="How much the regulariser counts. [default: useful for net0]"),
@@ -100,7 +108,8 @@ def train(
     """Train one network with one regulariser, and show its accuracy and deaths."""
     if plot is not None:
         reports.check_plot_path(plot)
-    console = Console()
+    console = _console()
+    regulariser = str(parse(regulariser))
     components.regulariser(regulariser)
     if weight is None:
         if regulariser not in _USEFUL_WEIGHTS:
@@ -145,7 +154,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="NAME[=WEIGHT[,WEIGHT...]]...",
-            help="Regularisers and the weights to try; NAME=paper stands for the paper's weights.",
+            help="Regularisers and the weights to try; NAME=paper stands for the paper's weights. "
+            "NAME may have options, as in 't1[reduction=mean]=0.01', and be a pipeline, as "
+            "in cosine/mst/t2=1, or your own as package.module:object. Quote brackets.",
         ),
     ],
     splits: Annotated[int, typer.Option(min=1, help="Number of random splits.")] = 3,
@@ -186,7 +197,7 @@ def compare(
     Finished runs are kept in the folder. To go on with an interrupted comparison, give the same
     command again, without --fresh.
     """
-    console = Console()
+    console = _console()
     check_choice("search", search, ("grid", "tpe"))
     asked = searches.parse(arms, trials if search == "tpe" else None)
     setup = _setup(model, data_name, protocol_name, layers, monitor, patience, max_epochs)
@@ -244,7 +255,7 @@ def report(
     found = [runs.read(path / "runs.csv" if path.is_dir() else path) for path in files]
     folder = out or (files[0] if files[0].is_dir() else files[0].parent)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_report(Console(), runs.joined(*found), folder)
+    _write_report(_console(), runs.joined(*found), folder)
 
 
 class _Live:
@@ -328,12 +339,16 @@ def _epoch_detail(epoch: Epoch) -> str:
     return f"epoch {epoch.number}, validation {100 * epoch.validation_score:.1f} %"
 
 
+def _console() -> Console:
+    return Console(markup=False)  # "t1[reduction=mean]" is text
+
+
 def _progress(console: Console) -> Progress:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
     )
     return Progress(*columns, console=console, transient=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topoloss.compare import objects
+from topoloss import objects
 from topoloss.errors import InputError, UnknownNameError, nearest
 from topoloss.extras import needs_extra
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from topoloss.compare import objects
+from topoloss import objects
 from topoloss.compare.data import Dataset
 from topoloss.compare.paper import networks as papers
 from topoloss.errors import InputError

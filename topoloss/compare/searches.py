@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from topoloss import components
 from topoloss.compare.paper.protocols import WEIGHTS
 from topoloss.errors import OptionError
+from topoloss.expressions import parse as parse_expression
+from topoloss.expressions import parse_start
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -139,7 +141,9 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
     Parameters
     ----------
     specifications : sequence of str
-        ``NAME=paper`` stands for the weights of the paper.
+        ``NAME=paper`` stands for the weights of the paper. Options may stand in brackets behind
+        the name. They belong to the name of the regulariser, in alphabetical order, and two
+        specifications that differ in options are different arms.
     trials : int, optional
         Search with this many trials on each split between the lowest and the highest weight,
         instead of trying each weight.
@@ -151,10 +155,15 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
     [Grid(regulariser='none', weights=(0.0,)), Grid(regulariser='t1', weights=(0.001, 0.01))]
     >>> parse(["t1=1e-6,100"], trials=20)
     [Tpe(regulariser='t1', low=1e-06, high=100.0, trials=20)]
+    >>> parse(["t2[beta=0, alpha=1]=0.1"])
+    [Grid(regulariser='t2[alpha=1,beta=0]', weights=(0.1,))]
     """
     grids: dict[str, tuple[float, ...]] = {}
     for specification in specifications:
-        name, _, text = specification.partition("=")
+        expression, rest = parse_start(specification)
+        if rest and not rest.startswith("="):
+            parse_expression(specification)  # raises, and shows where the text stops making sense
+        name, text = str(expression), rest[1:]
         components.regulariser(name)
         if name != "none" and not text:
             raise OptionError(

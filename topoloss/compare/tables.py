@@ -49,7 +49,9 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | t1 | 0.001 |
     """
     lines = [header, ["-"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    # An option of a regulariser may hold the sign that separates cells.
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from topoloss import components, plugins
-from topoloss.errors import OptionError, UnknownNameError, check_choice, nearest
+from topoloss import components, objects, plugins
+from topoloss.errors import OptionError, UnknownNameError, check_choice, nearest, shown
+from topoloss.expressions import parse
 from topoloss.testing.checks import Case, Subject
 from topoloss.testing.kinds import KINDS
-from topoloss.testing.kinds.plugins import check_known, offers
+from topoloss.testing.kinds.plugins import found, offers
 
 __all__ = ["cases", "kinds_of"]
 
@@ -45,13 +47,13 @@ def cases(
 
 
 def kinds_of(component: object) -> list[str]:
-    """Return the kinds that a name, factory, component or plugin belongs to.
+    """Return the kinds that a name or text, factory, component or plugin belongs to.
 
     A name that components and a plugin share means the components.
 
     Raises
     ------
-    UnknownNameError, OptionError
+    UnknownNameError, InputError, OptionError
         If it belongs to none.
 
     Examples
@@ -59,13 +61,26 @@ def kinds_of(component: object) -> list[str]:
     >>> from topoloss.testing.cases import kinds_of
     >>> kinds_of("t1")
     ['loss', 'regulariser']
+    >>> kinds_of("cosine/mst/t1[reduction=mean]")
+    ['regulariser']
     """
+    options: dict[str, Any] = {}
     if isinstance(component, str):
-        return _kinds_of_name(component)
+        parts = parse(component).parts
+        if len(parts) > 1:
+            return ["regulariser"]
+        name, options = parts[0].name, dict(parts[0].options)
+        kinds = _kinds_of_name(name)
+        if kinds:
+            return kinds
+        component = objects.find(name, "component", "object")
     # A function may make components of any kind: call it and look at the result.
-    made = component() if inspect.isroutine(component) else component
-    found = made if inspect.isclass(made) else type(made)
-    kinds = [kind for kind, (_, base) in plugins.KINDS.items() if issubclass(found, base)]
+    made = component
+    if inspect.isroutine(component):
+        components.check_options(_label(component), component, options)
+        made = component(**options)
+    made_type = made if inspect.isclass(made) else type(made)
+    kinds = [kind for kind, (_, base) in plugins.KINDS.items() if issubclass(made_type, base)]
     if not kinds and offers(made):
         kinds = ["plugin"]
     if not kinds:
@@ -82,7 +97,11 @@ def _check_expected(kind: str, expected: object) -> None:
         for name, of_kind in KINDS.items()
         if any(rule.__name__ == "definition" for rule in of_kind.rules)
     ]
-    if expected is not None and kind not in compared:
+    if expected is None:
+        return
+    if not callable(expected):
+        raise OptionError(f"expected={shown(expected)} was given; expected a function.")
+    if kind not in compared:
         raise OptionError(
             f"expected={expected!r} was given for the kind {kind!r}; only the kinds "
             f"{', '.join(compared)} are compared with a definition. Leave expected= out."
@@ -91,7 +110,7 @@ def _check_expected(kind: str, expected: object) -> None:
 
 def _plugin_cases(plugin: object, seed: int) -> list[Case]:
     if isinstance(plugin, str):
-        check_known(plugin)
+        plugin = found(plugin)
     subject = Subject(_label(plugin), lambda: plugin, KINDS["plugin"], seed)
     own = [Case(rule, subject) for rule in KINDS["plugin"].rules]
     return own + [
@@ -105,10 +124,8 @@ def _plugin_cases(plugin: object, seed: int) -> list[Case]:
 def _factory(kind: str, component: object) -> Callable[..., Any]:
     base = KINDS[kind].base
     if isinstance(component, str):
-        select = getattr(components, kind)
-        if component not in plugins.available(kind):  # type: ignore[arg-type]
-            select(component)  # raises, and lists the known names
-        return partial(select, component)
+        components.look_up(kind, component, {})  # type: ignore[arg-type]
+        return partial(getattr(components, kind), component)
     if isinstance(component, base):
         return partial(copy.deepcopy, component)
     if not callable(component):
@@ -120,16 +137,28 @@ def _factory(kind: str, component: object) -> Callable[..., Any]:
 
 
 def _kinds_of_name(name: str) -> list[str]:
-    known = {kind: plugins.available(kind) for kind in plugins.KINDS}  # type: ignore[arg-type]
-    known["plugin"] = [info.name for info in plugins.installed_plugins()]
-    kinds = [kind for kind, names in known.items() if name in names]
-    if not kinds:
-        names = sorted({name for names in known.values() for name in names})
+    """The kinds that a name belongs to; none for that of an object of the user's own."""
+    kinds = [kind for kind in plugins.KINDS if _is_offered(kind, name)]
+    installed = [info.name for info in plugins.installed_plugins()]
+    if not kinds and name in installed:
+        return ["plugin"]
+    if not kinds and ":" not in name:
+        offered = (plugins.available(kind) for kind in plugins.KINDS)  # type: ignore[arg-type]
+        names = sorted({*installed, *itertools.chain.from_iterable(offered)})
         raise UnknownNameError(
             f"nothing is named {name!r}; there are {names}, and your own as package.module:object."
             f"{nearest(name, names)}"
         )
-    return [kind for kind in kinds if kind != "plugin"] or kinds
+    return kinds
+
+
+def _is_offered(kind: str, name: str) -> bool:
+    """Whether a plugin offers this name, also if it is written ``plugin:name``."""
+    try:
+        plugins.find(kind, name)  # type: ignore[arg-type]
+    except UnknownNameError:
+        return False
+    return True
 
 
 def _label(component: object) -> str:

@@ -28,9 +28,9 @@ def check(
     ----------
     kind : {"filtration", "persistence", "loss", "regulariser", "sampler", "plugin"}
     component : str, callable or instance
-        A name, a factory such as a class, or a component with the options to check. A
-        plugin is given by its name, or as the module or instance itself; everything that
-        it offers is checked too.
+        A name, also with options as in ``"t1[reduction=mean]"``; a factory such as a class;
+        or a component with the options to check. A plugin is given by its name, or as the
+        module or instance itself; everything that it offers is checked too.
     expected : callable, optional
         A slow, obvious definition to compare with. For a filtration it maps activations
         (samples, n) to the matrix (n, n) of edge values; for a loss a list of diagrams to

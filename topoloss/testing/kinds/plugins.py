@@ -10,14 +10,14 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from topoloss import components, plugins
+from topoloss import components, objects, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, nearest
+from topoloss.expressions import is_writable
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
 
-__all__ = ["KIND", "check_known", "offers"]
+__all__ = ["KIND", "found", "offers"]
 
-_DISTRIBUTION = "topoloss-framework"
 _HOOKS = {kind: hook for kind, (hook, _) in plugins.KINDS.items()}
 
 
@@ -68,10 +68,11 @@ def names(subject: Subject) -> None:
     for offered in listed.values():
         for name in offered:
             require(
-                re.fullmatch(r"[^\s=,:]+", name) is not None,
-                expected="a name without spaces and the signs = , :",
+                is_writable(name),
+                expected="a name without blanks, quotes and the signs = , : / [ ]",
                 received=repr(name),
-                mend="name it for example 'my-name': `topoloss compare` reads NAME=WEIGHT,WEIGHT",
+                mend="name it for example 'my-name': a text such as 't1[reduction=mean]' or "
+                "'correlation/mst/t1' could not name it",
             )
     plugin = _object(given)
     if plugin is not None:
@@ -89,14 +90,14 @@ def requirement(subject: Subject) -> None:
     entry = _entry_point(subject.make())
     if entry is None or entry.dist is None:
         raise NotApplicable("it does not come from an installed distribution")
-    if entry.dist.name == _DISTRIBUTION:
-        raise NotApplicable(f"it is part of {_DISTRIBUTION}")
+    if entry.dist.name == plugins.DISTRIBUTION:
+        raise NotApplicable(f"it is part of {plugins.DISTRIBUTION}")
     required = [re.split(r"[^\w.-]", line)[0] for line in entry.dist.requires or ()]
     require(
-        any(re.sub(r"[-_.]+", "-", name).lower() == _DISTRIBUTION for name in required),
-        expected=f"{_DISTRIBUTION} among the dependencies of {entry.dist.name}",
+        any(re.sub(r"[-_.]+", "-", name).lower() == plugins.DISTRIBUTION for name in required),
+        expected=f"{plugins.DISTRIBUTION} among the dependencies of {entry.dist.name}",
         received=required,
-        mend=f'write dependencies = ["{_DISTRIBUTION}"] in its pyproject.toml',
+        mend=f'write dependencies = ["{plugins.DISTRIBUTION}"] in its pyproject.toml',
     )
 
 
@@ -109,12 +110,15 @@ KIND = Kind(
 )
 
 
-def check_known(name: str) -> None:
-    """Raise an `UnknownNameError` unless there is a plugin of this name."""
-    if name not in _infos():
-        raise UnknownNameError(
-            f"no plugin is named {name!r}; there are {sorted(_infos())}.{nearest(name, _infos())}"
-        )
+def found(name: str) -> object:
+    """Return the name of a plugin as it is, and of ``package.module:object`` the object."""
+    if name in _infos():
+        return name
+    if ":" in name:
+        return objects.find(name, "plugin", "object")
+    raise UnknownNameError(
+        f"no plugin is named {name!r}; there are {sorted(_infos())}.{nearest(name, _infos())}"
+    )
 
 
 def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
@@ -122,7 +126,8 @@ def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
     name = _installed_name(plugin)
     if name is not None:
         return {
-            kind: {offered: partial(getattr(components, kind), offered) for offered in listed}
+            # With the plugin's name, for another plugin may offer a component of the same name.
+            kind: {o: partial(getattr(components, kind), f"{name}:{o}") for o in listed}
             for kind, listed in _infos()[name].offers.items()
         }
     return _ask(plugin)

@@ -1,11 +1,9 @@
-"""The user's own objects, named on the command line as ``package.module:name``."""
+"""The user's own objects, named in text as ``package.module:name``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import sys
-from pathlib import Path
 from typing import Any
 
 from topoloss.errors import InputError
@@ -36,8 +34,6 @@ def call(reference: str, purpose: str) -> Any:
 def find(reference: str, purpose: str, what: str) -> Any:
     """Import ``package.module:name`` and return the object of that name.
 
-    The current folder is importable, as it is for ``python -m``.
-
     Parameters
     ----------
     reference : str
@@ -50,9 +46,6 @@ def find(reference: str, purpose: str, what: str) -> Any:
         If there is no such module or object.
     """
     module_name, _, name = reference.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise InputError(f"{purpose} {reference!r} is not of the form package.module:{what}.")
     try:
