@@ -189,11 +189,20 @@ def test_what_counts_is_what_takes_part(options, count):
     refusal(short)
 
 
-@pytest.mark.parametrize("name", ["naive", "l1", "l2", "none"])
-def test_a_regulariser_without_a_tree_is_not_guarded(name):
-    model, x = Net(), batch(4, samples=16)
-    penalty = topoloss.attach(model, name, max_neurons=2)
-    model(x)
+class MeanSquare(topoloss.Regulariser):
+    def compute(self, x):
+        return x.square().mean()
+
+
+@pytest.mark.parametrize("regulariser", [MeanSquare(), "l1", "l2", "none"], ids=str)
+def test_a_regulariser_without_a_tree_is_not_guarded(regulariser):
+    model = nn.Linear(1, 40_000)
+    penalty = topoloss.attach(model, "t1")
+    model(batch(1))
+    with pytest.raises(topoloss.TooLargeError):
+        penalty()
+    penalty = topoloss.attach(model, regulariser)
+    model(batch(1))
     assert penalty().isfinite()
 
 

@@ -1,4 +1,3 @@
-import sys
 import urllib.error
 
 import pytest
@@ -53,14 +52,11 @@ def test_digits_are_scaled_and_sized_as_documented():
     assert [len(part.y) for part in split(digits, seed=0)] == [600, 397, 800]
 
 
-def test_own_pair_is_split_60_20_20(tmp_path, monkeypatch):
-    (tmp_path / "own_pair.py").write_text(
+def test_own_pair_is_split_60_20_20(own_module):
+    module = own_module(
         "import numpy as np\ndef load():\n    return np.zeros((50, 3)), np.arange(50) % 4\n"
     )
-    # The current folder is importable, and the path is given back.
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    monkeypatch.chdir(tmp_path)
-    data = load("own_pair:load")
+    data = load(f"{module}:load")
     assert (data.train, data.validation, data.outputs) == (30, 10, 4)
     assert data.x.dtype == torch.float32
 

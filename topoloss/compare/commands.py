@@ -16,7 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from topoloss import components
 from topoloss.compare import report as reports
@@ -329,7 +329,9 @@ def _setup(
 
 
 def _rich_table(rows: list[tables.Row], title: str) -> Table:
-    table = Table(*tables.header(rows), title=title)
+    first, *rest = tables.header(rows)
+    # Names that are cut short could not be told apart.
+    table = Table(Column(first, overflow="fold"), *rest, title=title)
     for row in rows:
         table.add_row(*row.cells())
     return table
