@@ -451,6 +451,17 @@ def make_wrong():
 """
 
 
+ASYMMETRIC = """
+import topoloss
+
+class Asymmetric(topoloss.Filtration):
+    def vertices(self, x):
+        return x.T.float() if x.element_size() == 2 else x.T
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1) + v[i, 0].abs()
+"""
+
+
 @pytest.mark.parametrize("name", ["Wrong", "wrong", "make_wrong"])
 def test_check_of_a_users_own_object_tells_the_whole_failure(run, own_module, name):
     module = own_module(WRONG)
@@ -461,8 +472,23 @@ def test_check_of_a_users_own_object_tells_the_whole_failure(run, own_module, na
     first = [failure for failure in failures if "breaks the rule 'order_hint'" in failure]
     assert "generic(samples=32, neurons=16, seed=3)" in first[0]
     assert "mend" in first[0]
-    assert table.count("FAILED") == len(failures)
-    assert total.endswith(f" {len(failures)} FAILED\n")
+    # What follows from another failure is marked in the table, and told there alone.
+    failed = [line for line in table.splitlines() if "FAILED" in line]
+    following = [line for line in failed if "FAILED, probably follows from " in line]
+    assert len(failures) == len(failed) - len(following)
+    assert not any("\n  follows " in failure for failure in failures)
+    assert total.endswith(f" {len(failed)} FAILED\n")
+
+
+def test_check_tells_what_follows_from_another_failure(run, own_module):
+    module = own_module(ASYMMETRIC)
+    status, out, _ = run("check", f"{module}:Asymmetric")
+    assert status == 1
+    table, *failures, _ = out.split("\n\n")
+    assert " symmetry             FAILED\n" in table
+    assert " pairwise             FAILED, probably follows from symmetry" in table
+    assert len(failures) == 1
+    assert "breaks the rule 'symmetry'" in failures[0]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def check(
 ) -> None:
     """Check a component, or a plugin and all that it offers, against the rules of its kind.
 
-    The exit status is 1 if a rule is broken, and 2 if there is no such component.
+    A failure that probably follows from another is marked so, and only the others are told in
+    full. The exit status is 1 if a rule is broken, and 2 if there is no such component.
     """
     try:
         kinds = kinds_of(component) if kind is None else [kind]
@@ -101,12 +102,13 @@ def check(
     for each, of_kind in checks.items():
         typer.echo(f"{component} as a {each}")
         for case in of_kind:
-            outcome, detail = _outcome(case)
+            outcome, detail, root = _outcome(case)
             outcomes[outcome] += 1
-            if outcome == "FAILED":
+            if outcome == "FAILED" and root is None:
                 failures.append(detail)
             reason = f": {detail}" if outcome == "skipped" else ""
-            typer.echo(f"  {case.subject.label:<28} {case.rule:<20} {outcome}{reason}")
+            follows = f", probably follows from {root}" if root else ""
+            typer.echo(f"  {case.subject.label:<28} {case.rule:<20} {outcome}{reason}{follows}")
     for failure in failures:
         typer.echo(f"\n{failure}")
     typer.echo("\n" + ", ".join(f"{outcomes[o]} {o}" for o in ("passed", "skipped", "FAILED")))
@@ -130,12 +132,12 @@ def _definition(reference: str | None, kinds: list[str]) -> Any:
     return objects.find(reference, "expected", "function")
 
 
-def _outcome(case: Case) -> tuple[str, str]:
-    """Run a check; return the outcome, and the reason of a skip or the text of a failure."""
+def _outcome(case: Case) -> tuple[str, str, str | None]:
+    """Run a check; return the outcome, why, and the broken rule that a failure follows from."""
     try:
         case()
     except NotApplicable as reason:
-        return "skipped", str(reason)
+        return "skipped", str(reason), None
     except CheckFailed as failure:
-        return "FAILED", str(failure)
-    return "passed", ""
+        return "FAILED", str(failure), failure.root
+    return "passed", "", None

@@ -34,6 +34,9 @@ class Filtration(nn.Module):
         or as ``|v_i - v_j|^2`` ascends. With it engines work on the vertices and the
         matrix of all edge values is never formed from :meth:`edge_values`. A wrong
         promise gives a wrong tree. Nobody asks for it where :meth:`edges` lists a graph.
+    surrogate_gradient : bool
+        Whether the gradient is meant to be another than that of the value (straight-through,
+        stop-gradient). The conformance kit then does not compare the two.
 
     Examples
     --------
@@ -49,6 +52,7 @@ class Filtration(nn.Module):
     """
 
     order: ClassVar[Order | None] = None
+    surrogate_gradient: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,8 +84,8 @@ class Filtration(nn.Module):
         -------
         tuple of int and Tensor of int64, shape (e, 2), or None
             The number of vertices, and the two ends of each edge, which :meth:`edge_values` is
-            given as they stand here. Self-loops join nothing, and of several edges between two
-            vertices only the lightest can.
+            given as they stand here. An edge joins two different vertices; of several edges
+            between two vertices only the lightest joins anything.
 
         Examples
         --------
@@ -90,7 +94,7 @@ class Filtration(nn.Module):
         ...     def vertices(self, x):
         ...         return x.mean(0)
         ...     def edges(self, v):
-        ...         first = torch.arange(len(v) - 1)
+        ...         first = torch.arange(len(v) - 1, device=v.device)
         ...         return len(v), torch.stack((first, first + 1), 1)
         ...     def edge_values(self, v, i, j):
         ...         return (v[i] - v[j]).abs()

@@ -17,6 +17,11 @@ class Loss(nn.Module):
     Subclasses implement ``forward``. It sees one problem; batches are mapped over it
     by the core with :func:`torch.vmap`, so it must not branch on the values of tensors.
 
+    Attributes
+    ----------
+    surrogate_gradient : bool
+        As for :class:`Filtration`.
+
     Notes
     -----
     ``diagram.weights`` says how much each point counts (1, or 0 for points that the
@@ -33,6 +38,8 @@ class Loss(nn.Module):
     >>> reg(torch.tensor([[0.0, 1.0, 5.0]]))
     tensor(17.)
     """
+
+    surrogate_gradient: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,6 +61,8 @@ class Regulariser(Guarded):
         layer named ``"(input)"``.
     vmappable : bool
         Whether :func:`torch.vmap` can map over :meth:`compute`.
+    surrogate_gradient : bool
+        As for :class:`Filtration`. A pipeline need not repeat what its stages declare.
     skipped : Tensor of int64, shape ()
         Elements of batches skipped so far under ``on_nonfinite="skip"``.
 
@@ -83,6 +85,7 @@ class Regulariser(Guarded):
     source: ClassVar[Source] = "activations"
     structure: ClassVar[Literal["chain"] | None] = None
     inputs: ClassVar[bool] = False
+    surrogate_gradient: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -18,7 +18,7 @@ class Sampler(ABC):
     >>> import torch, topoloss
     >>> class EveryOther(topoloss.Sampler):
     ...     def select(self, x):
-    ...         return torch.arange(0, x.shape[1], 2)
+    ...         return torch.arange(0, x.shape[1], 2, device=x.device)
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> penalty = topoloss.attach(model, "t1", sampler=EveryOther())
     >>> _ = model(torch.randn(16, 3))

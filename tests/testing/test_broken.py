@@ -12,6 +12,7 @@ from testing.broken import (
     regularisers,
     samplers,
     unfit,
+    unusual,
 )
 
 from topoloss.testing import CheckFailed, check
@@ -32,22 +33,45 @@ ALL = [
 ]
 
 
-def broken_rules(kind, component):
-    """The rules that a component breaks, in the order in which they are checked."""
-    failed = []
+# Their rules say what they build on; those of a persistence engine do not.
+WITH_ROOTS = ("filtration", "loss", "regulariser", "sampler")
+
+
+def failures_of(kind, component):
+    """The failures of a component, in the order in which its rules are checked."""
+    failures = []
     for case in cases(kind, component):
         try:
             case()
-        except CheckFailed:
-            failed.append(case.rule)
+        except CheckFailed as failure:
+            failures.append(failure)
         except unittest.SkipTest:
             continue
-    return " ".join(failed)
+    return failures
 
 
 @pytest.mark.parametrize(("kind", "component", "rules"), ALL)
 def test_a_component_breaks_the_rules_meant_for_it_and_no_other(kind, component, rules):
-    assert broken_rules(kind, component) == rules
+    failures = failures_of(kind, component)
+    assert " ".join(failure.rule for failure in failures) == rules
+    if failures and kind in WITH_ROOTS:
+        # One thing is wrong: the first failure tells it, and all the others follow from that one.
+        first, *others = failures
+        assert first.root is None
+        assert [other.root for other in others] == [first.rule] * len(others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "component"),
+    [
+        pytest.param(kind, component, id=component.__name__)
+        for kind, components in unusual.UNUSUAL.items()
+        for component in components
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_unusual_component_with_nothing_wrong_passes(kind, component, seed):
+    check(kind, component, seed=seed)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from testing.broken import filtrations, persistence, regularisers
 
+import topoloss
 from topoloss.testing import CheckFailed, check, examples
 from topoloss.testing.cases import cases
 
@@ -78,3 +79,119 @@ def test_a_failure_can_be_pickled():
         *("message", "rule", "component"),
         3,
     )
+
+
+# The root of a failure, and what follows from it
+
+
+class TwoFaults(filtrations.SlightlyAsymmetric):
+    """Asymmetric, which breaks other rules too; and its weights are wrong besides."""
+
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j) + 0.01 * v[i, 0]
+
+    def edge_weights(self, v, i, j):
+        return torch.full(i.shape, torch.nan, dtype=v.dtype)
+
+
+def test_a_check_tells_the_root_and_names_what_follows_and_what_else_is_broken():
+    with pytest.raises(CheckFailed) as failure:
+        check("filtration", filtrations.Noisy)
+    assert (failure.value.rule, failure.value.root) == ("determinism", None)
+    (line,) = [line for line in str(failure.value).splitlines() if line.startswith("  follow ")]
+    assert "probably from this: memory, precision, edges_alone" in line
+    assert "  besides " not in str(failure.value)
+
+
+def test_two_faults_are_two_roots():
+    with pytest.raises(CheckFailed) as failure:
+        check("filtration", TwoFaults)
+    assert failure.value.rule == "symmetry"
+    assert "  follow    probably from this: pairwise" in str(failure.value)
+    assert "  besides   also broken: " in str(failure.value)
+
+
+def test_a_test_that_fails_for_another_rule_says_so_first():
+    case = {case.rule: case for case in cases("filtration", filtrations.Noisy)}["symmetry"]
+    with pytest.raises(CheckFailed) as failure:
+        case()
+    assert failure.value.root == "determinism"
+    assert str(failure.value).splitlines()[1] == (
+        "  follows   probably from the rule 'determinism', which is broken too: mend it first"
+    )
+    assert pickle.loads(pickle.dumps(failure.value)).root == "determinism"
+
+
+# What was received can be received again
+
+
+def calls_in(message):
+    """The Python that a failure prints below its last line."""
+    _, _, code = message.partition("or with the component itself:\n")
+    code, _, _ = code.partition("\n  ") if "\n  follow" in code else (code, "", "")
+    return [line.strip() for line in code.splitlines() if line.startswith(" " * 12)]
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize(
+    ("component", "rule"),
+    [
+        (filtrations.SlightlyAsymmetric, "symmetry"),
+        (filtrations.OffByOne, "locality"),
+        (filtrations.RelativeToTheLargest, "edges_alone"),
+        (filtrations.WrongFrom300, "locality"),
+        (filtrations.WrongPairsOfOddMany, "pairwise"),
+    ],
+)
+def test_the_calls_of_a_failure_give_what_it_says_was_received(component, rule, seed):
+    case = {case.rule: case for case in cases("filtration", component, seed=seed)}[rule]
+    with pytest.raises(CheckFailed) as failure:
+        case()
+    message = str(failure.value)
+    *setup, call = calls_in(message)
+    names = {"topoloss": topoloss, "torch": torch, "component": component()}
+    for line in setup:
+        exec(line, names)
+    received = float(re.search(r"received  (\S+)", message).group(1))
+    assert eval(call, names).item() == pytest.approx(received, rel=1e-15)
+
+
+def test_no_asymmetry_is_told_where_single_edges_are_symmetric():
+    class ByPosition(filtrations.Cosine):
+        """Depends on the place of an edge in the call, so that only whole calls look asymmetric."""
+
+        def edge_values(self, v, i, j):
+            lower = (i < j).to(v.dtype) if len(i) > 1 else 0
+            return super().edge_values(v, i, j) + 0.1 * lower
+
+    with pytest.raises(CheckFailed) as failure:
+        check("filtration", ByPosition)
+    assert failure.value.rule == "edges_alone"
+    assert "symmetry" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("component", "rule", "derivative"),
+    [
+        (filtrations.WrongSign, "gradient", "the derivative of value ["),
+        (filtrations.WrongSign, "second_gradient", "the derivative of gradient"),
+    ],
+)
+def test_a_wrong_derivative_shows_its_worst_entry_alone(component, rule, derivative):
+    case = {case.rule: case for case in cases("filtration", component)}[rule]
+    with pytest.raises(CheckFailed) as failure:
+        case()
+    message = str(failure.value)
+    assert derivative in message
+    assert re.search(r"by entry \[\d, \d\] of tensor 0", message)
+    assert "tensor(" not in message
+    wanted = float(re.search(r"expected  (\S+) by finite", message).group(1))
+    received = float(re.search(r"received  (\S+) by autograd", message).group(1))
+    if rule == "gradient":
+        assert received == pytest.approx(-wanted, rel=1e-4)
+        x = examples.generic(7, 4).activations.requires_grad_()
+        i, j = torch.triu_indices(4, 4, 1)
+        right = torch.autograd.functional.jacobian(
+            lambda x: filtrations.Cosine().edge_values(filtrations.Cosine().vertices(x), i, j), x
+        )
+        assert right.abs().max().item() == pytest.approx(abs(wanted), rel=1e-4)

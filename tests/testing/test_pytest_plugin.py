@@ -47,7 +47,7 @@ def in_a_run_of_its_own(pytester):
 
 
 def test_every_check_of_every_component_is_a_test_with_a_name(in_a_run_of_its_own):
-    result = in_a_run_of_its_own(CONFORMS, "-m", "topoloss", "-v", "-k", "order_hint or weights")
+    result = in_a_run_of_its_own(CONFORMS, "-m", "topoloss", "-v", "-k", "order_hint or t1-weights")
     outcomes = result.parseoutcomes()
     assert (outcomes["passed"], outcomes["skipped"], outcomes["failed"]) == (2, 1, 1)
     result.stdout.fnmatch_lines(

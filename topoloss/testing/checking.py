@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from topoloss.errors import check_choice
 from topoloss.extras import needs_extra
 from topoloss.testing.cases import cases
-from topoloss.testing.checks import NotApplicable
+from topoloss.testing.checks import CheckFailed, NotApplicable
 from topoloss.testing.kinds import KINDS
 
 __all__ = ["check", "parametrize_with_checks"]
@@ -43,7 +42,9 @@ def check(
     Raises
     ------
     CheckFailed
-        At the first rule that the component breaks. Rules that do not apply are skipped.
+        If the component breaks a rule. The message is about the first broken rule, and names
+        the others: those that probably follow from it, and those that are broken besides.
+        Rules that do not apply are skipped.
     UnknownNameError
         If no component of this kind has this name.
     OptionError
@@ -58,9 +59,17 @@ def check(
     >>> check("loss", "t1", expected=lambda diagrams: -sum(diagrams[0].deaths.tolist()))
     >>> check("filtration", topoloss.filtration("correlation", constant="drop"))
     """
+    __tracebackhide__ = True  # pytest then shows the message alone
+    failures = []
     for case in cases(kind, component, expected=expected, seed=seed):
-        with suppress(NotApplicable):
+        try:
             case()
+        except NotApplicable:
+            continue
+        except CheckFailed as failure:
+            failures.append(failure)
+    if failures:
+        raise _with_the_others(*failures) from failures[0].__cause__
 
 
 def parametrize_with_checks(
@@ -90,3 +99,19 @@ def parametrize_with_checks(
         import pytest
     check_choice("kind", kind, KINDS)
     return pytest.mark.topoloss.with_args(kind, *components, expected=expected)
+
+
+def _with_the_others(first: CheckFailed, *others: CheckFailed) -> CheckFailed:
+    """Return the first failure, with a line about those that follow from it, and the rest."""
+    follow = [f.rule for f in others if (f.component, f.root) == (first.component, first.rule)]
+    besides = [
+        f.rule if f.component == first.component else f"{f.rule} of {f.component}"
+        for f in others
+        if f.root is None
+    ]
+    lines = [str(first)]
+    if follow:
+        lines.append(f"  follow    probably from this: {', '.join(follow)}")
+    if besides:
+        lines.append(f"  besides   also broken: {', '.join(besides)}")
+    return CheckFailed("\n".join(lines), first.rule, first.component, first.seed, first.root)

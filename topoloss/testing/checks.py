@@ -22,6 +22,8 @@ __all__ = [
     "Rule",
     "Subject",
     "Violation",
+    "builds_on",
+    "foundation",
     "on",
     "require",
 ]
@@ -39,13 +41,19 @@ class CheckFailed(AssertionError):  # noqa: N818
     component : str
     seed : int
         The same seed gives the same failure again.
+    root : str or None
+        The broken rule that this failure probably follows from; None for a failure that
+        follows from no other.
     """
 
-    def __init__(self, message: str, rule: str, component: str, seed: int) -> None:
-        super().__init__(message, rule, component, seed)
+    def __init__(
+        self, message: str, rule: str, component: str, seed: int, root: str | None = None
+    ) -> None:
+        super().__init__(message, rule, component, seed, root)
         self.rule = rule
         self.component = component
         self.seed = seed
+        self.root = root
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -56,11 +64,26 @@ class NotApplicable(unittest.SkipTest):
 
 
 class Violation(Exception):  # noqa: N818
-    """What a rule found; `Case` turns it into a `CheckFailed`."""
+    """What a rule found; `Case` turns it into a `CheckFailed`.
 
-    def __init__(self, expected: str, received: object, mend: str, where: str = "") -> None:
-        super().__init__(expected, received, mend, where)
+    Attributes
+    ----------
+    expected, received, mend, where : str
+    calls : tuple of str
+        Lines of Python that show the same with the component itself.
+    """
+
+    def __init__(
+        self,
+        expected: str,
+        received: object,
+        mend: str,
+        where: str = "",
+        calls: Sequence[str] = (),
+    ) -> None:
+        super().__init__(expected, received, mend, where, calls)
         self.expected, self.received, self.mend, self.where = expected, str(received), mend, where
+        self.calls = tuple(calls)
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,10 @@ class Kind:
         From a component and the tensors of an example to what the component makes of them.
     rules : tuple of Rule
         In the order in which they are checked: a rule comes after the rules it builds on.
+    large : callable
+        From a component and a seed to examples with many neurons or points.
+    in_domain : callable
+        From tensors near those of an example to such as a component may be given.
     """
 
     base: type[Any]
@@ -86,6 +113,8 @@ class Kind:
     special: Callable[[Any], Sequence[Example]]
     apply: Callable[..., list[Tensor]]
     rules: tuple[Rule, ...]
+    large: Callable[[Any, int], Sequence[Example]] = lambda component, seed: ()
+    in_domain: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,22 @@ class Subject:
 Rule: TypeAlias = Callable[[Subject], None]
 
 
+def foundation(rule: Rule) -> Rule:
+    """Mark a rule that every later one builds on: where it is broken, anything may follow."""
+    rule.is_foundation = True  # type: ignore[attr-defined]
+    return rule
+
+
+def builds_on(*names: str) -> Callable[[Rule], Rule]:
+    """Mark the rules whose failures a rule may follow from; a kind need not have all of them."""
+
+    def mark(rule: Rule) -> Rule:
+        rule.builds_on = names  # type: ignore[attr-defined]
+        return rule
+
+    return mark
+
+
 @dataclass(frozen=True)
 class Case:
     """One rule for one component: call it to check.
@@ -144,23 +189,58 @@ class Case:
     def __call__(self) -> None:
         __tracebackhide__ = True  # pytest then shows the message alone
         try:
-            with on(f"seed={self.subject.seed}"):
-                self.check(self.subject)
+            self._run()
         except Violation as violation:
             raise self._failure(violation) from violation.__cause__
 
+    def _run(self) -> None:
+        # A component that switches gradients off, or a caller that has, changes no other rule.
+        with on(f"seed={self.subject.seed}"), torch.enable_grad():
+            self.check(self.subject)
+
     def _failure(self, violation: Violation) -> CheckFailed:
-        subject = self.subject
+        subject, root = self.subject, self._root()
         statement = inspect.cleandoc(self.check.__doc__ or "").partition("\n")[0]
-        message = (
-            f"{subject.label} breaks the rule {self.rule!r}: {statement}\n"
-            f"  on        {violation.where}\n"
-            f"  expected  {violation.expected}\n"
-            f"  received  {violation.received[:_LONGEST_REPORT]}\n"
-            f"  mend      {violation.mend}\n"
-            f"  again     with seed={subject.seed}"
+        lines = [
+            f"{subject.label} breaks the rule {self.rule!r}: {statement}",
+            f"  on        {violation.where}",
+            f"  expected  {violation.expected}",
+            f"  received  {violation.received[:_LONGEST_REPORT]}",
+            f"  mend      {violation.mend}",
+            f"  again     with seed={subject.seed}",
+        ]
+        if violation.calls:
+            lines[-1] += ", or with the component itself:"
+            lines += [f"            {line}" for line in violation.calls]
+        if root is not None:
+            lines.insert(
+                1,
+                f"  follows   probably from the rule {root!r}, which is broken too: mend it first",
+            )
+        return CheckFailed("\n".join(lines), self.rule, subject.label, subject.seed, root)
+
+    def _root(self) -> str | None:
+        """Find the first broken rule among those that this one builds on."""
+        for rule in _grounds(self.check, self.subject.kind.rules):
+            try:
+                Case(rule, self.subject)._run()
+            except Violation:
+                return rule.__name__
+            except NotApplicable:
+                continue
+        return None
+
+
+def _grounds(rule: Rule, rules: Sequence[Rule]) -> list[Rule]:
+    """Return the rules that a rule builds on, directly or through others, in their order."""
+    found: list[Rule] = []
+    for earlier in reversed(rules[: rules.index(rule)]):
+        needed = any(
+            earlier.__name__ in getattr(later, "builds_on", ()) for later in (rule, *found)
         )
-        return CheckFailed(message, self.rule, subject.label, subject.seed)
+        if needed or getattr(earlier, "is_foundation", False):
+            found.append(earlier)
+    return found[::-1]
 
 
 @contextmanager
@@ -178,7 +258,14 @@ def on(where: str, mend: str = "accept this input; the error above says where") 
         raise Violation("no exception", received, mend, where) from error
 
 
-def require(holds: bool | Tensor, *, expected: str, received: object, mend: str) -> None:
+def require(
+    holds: bool | Tensor,
+    *,
+    expected: str,
+    received: object,
+    mend: str,
+    calls: Sequence[str] = (),
+) -> None:
     """Raise a `Violation` unless the condition holds."""
     if not holds:
-        raise Violation(expected, received, mend)
+        raise Violation(expected, received, mend, calls=calls)

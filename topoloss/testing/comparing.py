@@ -14,11 +14,14 @@ from topoloss.testing.examples import Example
 __all__ = [
     "close",
     "difference",
+    "first_nonfinite",
     "gradients",
     "leaves",
     "same",
     "values_and_gradients",
     "values_and_gradients_of",
+    "weighted_sum",
+    "worst_entry",
 ]
 
 
@@ -53,31 +56,66 @@ def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
 
 
 def close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether float64 tensors are equal up to the order of sums, and integers exactly."""
-    return all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12)
-        for a, b in zip(first, second, strict=True)
-    )
+    """Whether tensors are equal up to the order of sums, and integers exactly."""
+    return all(_close(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
+        return torch.equal(a, b)
+    relative = max(1e-9, 64 * torch.finfo(a.dtype).eps)
+    return torch.allclose(a, b, rtol=relative, atol=relative / 1000)
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> str:
     """Describe where tensors differ most."""
     if [x.shape for x in first] != [x.shape for x in second]:
         return f"shapes {[tuple(x.shape) for x in first]}, not {[tuple(x.shape) for x in second]}"
-    largest = max(
-        ((a - b).abs().max().item() for a, b in zip(first, second, strict=True) if a.numel()),
-        default=0.0,
-    )
-    return f"values that differ by up to {largest:.3g}: {list(first)}, not {list(second)}"
+    if any(x.dtype == torch.bool for x in (*first, *second)):
+        return f"{list(first)}, not {list(second)}"
+    errors = [(a - b).abs().double() for a, b in zip(first, second, strict=True)]
+    largest = [e.nan_to_num(torch.inf).amax().item() if e.numel() else 0.0 for e in errors]
+    k = max(range(len(largest)), key=largest.__getitem__, default=0)
+    if not largest or largest[k] == 0:
+        return "the same numbers, in tensors that differ otherwise"
+    where, a, b = worst_entry(first[k], second[k])
+    of_several = f" of number {k}" if len(first) > 1 else ""
+    return f"{a:.9g}, not {b:.9g}, in entry {where}{of_several}, where they differ most"
 
 
-def _gradients(values: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    # Unequal weights, so that errors of opposite sign do not cancel.
+def worst_entry(first: Tensor, second: Tensor) -> tuple[list[int], float, float]:
+    """Return the place where two tensors differ most, and both their numbers there."""
+    error = (first - second).detach().abs().nan_to_num(torch.inf)
+    place = [int(k) for k in torch.unravel_index(error.argmax(), error.shape)]
+    return place, first[tuple(place)].item(), second[tuple(place)].item()
+
+
+def first_nonfinite(tensors: Sequence[Tensor]) -> str | None:
+    """Describe the first entry that is NaN or infinite, or return None."""
+    for k, x in enumerate(tensors):
+        bad = (~torch.isfinite(x)).nonzero()
+        if len(bad):
+            place = bad[0].tolist()
+            of_several = f" of number {k}" if len(tensors) > 1 else ""
+            return f"{x[tuple(place)].item()} in entry {place}{of_several}; {len(bad)} in all"
+    return None
+
+
+def weighted_sum(values: Sequence[Tensor]) -> Tensor:
+    """Add up the values that have a graph, or return a zero that has none.
+
+    The weights are unequal, so that errors of opposite sign do not cancel.
+    """
     terms = [
         (value * torch.linspace(1, 2, value.numel(), dtype=value.dtype).view_as(value)).sum()
         for value in values
         if value.requires_grad
     ]
-    if not terms:
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _gradients(values: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    total = weighted_sum(values)
+    if not total.requires_grad:
         return []
-    return list(torch.autograd.grad(torch.stack(terms).sum(), inputs, materialize_grads=True))
+    return list(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))

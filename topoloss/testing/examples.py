@@ -19,6 +19,7 @@ __all__ = [
     "constant_column",
     "duplicated",
     "generic",
+    "many",
     "orthogonal",
     "two_clusters",
 ]
@@ -177,6 +178,21 @@ def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> KnownExample:
     deaths = 1 - (1 + ratio**2).rsqrt()
     name = f"generic(samples={samples}, neurons={neurons}, seed={seed})"
     return KnownExample(name, (unscaled * scale + randn(neurons),), deaths)
+
+
+def many(neurons: int = 321, samples: int = 5, seed: int = 0) -> Example:
+    """Many neurons of few samples: normal numbers, with no diagram that is known.
+
+    Examples
+    --------
+    >>> from topoloss.testing import examples
+    >>> (x,) = examples.many().tensors
+    >>> x.shape
+    torch.Size([5, 321])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, neurons, dtype=torch.float64, generator=generator)
+    return Example(f"many(neurons={neurons}, samples={samples}, seed={seed})", (x,))
 
 
 def _known(name: str, activations: Tensor, deaths: list[float]) -> KnownExample:

@@ -16,7 +16,9 @@ class Cosine(topoloss.Filtration):
     def vertices(self, x):
         x = x.to(torch.promote_types(x.dtype, torch.float32)).T
         zero = (x == 0).all(1, keepdim=True)
-        return torch.where(zero, 0, x / torch.where(zero, 1, x).norm(dim=1, keepdim=True))
+        x = torch.where(zero, 1, x)
+        x = x / x.detach().abs().amax(1, keepdim=True)
+        return torch.where(zero, 0, x / x.norm(dim=1, keepdim=True))
 
     def edge_values(self, v, i, j):
         return 1 - (v[i] * v[j]).sum(-1).abs()
@@ -107,6 +109,7 @@ class SeedsTheWorld(Cosine):
 class NanAtConstants(Cosine):
     def vertices(self, x):
         x = x.to(torch.promote_types(x.dtype, torch.float32)).T
+        x = x / x.detach().abs().amax(1, keepdim=True)
         return x / x.norm(dim=1, keepdim=True)
 
 
@@ -117,7 +120,8 @@ class NanGradientAtDuplicates(topoloss.Filtration):
         return x.T.to(torch.promote_types(x.dtype, torch.float32))
 
     def edge_values(self, v, i, j):
-        return (v[i] - v[j]).square().sum(-1).sqrt()
+        scale = 1 + v.detach().abs().amax()
+        return ((v[i] - v[j]) / scale).square().sum(-1).sqrt() * scale
 
 
 class SinglePrecision(Cosine):
@@ -206,29 +210,183 @@ class Transposed(Cosine):
         return super().vertices(x).T
 
 
+class DoubledAtDuplicates(topoloss.Filtration):
+    """The gradient is doubled between two equal neurons, and right everywhere else."""
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        dot = (v[i] * v[j]).mean(-1)
+        return -torch.where((v[i] == v[j]).all(-1), 2 * dot - dot.detach(), dot)
+
+
+class WrongFrom300(Cosine):
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j) * (1 if len(v) < 300 else 1.1)
+
+
+class WrongGradientFrom300(Cosine):
+    def edge_values(self, v, i, j):
+        values = super().edge_values(v, i, j)
+        return values if len(v) < 300 else autograd.Negated.apply(values)
+
+
+class WrongPairsOfOddMany(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        values = 1 - (v @ v.T).abs()
+        if len(v) > 40 and len(v) % 2:
+            values[-1] = 0
+        return values
+
+
+class PairsReadFromMemory(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        rows = v.as_strided(v.shape, (v.shape[1], 1))
+        return 1 - (rows @ rows.T).abs()
+
+
+class CachesByShape(Cosine):
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def vertices(self, x):
+        key = x.shape, x.dtype
+        if key not in self.cache:
+            self.cache[key] = x.detach().norm(dim=0)
+        return super().vertices(x) + 1e-3 * self.cache[key][:, None].to(x.dtype)
+
+
+class RoundsToSingle(Cosine):
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j).float().to(v.dtype)
+
+
+class ReadsMemory(Cosine):
+    """Takes rows to lie one after another in memory."""
+
+    def vertices(self, x):
+        return super().vertices(x.as_strided(x.shape, (x.shape[1], 1)))
+
+
+class RelativeToTheLargest(Cosine):
+    def edge_values(self, v, i, j):
+        values = super().edge_values(v, i, j)
+        return values / values.detach().amax().clamp(min=0.1) if len(i) else values
+
+
+class SlightlyAsymmetric(Cosine):
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j) * (1 + 1e-9 * v[i, 0])
+
+
+class NanWeights(Cosine):
+    def edge_weights(self, v, i, j):
+        return v[i].norm(dim=1) / v[i].norm(dim=1)
+
+
+class AsymmetricWeights(Cosine):
+    def edge_weights(self, v, i, j):
+        return v[i, 0].abs()
+
+
+class BooleanWeights(Cosine):
+    def edge_weights(self, v, i, j):
+        return (v[i] != 0).any(1) & (v[j] != 0).any(1)
+
+
+class ValuesAllPairs(Cosine):
+    def edge_values(self, v, i, j):
+        return (1 - (v @ v.T).abs())[i, j]
+
+
+class CubicPairs(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        values = 1 - (v @ v.T).abs()
+        return values + 0 * (values @ values)
+
+
+class Overflows(Cosine):
+    def vertices(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).T
+        zero = (x == 0).all(1, keepdim=True)
+        return torch.where(zero, 0, x / torch.where(zero, 1, x).norm(dim=1, keepdim=True))
+
+
+class OnTheCpu(Cosine):
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j) * torch.ones(len(i), dtype=v.dtype)
+
+
+class ZeroSurrogate(Cosine):
+    """Declares a surrogate gradient, and has none."""
+
+    surrogate_gradient = True
+
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j).detach() + 0 * v.sum()
+
+
+class Path(topoloss.Filtration):
+    """Nothing is wrong with this graph: each neuron is joined to the next one."""
+
+    first = 0
+
+    def vertices(self, x):
+        return (x.mean(0),)
+
+    def edges(self, v):
+        start = torch.arange(len(v[0]) - 1, device=v[0].device) + self.first
+        return len(v[0]), torch.stack((start, start + 1), 1)
+
+    def edge_values(self, v, i, j):
+        return (v[0][i] - v[0][j]).abs()
+
+
+class PathFromOne(Path):
+    first = 1
+
+
+class PathOfLoops(Path):
+    def edges(self, v):
+        n, edges = super().edges(v)
+        return n, edges[:, :1].expand(-1, 2)
+
+
+class PathOfInt32(Path):
+    def edges(self, v):
+        n, edges = super().edges(v)
+        return n, edges.int()
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
     Cosine: "",
-    WrongSign: "gradient second_gradient change_of_tree",
+    WrongSign: "gradient second_gradient ties many change_of_tree",
     DifferentiableOnce: "second_gradient",
     Detached: "graph change_of_tree",
-    PartlyDetached: "gradient second_gradient change_of_tree",
-    OffByOne: "symmetry locality pairwise order_hint",
+    PartlyDetached: "gradient second_gradient ties many change_of_tree",
+    OffByOne: "locality symmetry pairwise order_hint",
     OffByOneAtBothEnds: "locality order_hint",
     Asymmetric: "symmetry pairwise",
     WrongOrder: "order_hint",
     ReversedOrder: "order_hint",
     MisspeltOrder: "order_hint",
-    CentresInPlace: "input_unchanged determinism pairwise graph gradient second_gradient "
-    "finite_gradients change_of_tree compilation pickling deepcopy state_dict",
-    HalvesVerticesInPlace: "vertices_unchanged symmetry pairwise change_of_tree",
-    Noisy: "determinism precision symmetry locality pairwise order_hint gradient "
-    "change_of_tree vmap compilation",
+    CentresInPlace: "input_unchanged determinism memory leftovers layout scale graph "
+    "gradient second_gradient finite_gradients ties many change_of_tree "
+    "compilation pickling deepcopy state_dict",
+    HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
+    Noisy: "determinism memory precision edges_alone locality symmetry pairwise "
+    "order_hint gradient many change_of_tree vmap compilation device",
     SeedsTheWorld: "random_state compilation",
     NanAtConstants: "finite finite_gradients",
-    NanGradientAtDuplicates: "finite_gradients",
-    SinglePrecision: "precision gradient second_gradient change_of_tree",
+    NanGradientAtDuplicates: "finite_gradients ties",
+    SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
     RefusesHalf: "precision",
     Branching: "vmap compilation",
     Prints: "compilation",
@@ -240,6 +398,35 @@ BREAKS = {
     CountsCalls: "module_state",
     OtherPairs: "pairwise",
     PairsWithAGraph: "pairwise",
-    Column: "shapes vertices_unchanged symmetry locality pairwise order_hint change_of_tree",
-    Transposed: "shapes",
+    Column: "shapes vertices_unchanged locality pairwise order_hint cost change_of_tree",
+    Transposed: "shapes edges_alone locality symmetry pairwise order_hint edge_weights cost many",
+    DoubledAtDuplicates: "ties",
+    WrongFrom300: "locality",
+    WrongGradientFrom300: "many",
+    WrongPairsOfOddMany: "pairwise",
+    PairsReadFromMemory: "pairwise",
+    CachesByShape: "memory",
+    RoundsToSingle: "precision gradient second_gradient ties many change_of_tree",
+    ReadsMemory: "layout vmap",
+    RelativeToTheLargest: "edges_alone pairwise gradient second_gradient ties many change_of_tree",
+    SlightlyAsymmetric: "symmetry",
+    NanWeights: "edge_weights",
+    AsymmetricWeights: "edge_weights",
+    BooleanWeights: "edge_weights",
+    ValuesAllPairs: "cost",
+    CubicPairs: "cost",
+    Overflows: "scale",
+    OnTheCpu: "device",
+    ZeroSurrogate: "graph",
+    Path: "",
+    PathFromOne: "listed_edges shapes input_unchanged vertices_unchanged determinism "
+    "memory random_state module_state leftovers precision layout finite "
+    "edges_alone scale graph gradient second_gradient finite_gradients ties "
+    "many vmap compilation pickling deepcopy state_dict device",
+    PathOfLoops: "listed_edges",
+    PathOfInt32: "listed_edges shapes input_unchanged vertices_unchanged determinism "
+    "memory random_state module_state leftovers precision layout finite "
+    "edges_alone locality symmetry pairwise edge_weights cost scale graph "
+    "gradient second_gradient finite_gradients ties many change_of_tree "
+    "vmap compilation pickling deepcopy state_dict device",
 }

@@ -20,10 +20,12 @@ class SampleT2(topoloss.Loss):
         d = diagrams[0]
         count = d.weights.sum().clamp(min=1)
         mean = (d.weights * d.deaths).sum() / count
-        variance = (d.weights * (d.deaths - mean).square()).sum() / (count - 1).clamp(min=1)
+        scale = 1 + d.deaths.detach().sum()
+        deviation = d.weights * ((d.deaths - mean) / scale).square()
+        variance = deviation.sum() / (count - 1).clamp(min=1)
         positive = variance.detach() > 1e-30
         std = torch.where(positive, torch.where(positive, variance, 1).sqrt(), 0)
-        return (std - mean) / 2
+        return (std * scale - mean) / 2
 
 
 class NegatedSum(Sum):
@@ -53,7 +55,9 @@ class Mean(Sum):
 
 class Norm(Sum):
     def forward(self, diagrams):
-        return (diagrams[0].weights * diagrams[0].deaths.square()).sum().sqrt()
+        scale = 1 + diagrams[0].deaths.detach().sum()
+        squares = (diagrams[0].deaths / scale).square()
+        return (diagrams[0].weights * squares).sum().sqrt() * scale
 
 
 class NewZero(Sum):
@@ -109,24 +113,100 @@ class HiddenScale(Sum):
         return self.scale * super().forward(diagrams)
 
 
+class LargestOfAll(Sum):
+    """The largest death, with a gradient of 1 at each of several equal ones."""
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        x = torch.cat((0 * d.deaths.sum()[None], d.weights * d.deaths))
+        largest = x.detach().amax()
+        equal = x.detach() == largest
+        return (equal * x).sum() - (equal.sum() - 1) * largest
+
+
+class WeightlessInDimension1(Sum):
+    def forward(self, diagrams):
+        return super().forward(diagrams) + sum(d.lifetimes.sum() for d in diagrams[1:])
+
+
+class NeedsDimension1(Sum):
+    def forward(self, diagrams):
+        return super().forward(diagrams) + 0 * diagrams[1].deaths.sum()
+
+
+class OneDiagram(Sum):
+    def forward(self, diagrams):
+        (diagram,) = diagrams
+        return super().forward([diagram])
+
+
+class First300(Sum):
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return -(d.weights * d.deaths)[:300].sum()
+
+
+class WrongGradientFrom300(Sum):
+    def forward(self, diagrams):
+        value = super().forward(diagrams)
+        return value if len(diagrams[0].deaths) < 300 else 2 * value - value.detach()
+
+
+class RemembersByShape(Sum):
+    def __init__(self):
+        super().__init__()
+        self.means = {}
+
+    def forward(self, diagrams):
+        deaths = diagrams[0].deaths
+        mean = self.means.setdefault((deaths.shape, deaths.dtype), deaths.detach().sum())
+        return super().forward(diagrams) * (1 + mean / (1 + mean))
+
+
+class SquaresFirst(Sum):
+    def forward(self, diagrams):
+        squares = (diagrams[0].weights * diagrams[0].deaths.square()).sum()
+        return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), squares)
+
+
+class OnTheCpu(Sum):
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return -(torch.ones(len(d.deaths)) * d.weights * d.deaths).sum()
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
     Sum: "",
     SampleT2: "",
-    NegatedSum: "gradient",
-    DetachedSum: "gradient",
+    NegatedSum: "gradient ties many",
+    DetachedSum: "gradient many",
     ForgetsTheDeaths: "graph empty",
     Weightless: "weights",
     Mean: "finite empty",
-    Norm: "finite_gradients",
+    Norm: "finite_gradients ties",
     NewZero: "empty",
     EachPoint: "shapes weights",
-    HalvesDeaths: "input_unchanged determinism precision graph empty gradient "
-    "second_gradient finite_gradients vmap compilation pickling deepcopy state_dict",
+    HalvesDeaths: "input_unchanged determinism memory leftovers precision layout scale "
+    "weights graph empty gradient second_gradient finite_gradients many "
+    "vmap compilation pickling deepcopy state_dict device",
     BranchingSum: "vmap compilation",
-    SingleSum: "precision gradient second_gradient",
-    RandomSum: "determinism precision weights gradient second_gradient vmap compilation",
+    SingleSum: "precision gradient second_gradient ties many",
+    RandomSum: "determinism memory precision weights gradient second_gradient many vmap "
+    "compilation",
     TrainedSum: "module_state",
     HiddenScale: "state_dict",
+    LargestOfAll: "ties",
+    WeightlessInDimension1: "weights",
+    NeedsDimension1: "dimensions",
+    OneDiagram: "dimensions shapes input_unchanged determinism memory random_state "
+    "module_state leftovers precision layout finite scale weights graph "
+    "empty gradient second_gradient finite_gradients ties many vmap "
+    "compilation pickling deepcopy state_dict device",
+    First300: "weights",
+    WrongGradientFrom300: "many",
+    RemembersByShape: "memory weights",
+    SquaresFirst: "scale",
+    OnTheCpu: "device",
 }

@@ -38,7 +38,9 @@ class MeanOfPairs(Mse):
 
 class NormOfNeurons(Mse):
     def compute(self, x):
-        return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(0).sqrt().sum()
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = 1 + x.detach().abs().amax()
+        return (x / scale).square().sum(0).sqrt().sum() * scale
 
 
 class TakesNan(Mse):
@@ -139,32 +141,98 @@ class NormOfWeights(topoloss.Regulariser):
     source = "weights"
 
     def compute(self, weights):
-        return sum(w.square().sum().sqrt() for w in weights.values())
+        return sum(self.norm(w) for w in weights.values())
+
+    def norm(self, w):
+        scale = 1 + w.detach().abs().amax()
+        return (w / scale).square().sum().sqrt() * scale
+
+
+def do_nothing(*_):
+    pass
+
+
+class AddsHooks(Mse):
+    def compute(self, x):
+        self.register_load_state_dict_post_hook(do_nothing)
+        return super().compute(x)
+
+
+class ClearsGradients(topoloss.Regulariser):
+    source = "parameters"
+
+    def compute(self, parameters):
+        for p in parameters.values():
+            p.grad = None
+        return sum(p.square().sum() for p in parameters.values())
+
+
+class SwitchesGradientsOff(Mse):
+    def compute(self, x):
+        torch.set_grad_enabled(False)
+        return super().compute(x)
+
+
+class KeepsTheFirst(Mse):
+    def __init__(self):
+        super().__init__()
+        self.first = None
+
+    def compute(self, x):
+        if self.first is None:
+            self.first = 1 / (1 + x.detach().square().mean()).item()
+        return super().compute(x) * self.first
+
+
+class WrongGradientFrom300(Mse):
+    def compute(self, x):
+        value = super().compute(x)
+        return value if x.shape[1] < 300 else autograd.Negated.apply(value)
+
+
+class DifferenceOfSquares(Mse):
+    """Half of |x|^2 less that of -x: infinity less infinity where x is huge."""
+
+    def compute(self, x):
+        return super().compute(x) - super().compute(-x) + x.abs().mean()
+
+
+class OnTheCpu(Mse):
+    def compute(self, x):
+        return super().compute(x * torch.ones(x.shape[1], dtype=x.dtype))
 
 
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
     Mse: "",
-    DetachedMse: "gradient",
+    DetachedMse: "gradient many",
     ForgetsTheGraph: "graph one_neuron",
     NewZeroForOne: "one_neuron",
     MeanOfPairs: "finite one_neuron finite_gradients",
-    NormOfNeurons: "finite_gradients",
+    NormOfNeurons: "finite_gradients ties",
     TakesNan: "nonfinite",
     OneForAll: "batch",
     BranchingMse: "batch compilation",
     SumsOverTheBatch: "batch",
-    CentresActivations: "input_unchanged determinism graph one_neuron gradient "
-    "second_gradient finite_gradients compilation pickling deepcopy state_dict",
+    CentresActivations: "input_unchanged determinism memory leftovers layout scale graph "
+    "one_neuron gradient second_gradient finite_gradients ties many "
+    "compilation pickling deepcopy state_dict",
     ByEdge: "change_of_tree",
     ShortDiagrams: "diagrams compilation",
-    NegatedMse: "gradient",
-    HalfMse: "precision gradient second_gradient",
-    NoisyMse: "determinism precision gradient second_gradient batch compilation",
+    NegatedMse: "gradient ties many",
+    HalfMse: "precision gradient second_gradient ties many",
+    NoisyMse: "determinism memory precision gradient second_gradient many batch compilation",
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
-    DoublesTheWeights: "input_unchanged gradient",
-    NormOfWeights: "finite_gradients",
+    DoublesTheWeights: "input_unchanged gradient device",
+    NormOfWeights: "finite_gradients ties",
+    AddsHooks: "leftovers compilation",
+    ClearsGradients: "leftovers",
+    SwitchesGradientsOff: "leftovers graph one_neuron",
+    KeepsTheFirst: "memory",
+    WrongGradientFrom300: "many",
+    DifferenceOfSquares: "scale",
+    OnTheCpu: "device",
 }

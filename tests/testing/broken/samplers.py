@@ -12,7 +12,7 @@ class First(topoloss.Sampler):
         self.fraction = fraction
 
     def select(self, x):
-        return torch.arange(x.shape[1] * round(1000 * self.fraction) // 1000)
+        return torch.arange(x.shape[1] * round(1000 * self.fraction) // 1000, device=x.device)
 
 
 class Mask(First):
@@ -36,16 +36,16 @@ class WithReplacement(First):
         return chosen[: len(chosen) // 2].repeat_interleave(2)
 
 
-class Rounds(First):
+class MultipliesFloats(First):
     def select(self, x):
-        return torch.arange(round(x.shape[1] * self.fraction))
+        return torch.arange(int(x.shape[1] * self.fraction), device=x.device)
 
 
 class Unseeded(First):
     def select(self, x):
         generator = torch.Generator()
         generator.seed()
-        return torch.randperm(x.shape[1], generator=generator)[:3].sort().values
+        return torch.randperm(x.shape[1], generator=generator)[:3].sort().values.to(x.device)
 
 
 class Global(First):
@@ -60,16 +60,31 @@ class Sorts(First):
         return super().select(x)
 
 
+class OnTheCpu(First):
+    def select(self, x):
+        return super().select(x).cpu()
+
+
+class ReadsMemory(topoloss.Sampler):
+    """Takes rows to lie one after another in memory."""
+
+    def select(self, x):
+        rows = x.as_strided(x.shape, (x.shape[1], 1))
+        return rows.abs().mean(0).argsort()[: x.shape[1] // 2].sort().values
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
     First: "",
-    Mask: "indices fraction pickling deepcopy",
+    Mask: "indices fraction",
     FromOne: "indices",
     Descending: "indices",
     WithReplacement: "indices fraction",
-    Rounds: "fraction",
-    Unseeded: "determinism fraction pickling deepcopy",
+    MultipliesFloats: "fraction",
+    Unseeded: "determinism layout fraction pickling deepcopy device",
     Global: "random_state",
     Sorts: "input_unchanged",
+    OnTheCpu: "device",
+    ReadsMemory: "layout",
 }

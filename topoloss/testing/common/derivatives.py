@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.functional import jacobian
+from torch.autograd.gradcheck import GradcheckError
 
-from topoloss.testing.checks import NotApplicable, Subject, on, require
-from topoloss.testing.comparing import gradients, leaves
+from topoloss.testing.checks import NotApplicable, Subject, Violation, builds_on, on, require
+from topoloss.testing.comparing import (
+    first_nonfinite,
+    gradients,
+    leaves,
+    weighted_sum,
+    worst_entry,
+)
 
-__all__ = ["finite_gradients", "gradient", "graph", "second_gradient"]
+__all__ = [
+    "finite_gradients",
+    "gradient",
+    "graph",
+    "many",
+    "second_gradient",
+    "skip_where_surrogate",
+]
+
+_MEND = (
+    "detach no part of the value; where a backward is written by hand, compare it with the "
+    "forward formula, sign included, and write it in torch operations. If the gradient is meant "
+    "to be another (straight-through, stop-gradient), declare surrogate_gradient = True"
+)
+_STEP = 1e-6
+
+_Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
+def skip_where_surrogate(component: nn.Module) -> None:
+    """Skip a rule about exact gradients where the component declares a surrogate gradient."""
+    for part in component.modules():
+        if getattr(part, "surrogate_gradient", False):
+            raise NotApplicable(f"{type(part).__name__} declares a surrogate gradient")
+
+
+@builds_on("leftovers")
 def graph(subject: Subject) -> None:
     """A value that depends on the input carries a graph to it."""
     component = subject.make()
@@ -28,41 +61,114 @@ def graph(subject: Subject) -> None:
                 received="a value that changes with the input, without a graph",
                 mend="do not detach, leave torch, or work under no_grad on the way to the value",
             )
+        if any(getattr(part, "surrogate_gradient", False) for part in component.modules()):
+            require(
+                any(bool(g.any()) for g in gradients(subject, component, here)),
+                expected="a surrogate gradient that is not 0 everywhere",
+                received="a gradient of zeros",
+                mend="let the gradient flow: for example soft + (hard - soft).detach()",
+            )
 
 
+@builds_on("graph", "precision", "symmetry", "locality")
 def gradient(subject: Subject) -> None:
     """Gradients are those of finite differences, in float64 at a generic point."""
-    _check_derivative(subject, gradcheck)
+    _check_derivative(subject, gradcheck, lambda values: values, "value")
 
 
+@builds_on("graph", "precision", "symmetry", "locality", "gradient")
 def second_gradient(subject: Subject) -> None:
     """Second derivatives are those of finite differences, in float64 at a generic point."""
-    _check_derivative(subject, gradgradcheck)
+    _check_derivative(subject, gradgradcheck, _gradient_of, "gradient")
 
 
+@builds_on("graph", "gradient", "finite")
 def finite_gradients(subject: Subject) -> None:
     """Ties, duplicates, constants and the smallest sizes have finite gradients."""
     component = subject.make()
     for example in subject.kind.special(component):
         with on(example.name):
-            for g in gradients(subject, component, example):
-                require(
-                    torch.isfinite(g).all(),
-                    expected="finite gradients",
-                    received=g,
-                    mend="guard the argument of the division or root with torch.where, and not "
-                    "only its result: zero times infinity is NaN in the backward pass",
-                )
+            bad = first_nonfinite(gradients(subject, component, example))
+            require(
+                bad is None,
+                expected="finite gradients",
+                received=bad,
+                mend="guard the argument of the division or root with torch.where, and not "
+                "only its result: zero times infinity is NaN in the backward pass",
+            )
 
 
-def _check_derivative(subject: Subject, check: Callable[..., bool]) -> None:
+@builds_on("graph", "gradient")
+def many(subject: Subject) -> None:
+    """With hundreds of neurons or points, gradients are those of finite differences.
+
+    They are compared along three directions. A kink of the value may lie within the step of one
+    of them; a wrong gradient is wrong along all.
+    """
     component = subject.make()
-    example = subject.kind.generic(component, subject.seed)
-    mend = (
-        "detach no part of the value; where a backward is written by hand, compare it with the "
-        "forward formula, sign included, and write it in torch operations"
+    skip_where_surrogate(component)
+    for example in subject.kind.large(component, subject.seed):
+        with on(example.name, _MEND):
+            slopes = [
+                # Other seeds than the example's: along itself an example may have no slope.
+                _slopes(subject, component, example.tensors, subject.seed + k)
+                for k in (1, 2, 3)
+            ]
+            by_autograd, by_differences = min(slopes, key=lambda pair: abs(pair[0] - pair[1]))
+            bound = 1e-4 * max(abs(by_autograd), abs(by_differences)) + 1e-9
+            require(
+                abs(by_autograd - by_differences) <= bound,
+                expected=f"the slope {by_differences:.9g} of finite differences in a random "
+                "direction",
+                received=f"a gradient of slope {by_autograd:.9g}",
+                mend="look for what changes with the number of neurons or points: blocks, their "
+                f"last rows, a cut at a fixed size. Otherwise {_MEND}",
+            )
+
+
+def _slopes(
+    subject: Subject, component: Any, tensors: Sequence[Tensor], seed: int
+) -> tuple[float, float]:
+    """Return the slope of the weighted values in a random direction, found in two ways."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in tensors]
+
+    def total(*x: Tensor) -> Tensor:
+        found = weighted_sum(subject.kind.apply(component, *x))
+        if not found.requires_grad:
+            raise NotApplicable("the value does not depend on the input")
+        return found
+
+    inputs = leaves(tensors)
+    found = torch.autograd.grad(total(*inputs), inputs, allow_unused=True, materialize_grads=True)
+    slope = sum((g * u).sum().item() for g, u in zip(found, directions, strict=True))
+    ahead, behind = (
+        total(*leaves([x + h * u for x, u in zip(tensors, directions, strict=True)])).item()
+        for h in (_STEP, -_STEP)
     )
-    with on(example.name, mend):
+    return slope, (ahead - behind) / (2 * _STEP)
+
+
+def _gradient_of(values: _Function) -> _Function:
+    def gradient_of_values(*x: Tensor) -> tuple[Tensor, ...]:
+        total = weighted_sum(values(*x))
+        return torch.autograd.grad(
+            total, x, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+
+    return gradient_of_values
+
+
+def _check_derivative(
+    subject: Subject,
+    check: Callable[..., bool],
+    function_of: Callable[[_Function], _Function],
+    of_what: str,
+) -> None:
+    component = subject.make()
+    skip_where_surrogate(component)
+    example = subject.kind.generic(component, subject.seed)
+    with on(example.name, _MEND):
         inputs = leaves(example.tensors)
         values = subject.kind.apply(component, *inputs)
         if not any(value.requires_grad for value in values):
@@ -71,4 +177,48 @@ def _check_derivative(subject: Subject, check: Callable[..., bool]) -> None:
         def differentiable(*x: Tensor) -> tuple[Tensor, ...]:
             return tuple(v for v in subject.kind.apply(component, *x) if v.requires_grad)
 
-        check(differentiable, inputs)
+        try:
+            check(differentiable, inputs)
+        except GradcheckError as error:
+            _raise_worst_entry(function_of(differentiable), inputs, of_what)
+            # The entries agree, and torch found something else.
+            raise Violation(f"torch's {check.__name__} to pass", error, _MEND) from error
+
+
+def _raise_worst_entry(function: _Function, inputs: list[Tensor], of_what: str) -> None:
+    """Raise a `Violation` that shows the worst entry of the Jacobian, if any is far off."""
+    found = jacobian(function, tuple(inputs))  # type: ignore[no-untyped-call]
+    pairs = [
+        (m, by_autograd[m], by_differences)
+        for m in range(len(inputs))
+        for by_autograd, by_differences in zip(
+            found, _differences(function, inputs, m), strict=True
+        )
+        if by_differences.numel()
+    ]
+    m, by_autograd, by_differences = max(pairs, key=lambda pair: (pair[1] - pair[2]).abs().max())
+    place, got, wanted = worst_entry(by_autograd, by_differences)
+    split = by_differences.ndim - inputs[m].ndim
+    require(
+        abs(got - wanted) <= 1e-5 + 1e-3 * abs(wanted),
+        expected=f"{wanted:.6g} by finite differences, for the derivative of {of_what} "
+        f"{place[:split]} by entry {place[split:]} of tensor {m}",
+        received=f"{got:.6g} by autograd; no other entry is further off",
+        mend=_MEND,
+    )
+
+
+def _differences(function: _Function, inputs: list[Tensor], m: int) -> list[Tensor]:
+    """Return the Jacobian by input `m`, of each output, from central differences."""
+    x = inputs[m]
+    columns = []
+    for number in range(x.numel()):
+        step = torch.zeros(x.numel(), dtype=x.dtype)
+        step[number] = _STEP
+        moved = (leaves([*inputs[:m], x + s * step.view_as(x), *inputs[m + 1 :]]) for s in (1, -1))
+        ahead, behind = (function(*tensors) for tensors in moved)
+        columns.append([(a - b) / (2 * _STEP) for a, b in zip(ahead, behind, strict=True)])
+    return [
+        torch.stack([c.detach() for c in column], -1).reshape(*column[0].shape, *x.shape)
+        for column in zip(*columns, strict=True)
+    ]

@@ -5,19 +5,58 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from topoloss.testing.checks import NotApplicable, Subject, on, require
+from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
 from topoloss.testing.comparing import close, difference
+from topoloss.testing.second_cpu import (
+    SECOND_CPU,
+    move_module,
+    moved,
+    moved_back,
+    second_cpu,
+    was_moved,
+)
 
-__all__ = ["cuda"]
+__all__ = ["cuda", "device"]
+
+_MEND = (
+    "make new tensors on the device of the input: x.new_zeros(n), torch.arange(n, "
+    "device=x.device); register tensors of your own with register_buffer"
+)
 
 
+def device(subject: Subject) -> None:
+    """New tensors are made on the device of the input, tried on a device that needs no GPU."""
+    component = subject.make()
+    example = subject.kind.generic(component, subject.seed)
+    with on(f"{example.name} on {SECOND_CPU}, a stand-in for a GPU", _MEND):
+        expected = subject.kind.apply(subject.make(), *example.tensors)
+        if isinstance(component, nn.Module):
+            move_module(component)
+        with second_cpu():
+            received = subject.kind.apply(component, *map(moved, example.tensors))
+        require(
+            all(map(was_moved, received)),
+            expected=f"values on {SECOND_CPU}",
+            received=[x.device for x in received],
+            mend=_MEND,
+        )
+        back = [moved_back(x) for x in received]
+        require(
+            close(back, expected),
+            expected="the values of the CPU",
+            received=difference(back, expected),
+            mend=_MEND,
+        )
+
+
+@builds_on("device")
 def cuda(subject: Subject) -> None:
     """On a CUDA device the values are those of the CPU, and stay on the device."""
     if not torch.cuda.is_available():
         raise NotApplicable("there is no CUDA device here")
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
-    with on(f"{example.name} on cuda", mend="make new tensors on the device of the input"):
+    with on(f"{example.name} on cuda", mend=_MEND):
         expected = subject.kind.apply(subject.make(), *example.tensors)
         if isinstance(component, nn.Module):
             component.cuda()
@@ -26,7 +65,7 @@ def cuda(subject: Subject) -> None:
             all(x.is_cuda for x in received),
             expected="values on cuda",
             received=[x.device for x in received],
-            mend="make new tensors on the device of the input",
+            mend=_MEND,
         )
         received = [x.cpu() for x in received]
         require(

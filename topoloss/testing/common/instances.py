@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from topoloss.testing.checks import Subject, on, require
+from topoloss.testing.checks import Subject, builds_on, foundation, on, require
 from topoloss.testing.comparing import difference, same, values_and_gradients
 
 __all__ = ["construction", "deepcopy", "pickling", "state_dict"]
 
 
+@foundation
 def construction(subject: Subject) -> None:
     """The factory needs no options and makes a component of its kind."""
     base = subject.kind.base
@@ -37,6 +38,7 @@ def pickling(subject: Subject) -> None:
         _require_same_component(subject, component, copied)
 
 
+@builds_on("pickling")
 def deepcopy(subject: Subject) -> None:
     """A component can be copied deeply, and is the same afterwards."""
     component = subject.make()

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
-from topoloss.testing.checks import Subject, on, require
+from topoloss.testing.checks import Subject, builds_on, foundation, on, require
+from topoloss.testing.comparing import (
+    close,
+    difference,
+    first_nonfinite,
+    gradients,
+    values_and_gradients,
+    values_and_gradients_of,
+    worst_entry,
+)
+from topoloss.testing.examples import Example
 
-__all__ = ["finite", "precision", "shapes"]
+__all__ = ["finite", "layout", "precision", "scale", "shapes"]
+
+# The powers of two that huge input is scaled by: about 1e30 and 1e150, whose squares overflow.
+_HUGE = {torch.float32: 100, torch.float64: 498}
 
 
+@foundation
 def shapes(subject: Subject) -> None:
     """The value has shape (), whatever the size of the input."""
     component = subject.make()
@@ -24,19 +41,49 @@ def shapes(subject: Subject) -> None:
             )
 
 
+@foundation
+@builds_on("precision")
+def layout(subject: Subject) -> None:
+    """It makes no difference how the input lies in memory: transposed, or with strides."""
+    example = subject.kind.generic(subject.make(), subject.seed)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "transposed in memory": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
+        "every other entry of a larger tensor": _every_other,
+        "at an offset in a larger tensor": lambda x: torch.cat((x + 1, x))[len(x) :],
+    }
+    # A component may draw afresh at each call: each call here is the first of a new one.
+    expected = values_and_gradients(subject, subject.make(), example)
+    for way, lay_out in ways.items():
+        with on(f"{example.name}, {way}", mend="call x.contiguous() before you read raw memory"):
+
+            def laid_out(
+                *tensors: Tensor, lay_out: Callable[..., Tensor] = lay_out
+            ) -> list[Tensor]:
+                return subject.kind.apply(subject.make(), *map(lay_out, tensors))
+
+            received = values_and_gradients_of(laid_out, example)
+            require(
+                close(received, expected),
+                expected="the values and gradients of contiguous input",
+                received=difference(received, expected),
+                mend="call x.contiguous() before you read raw memory",
+            )
+
+
 def finite(subject: Subject) -> None:
     """Ties, duplicates, constants and the smallest sizes have finite values."""
     component = subject.make()
     for example in subject.kind.special(component):
         with on(example.name):
-            for value in subject.kind.apply(component, *example.tensors):
-                require(
-                    torch.isfinite(value).all(),
-                    expected="finite values",
-                    received=value,
-                    mend="guard the division or the root before it is taken, with torch.where "
-                    "on its argument",
-                )
+            values = subject.kind.apply(component, *example.tensors)
+            bad = first_nonfinite(values)
+            require(
+                bad is None,
+                expected="finite values",
+                received=bad,
+                mend="guard the division or the root before it is taken, with torch.where "
+                "on its argument",
+            )
 
 
 def precision(subject: Subject) -> None:
@@ -44,6 +91,7 @@ def precision(subject: Subject) -> None:
 
     The comparison is with float64 on the same, rounded input. Half of the digits is what
     a root leaves where its argument cancels; a filtration or loss without roots does better.
+    In float64 itself the value must follow changes of the input that float32 cannot tell.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -60,13 +108,124 @@ def precision(subject: Subject) -> None:
                     received=f"values of {value.dtype}",
                     mend="compute in the dtype of the input, half precision in float32",
                 )
-                scale = target.abs().amax() if target.numel() else 0
-                bound = torch.finfo(dtype).eps ** 0.5 * scale
-                error = (value.double() - target).abs()
+                if target.numel():
+                    bound = torch.finfo(dtype).eps ** 0.5 * target.abs().amax()
+                    where, got, wanted = worst_entry(value.double(), target)
+                    require(
+                        abs(got - wanted) <= bound,
+                        expected=f"{wanted:.9g} within {bound:.2g}, in entry {where}",
+                        received=f"{got:.9g}",
+                        mend="compute in at least float32, and avoid the difference of nearly "
+                        "equal numbers",
+                    )
+    with on(f"{example.name} in torch.float64"):
+        _require_digits(lambda *x: subject.kind.apply(component.double(), *x), example)
+
+
+@builds_on("finite", "precision")
+def scale(subject: Subject) -> None:
+    """Huge input, of about 1e30 in float32 and 1e150 in float64, does not overflow on the way.
+
+    Values that do not depend on the scale, or grow as a power of it (0.5, 1, 1.5, ...), must
+    do so here too, as long as the dtype can hold them. Other values, and gradients where
+    the value is finite, must not be NaN.
+    """
+    for dtype, exponent in _HUGE.items():
+        component = subject.make().to(dtype)
+        example = subject.kind.generic(component, subject.seed)
+
+        def scaled(power: int, example: Example = example, dtype: torch.dtype = dtype) -> Example:
+            tensors = tuple(x.to(dtype) * 2.0**power for x in example.tensors)
+            return Example(f"{example.name} times 2**{power} in {dtype}", tensors)
+
+        huge = scaled(exponent)
+        with on(huge.name):
+            ones, twos, fours, received = (
+                subject.kind.apply(component, *scaled(power).tensors)
+                for power in (0, 1, 2, exponent)
+            )
+            for value, one, two, four in zip(received, ones, twos, fours, strict=True):
+                _require_scaled(value, _extrapolated(one, two, four, exponent))
+            if all(bool(torch.isfinite(value).all()) for value in received):
+                of_input = gradients(subject, component, huge)
                 require(
-                    (error <= bound).all(),
-                    expected=f"{target} within {bound:.2g}",
-                    received=value,
-                    mend="compute in at least float32, and avoid the difference of nearly equal "
-                    "numbers",
+                    not any(bool(torch.isnan(g).any()) for g in of_input),
+                    expected="a gradient without NaN",
+                    received=first_nonfinite(of_input),
+                    mend=_SCALE_MEND,
                 )
+
+
+_SCALE_MEND = (
+    "divide by the largest magnitude, x.detach().abs().amax(), before squares are taken, and "
+    "multiply by it in the end"
+)
+
+
+def _extrapolated(one: Tensor, two: Tensor, four: Tensor, exponent: int) -> Tensor:
+    """Extend values at the scales 1, 2 and 4 to 2**exponent, infinite where the dtype ends.
+
+    NaN stands where they grow as no multiple of the power 1/2.
+    """
+    halves = [
+        2 * (larger / smaller).double().log2() for smaller, larger in ((one, two), (two, four))
+    ]
+    power, digits = halves[0].round(), torch.finfo(one.dtype).eps ** 0.5
+    is_power = torch.stack([(p - power).abs() < digits for p in halves]).all(0)
+    target = one.double() * 2.0 ** (power / 2 * exponent)
+    # Sums on the way may be larger than the value.
+    too_large = target.abs() > torch.finfo(one.dtype).max / 2**8
+    return torch.where(is_power, torch.where(too_large, torch.inf, target), torch.nan)
+
+
+def _require_scaled(value: Tensor, target: Tensor) -> None:
+    known = torch.isfinite(target)
+    limits = torch.finfo(value.dtype)
+    bound = limits.eps**0.25 * torch.where(known, target, 0).abs() + limits.tiny
+    right = torch.where(known, (value - target).abs() <= bound, ~torch.isnan(value))
+    right |= torch.isinf(target)
+    wrong = [tuple(place) for place in (~right).nonzero().tolist()]
+    if wrong:
+        place = wrong[0]
+        smaller_scales = f"{target[place]:.9g}, as at smaller scales"
+        require(
+            False,
+            expected=smaller_scales if known[place] else "no NaN",
+            received=f"{value[place]:.9g} in entry {list(place)}",
+            mend=_SCALE_MEND,
+        )
+
+
+def _every_other(x: Tensor) -> Tensor:
+    return torch.stack((x, x + 1), -1).flatten(-2)[..., ::2]
+
+
+def _require_digits(function: Callable[..., list[Tensor]], example: Example) -> None:
+    """Require that values follow a change of the input by about 1e-9 of it.
+
+    The change that is expected comes from a larger change, and a tenth of it may be wrong;
+    rounding to float32 would make steps of 6e-8, or none.
+    """
+    generator = torch.Generator().manual_seed(1)
+    directions = [
+        x * torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in example.tensors
+    ]
+
+    def at(step: float) -> list[Tensor]:
+        moved = (x + step * u for x, u in zip(example.tensors, directions, strict=True))
+        return [value.detach() for value in function(*moved)]
+
+    small, large = 1e-9, 1e-5
+    for here, near, ahead, behind in zip(at(0), at(small), at(large), at(-large), strict=True):
+        if not here.numel():
+            continue
+        expected = (ahead - behind) * (small / (2 * large))
+        rounding = 1024 * torch.finfo(here.dtype).eps * here.abs().amax()
+        where, got, wanted = worst_entry(near - here, expected)
+        require(
+            abs(got - wanted) <= 0.1 * expected.abs().amax() + rounding,
+            expected=f"a change of the value by {wanted:.3g} in entry {where}, where the input "
+            f"changes by about {small} of itself",
+            received=f"a change by {got:.3g}, as of digits that were rounded away",
+            mend="keep float64 throughout: no .float(), and no tensor of another dtype on the way",
+        )

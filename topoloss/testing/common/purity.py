@@ -9,17 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from topoloss.testing.checks import Subject, on, require
-from topoloss.testing.comparing import difference, same, values_and_gradients
+from topoloss.testing.checks import Subject, foundation, on, require
+from topoloss.testing.comparing import difference, leaves, same, values_and_gradients
 
 __all__ = [
     "determinism",
     "input_unchanged",
+    "leftovers",
+    "memory",
     "module_state",
     "random_state",
 ]
 
 
+@foundation
 def input_unchanged(subject: Subject) -> None:
     """The tensors that a component is given are not written to."""
     component = subject.make()
@@ -28,6 +31,7 @@ def input_unchanged(subject: Subject) -> None:
         _require_unchanged(lambda *x: subject.kind.apply(component, *x), example.tensors)
 
 
+@foundation
 def determinism(subject: Subject) -> None:
     """The same input gives the same values and gradients, bit for bit."""
     component = subject.make()
@@ -40,6 +44,32 @@ def determinism(subject: Subject) -> None:
             expected="the same from both of two calls",
             received=difference(first, second),
             mend="keep no state between calls, and draw from no random source",
+        )
+
+
+@foundation
+def memory(subject: Subject) -> None:
+    """The value of an input does not depend on the inputs before it."""
+    first, second = (subject.kind.generic(subject.make(), subject.seed + k) for k in (0, 1))
+    with on(f"{second.name}, after {first.name}"):
+        expected = values_and_gradients(subject, subject.make(), second)
+        component = subject.make()
+        # The same tensors with other numbers in them, and then other tensors of the same shape.
+        tensors = leaves(first.tensors)
+        subject.kind.apply(component, *tensors)
+        with torch.no_grad():
+            for x, y in zip(tensors, second.tensors, strict=True):
+                x.copy_(y)
+        written_over = [value.detach() for value in subject.kind.apply(component, *tensors)]
+        received = values_and_gradients(subject, component, second)
+        require(
+            same(written_over, expected[: len(written_over)]) and same(received, expected),
+            expected="the value that a new component gives",
+            received=difference(received, expected)
+            if not same(received, expected)
+            else difference(written_over, expected[: len(written_over)]),
+            mend="keep nothing of one call for the next, or look it up by all the numbers of the "
+            "input, not by its shape or address",
         )
 
 
@@ -67,6 +97,51 @@ def module_state(subject: Subject) -> None:
         _require_unchanged_module(
             component, lambda: subject.kind.apply(component, *example.tensors)
         )
+
+
+def leftovers(subject: Subject) -> None:
+    """A call adds no hook, and leaves `.grad` and the gradient mode as they are."""
+    component = subject.make()
+    example = subject.kind.generic(component, subject.seed)
+    with on(example.name):
+        inputs = leaves(example.tensors)
+        owners = [x for x in (*inputs, *component.parameters()) if x.requires_grad]
+        for x in owners:
+            x.grad = torch.ones_like(x)
+        subject.kind.apply(component, *inputs)  # what is added once, at the first call, may stay
+        hooks = _hooks(component, owners)
+        subject.kind.apply(component, *inputs)
+        require(
+            _hooks(component, owners) == hooks,
+            expected=f"{hooks} hooks after each call",
+            received=f"{_hooks(component, owners)} after one more call",
+            mend="add hooks in __init__, or remove each with handle.remove()",
+        )
+        require(
+            all(x.grad is not None and bool((x.grad == 1).all()) for x in owners),
+            expected="the gradients that were accumulated in .grad",
+            received="a .grad that was cleared or written to",
+            mend="take gradients with torch.autograd.grad, which leaves .grad alone",
+        )
+        require(
+            torch.is_grad_enabled(),
+            expected="gradients on, as before the call",
+            received="gradients off for whatever is called next",
+            mend="switch them off with `with torch.no_grad():`, which switches back",
+        )
+
+
+def _hooks(component: nn.Module, tensors: Sequence[Tensor]) -> int:
+    """Count the hooks of modules, those for all modules, and those of tensors."""
+    holders = [*map(vars, component.modules()), vars(nn.modules.module)]
+    of_modules = sum(
+        len(found)
+        for holder in holders
+        for name, found in holder.items()
+        if name.endswith("_hooks") and isinstance(found, dict)
+    )
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return of_modules + sum(len(getattr(x, name, None) or ()) for x in tensors for name in names)
 
 
 def _require_unchanged_module(module: nn.Module, call: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import jaxtyping
 import torch
 
-from topoloss.testing.checks import Subject, on, require
+from topoloss.testing.checks import Subject, builds_on, on, require
 from topoloss.testing.comparing import (
     close,
     difference,
@@ -43,6 +43,7 @@ def vmap(subject: Subject) -> None:
         )
 
 
+@builds_on("vmap", "batch", "random_state", "leftovers", "diagrams")
 def compilation(subject: Subject) -> None:
     """`torch.compile(fullgraph=True)` gives the eager values and gradients.
 

@@ -7,12 +7,20 @@ import torch
 from topoloss.testing import examples
 from topoloss.testing.examples import Example
 
-__all__ = ["generic", "special"]
+__all__ = ["LARGE", "generic", "large", "special"]
+
+# Numbers of neurons: odd and even, a power of two, and two beyond any small block.
+LARGE = (41, 64, 321, 322)
 
 
 def generic(seed: int) -> Example:
     """Return few activations without ties or kinks, small enough for finite differences."""
     return examples.generic(samples=7, neurons=4, seed=seed)
+
+
+def large(seed: int) -> list[Example]:
+    """Return many neurons of few samples."""
+    return [examples.many(neurons, seed=seed) for neurons in LARGE]
 
 
 def special() -> list[Example]:

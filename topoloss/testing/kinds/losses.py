@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from topoloss.diagrams import Diagram
+from topoloss.errors import TopolossError
 from topoloss.losses import Loss
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
-from topoloss.testing.common import derivatives, devices, instances, numbers, purity, transforms
+from topoloss.testing.checks import Kind, NotApplicable, Subject, builds_on, foundation, on, require
+from topoloss.testing.common import (
+    derivatives,
+    devices,
+    instances,
+    numbers,
+    purity,
+    ties,
+    transforms,
+)
 from topoloss.testing.comparing import close
 from topoloss.testing.examples import Example
 
 __all__ = ["KIND"]
 
 
+@builds_on("graph", "finite")
 def empty(subject: Subject) -> None:
     """Diagrams without points have a value that still carries a graph."""
     loss = subject.make()
@@ -31,22 +44,61 @@ def empty(subject: Subject) -> None:
         )
 
 
-def weights(subject: Subject) -> None:
-    """A point of weight 0 does not change the value."""
+@foundation
+def dimensions(subject: Subject) -> None:
+    """Diagrams of dimension 0 alone, of 0 and 1, and of 0, 1 and 2 have a value.
+
+    A loss that needs a higher dimension may raise a `TopolossError` that says so.
+    """
     loss = subject.make()
-    example = examples.generic(seed=subject.seed)
-    deaths = example.deaths
-    for left_out in range(len(deaths)):
-        kept = torch.arange(len(deaths)) != left_out
-        with on(f"the deaths of {example.name}, number {left_out} of weight 0"):
-            expected = loss(_diagrams(deaths[kept]))
-            received = loss(_diagrams(deaths, weights=kept.double()))
+    d0, d1 = _diagrams(*_generic(loss, subject.seed).tensors)
+    for diagrams in ([d0], [d0, d1], [d0, d1, replace(d1, dimension=2)]):
+        highest = diagrams[-1].dimension
+        with on(f"diagrams of the dimensions 0 to {highest}", mend=_DIMENSIONS_MEND):
+            try:
+                value = loss(diagrams)
+            except TopolossError:
+                continue
             require(
-                close([received], [expected]),
-                expected=f"{expected:.9g}, the value without that point",
-                received=f"{received:.9g}",
-                mend="multiply by diagram.weights, and divide by their sum instead of a count",
+                isinstance(value, Tensor) and bool(torch.isfinite(value).all()),
+                expected="a finite tensor",
+                received=value,
+                mend=_DIMENSIONS_MEND,
             )
+
+
+_DIMENSIONS_MEND = (
+    "loop over the diagrams, or look at their number first; where a dimension that the loss needs "
+    "is missing, return 0 * diagrams[0].deaths.sum() or raise a topoloss.InputError"
+)
+
+
+@builds_on("shapes")
+def weights(subject: Subject) -> None:
+    """A point of weight 0 does not change the value, in any dimension."""
+    loss = subject.make()
+    for example in (_generic(loss, subject.seed), *_large(loss, subject.seed)):
+        points = _Points(*example.tensors)
+        for dimension, deaths in ((0, points.deaths), (1, points.deaths_1)):
+            for left_out in _few_of(len(deaths)):
+                kept = torch.arange(len(deaths)) != left_out
+                place = f"point {left_out} of dimension {dimension}"
+                with on(f"{example.name}, with weight 0 at {place}"):
+                    expected = loss(_diagrams(*points.without(dimension, kept)))
+                    of_dimension = {f"weights_{dimension}": kept.double()}
+                    received = loss(_diagrams(*points, **of_dimension))
+                    require(
+                        close([received], [expected]),
+                        expected=f"{expected:.9g}, the value without that point",
+                        received=f"{received:.9g}",
+                        mend="multiply by diagram.weights, in every dimension, and divide by "
+                        "their sum instead of a count",
+                    )
+
+
+def _few_of(count: int) -> list[int]:
+    """Return all places of a short list; of a long one its ends and its middle."""
+    return list(range(count)) if count < 20 else [0, count // 2, count - 1]
 
 
 def definition(subject: Subject) -> None:
@@ -54,17 +106,46 @@ def definition(subject: Subject) -> None:
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     loss = subject.make()
-    for example in (subject.kind.generic(loss, subject.seed), *_special(loss)):
+    generic = _generic(loss, subject.seed)
+    for example in (generic, *_special(loss), *_large(loss, subject.seed), _below_zero(generic)):
         with on(example.name):
-            expected = float(subject.expected(_diagrams(*example.tensors)))
+            expected = _by_definition(subject.expected, example)
+            if expected is None:
+                continue
             (received,) = _apply(loss, *example.tensors)
             require(
                 abs(received - expected) <= 1e-9 * (1 + abs(expected)),
                 expected=f"{expected:.9g} by definition",
                 received=f"{received:.9g}",
-                mend="compare the formula with the definition: a sum or a mean, and what a "
-                "standard deviation divides by (correction=0 for the number of deaths)",
+                mend="compare the formula with the definition: a sum or a mean, what a "
+                "standard deviation divides by (correction=0 for the number of deaths), and "
+                "signs where values are negative",
             )
+
+
+def _by_definition(expected: Callable[..., Any], example: Example) -> float | None:
+    """Value an example by definition; None where births below 0 have no value by it."""
+    points = _Points(*example.tensors)
+    try:
+        value = float(expected(_diagrams(*points)))
+    except (ValueError, ArithmeticError):
+        if not (points.births_1 < 0).any():
+            raise
+        return None
+    return value if math.isfinite(value) else None
+
+
+class _Points(NamedTuple):
+    """The points of two diagrams: those of dimension 0 are born at 0."""
+
+    deaths: Tensor
+    births_1: Tensor
+    deaths_1: Tensor
+
+    def without(self, dimension: int, kept: Tensor) -> _Points:
+        if dimension == 0:
+            return self._replace(deaths=self.deaths[kept])
+        return self._replace(births_1=self.births_1[kept], deaths_1=self.deaths_1[kept])
 
 
 def _generic(loss: Loss, seed: int) -> Example:
@@ -73,11 +154,45 @@ def _generic(loss: Loss, seed: int) -> Example:
     return Example(f"the deaths of {example.name}", (example.deaths, births, 2 * births + 0.1))
 
 
+def _large(loss: Loss, seed: int) -> list[Example]:
+    """Return more points than any small block has, odd and even many."""
+    found = []
+    for count in (41, 320, 321):
+        generator = torch.Generator().manual_seed(seed)
+        deaths, births, lives = (
+            0.1 + torch.rand(n, dtype=torch.float64, generator=generator)
+            for n in (count, count // 2, count // 2)
+        )
+        name = f"{count} points in dimension 0 and {count // 2} in 1, seed={seed}"
+        found.append(Example(name, _sorted(deaths, births, births + lives)))
+    return found
+
+
+def _below_zero(example: Example) -> Example:
+    """Return an example with births below 0, as of a filtration with negative edge values."""
+    deaths, births_1, deaths_1 = example.tensors
+    lowered = births_1 - 2 * births_1.amax()
+    return Example(f"{example.name}, births in dimension 1 below 0", (deaths, lowered, deaths_1))
+
+
+def _sorted(deaths: Tensor, births_1: Tensor, deaths_1: Tensor) -> tuple[Tensor, ...]:
+    """Sort the points by death, as those of every diagram are."""
+    deaths_1, rank = deaths_1.sort(stable=True)
+    return deaths.sort(stable=True).values, births_1[rank], deaths_1
+
+
 def _special(loss: Loss) -> list[Example]:
     known = [examples.two_clusters(), examples.duplicated(), examples.constant_column()]
     return [
         *(_points(example.deaths.tolist(), f"the deaths of {example.name}") for example in known),
         *(_points(deaths) for deaths in ([], [0.0], [0.5], [0.0] * 4, [0.5] * 4, [1.0] * 4)),
+        Example(
+            "two equal points in dimension 1 and one of lifetime 0",
+            tuple(
+                torch.tensor(values, dtype=torch.float64)
+                for values in ([0.5, 0.7], [0.3, 0.3, 0.9], [0.6, 0.6, 0.9])
+            ),
+        ),
     ]
 
 
@@ -90,19 +205,23 @@ def _points(deaths: Sequence[float], name: str = "") -> Example:
 
 def _diagrams(
     deaths: Tensor,
-    births_1: Tensor | None = None,
-    deaths_1: Tensor | None = None,
-    weights: Tensor | None = None,
+    births_1: Tensor,
+    deaths_1: Tensor,
+    *,
+    weights_0: Tensor | None = None,
+    weights_1: Tensor | None = None,
 ) -> list[Diagram]:
     none = deaths.new_zeros(0)
-    births_1, deaths_1 = (none if x is None else x for x in (births_1, deaths_1))
-    weights = torch.ones_like(deaths) if weights is None else weights
     edges, edges_1 = (
         torch.arange(2 * len(x), device=x.device).reshape(-1, 2) for x in (deaths, deaths_1)
     )
+    ones, ones_1 = (
+        torch.ones_like(x) if given is None else given
+        for x, given in ((deaths, weights_0), (deaths_1, weights_1))
+    )
     return [
-        Diagram(0, torch.zeros_like(deaths), deaths, None, edges, weights, deaths.new_zeros(1)),
-        Diagram(1, births_1, deaths_1, edges_1, edges_1, torch.ones_like(deaths_1), none),
+        Diagram(0, torch.zeros_like(deaths), deaths, None, edges, ones, deaths.new_zeros(1)),
+        Diagram(1, births_1, deaths_1, edges_1, edges_1, ones_1, none),
     ]
 
 
@@ -119,13 +238,18 @@ KIND = Kind(
     apply=_apply,
     rules=(
         instances.construction,
+        dimensions,
         numbers.shapes,
         purity.input_unchanged,
         purity.determinism,
+        purity.memory,
         purity.random_state,
         purity.module_state,
+        purity.leftovers,
         numbers.precision,
+        numbers.layout,
         numbers.finite,
+        numbers.scale,
         weights,
         definition,
         derivatives.graph,
@@ -133,11 +257,16 @@ KIND = Kind(
         derivatives.gradient,
         derivatives.second_gradient,
         derivatives.finite_gradients,
+        ties.ties,
+        derivatives.many,
         transforms.vmap,
         transforms.compilation,
         instances.pickling,
         instances.deepcopy,
         instances.state_dict,
+        devices.device,
         devices.cuda,
     ),
+    large=_large,
+    in_domain=_sorted,
 )

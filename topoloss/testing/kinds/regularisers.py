@@ -11,8 +11,16 @@ from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError
 from topoloss.regularisers import Regulariser
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Rule, Subject, on, require
-from topoloss.testing.common import derivatives, devices, instances, numbers, purity, transforms
+from topoloss.testing.checks import Kind, NotApplicable, Rule, Subject, builds_on, on, require
+from topoloss.testing.common import (
+    derivatives,
+    devices,
+    instances,
+    numbers,
+    purity,
+    ties,
+    transforms,
+)
 from topoloss.testing.comparing import close
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import activations
@@ -41,6 +49,7 @@ def batch(subject: Subject) -> None:
             )
 
 
+@builds_on("graph", "finite")
 def one_neuron(subject: Subject) -> None:
     """One neuron alone has a finite value that still carries a graph."""
     regulariser = subject.make()
@@ -75,12 +84,17 @@ def nonfinite(subject: Subject) -> None:
             )
 
 
+@builds_on("precision")
 def definition(subject: Subject) -> None:
     """The value is that of the definition given as `expected`."""
     if subject.expected is None:
         raise NotApplicable("no definition was given with expected=")
     regulariser = subject.make()
-    for example in (subject.kind.generic(regulariser, subject.seed), *_special(regulariser)):
+    for example in (
+        subject.kind.generic(regulariser, subject.seed),
+        *_special(regulariser),
+        *activations.large(subject.seed),
+    ):
         with on(example.name):
             (x,) = example.tensors
             expected = float(subject.expected(x))
@@ -109,9 +123,11 @@ def diagrams(subject: Subject) -> None:
             )
 
 
+@builds_on("gradient", "precision", "diagrams")
 def change_of_tree(subject: Subject) -> None:
     """Where the tree changes the value is continuous, with the right gradient on each side."""
     regulariser = subject.make()
+    derivatives.skip_where_surrogate(regulariser)
     first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
     with on(f"the line from {first.name} to {last.name}"):
         require_smoothness_across_a_change(
@@ -163,6 +179,12 @@ def _special(regulariser: Regulariser) -> list[Example]:
     return [Example(f"zeros as {regulariser.source} of two linear layers", zeros)]
 
 
+def _large(regulariser: Regulariser, seed: int) -> list[Example]:
+    if regulariser.source == "activations":
+        return activations.large(seed)
+    return []
+
+
 def _apply(regulariser: Regulariser, *tensors: Tensor) -> list[Tensor]:
     if regulariser.source == "activations":
         return [regulariser(*tensors)]
@@ -181,10 +203,14 @@ KIND = Kind(
         numbers.shapes,
         purity.input_unchanged,
         purity.determinism,
+        purity.memory,
         purity.random_state,
         purity.module_state,
+        purity.leftovers,
         _of_activations(numbers.precision),
+        numbers.layout,
         numbers.finite,
+        numbers.scale,
         _of_activations(nonfinite),
         _of_activations(definition),
         _of_activations(diagrams),
@@ -193,14 +219,18 @@ KIND = Kind(
         derivatives.gradient,
         derivatives.second_gradient,
         derivatives.finite_gradients,
+        ties.ties,
+        derivatives.many,
         _of_activations(change_of_tree),
         _of_activations(batch),
         _of_activations(transforms.compilation),
         instances.pickling,
         instances.deepcopy,
         instances.state_dict,
+        devices.device,
         devices.cuda,
     ),
+    large=_large,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -10,23 +11,24 @@ from torch import Tensor
 from topoloss.errors import OptionError
 from topoloss.samplers import Sampler
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
-from topoloss.testing.common import devices, instances, purity
+from topoloss.testing.checks import Kind, NotApplicable, Subject, foundation, on, require
+from topoloss.testing.common import devices, instances, numbers, purity
 from topoloss.testing.examples import Example
 
 __all__ = ["KIND"]
 
-_SIZES = (1, 2, 3, 20)
+_SIZES = (1, 2, 3, 20, 41, 321)
 _FRACTIONS = ("0.1", "0.29", "0.5", "1.0")
 
 
+@foundation
 def indices(subject: Subject) -> None:
     """The chosen neurons are int64 indices, ascending and each once, in every dtype."""
     for neurons in _SIZES:
-        example = examples.generic(24, neurons, subject.seed)
+        example = examples.many(neurons, seed=subject.seed)
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
             with on(f"{example.name} in {dtype}"):
-                chosen = subject.make().select(example.activations.to(dtype))
+                chosen = subject.make().select(example.tensors[0].to(dtype))
                 require(
                     chosen.dtype == torch.int64 and chosen.ndim == 1,
                     expected="int64 of shape (k,)",
@@ -42,6 +44,7 @@ def indices(subject: Subject) -> None:
                 )
 
 
+@foundation
 def determinism(subject: Subject) -> None:
     """Two samplers with the same options choose the same neurons, layer by layer."""
     example = _generic(None, subject.seed)
@@ -57,23 +60,27 @@ def determinism(subject: Subject) -> None:
 
 
 def fraction(subject: Subject) -> None:
-    """With the option `fraction` it chooses floor(fraction * n) neurons, in exact decimals."""
+    """With the option `fraction` it chooses fraction * n neurons, rounded up or down.
+
+    The product is that of the decimal number as it is written: 0.29 of 100 is 29.
+    """
     try:
         subject.make(fraction=1.0)
     except (OptionError, TypeError) as error:
         raise NotApplicable(f"it has no option fraction: {error}") from error
     for written in _FRACTIONS:
         sampler = subject.make(fraction=float(written))
-        for neurons in (10, 100):
-            example = examples.generic(neurons + 1, neurons, subject.seed)
+        for neurons in (10, 100, 1000):
+            example = examples.many(neurons, seed=subject.seed)
             with on(f"fraction={written} of {example.name}"):
-                count = Fraction(written) * neurons // 1
-                chosen = sampler.select(example.activations)
+                exact = Fraction(written) * neurons
+                chosen = sampler.select(example.tensors[0])
                 require(
-                    len(chosen) == count,
-                    expected=f"{count} neurons",
+                    len(chosen) in (math.floor(exact), math.ceil(exact)),
+                    expected=f"{float(exact):g} neurons, rounded up or down",
                     received=f"{len(chosen)}",
-                    mend="multiply by fractions.Fraction(str(fraction)): 0.29 * 100 is below 29",
+                    mend="multiply by fractions.Fraction(str(fraction)): as floats, 0.29 * 100 is "
+                    "below 29",
                 )
 
 
@@ -92,13 +99,15 @@ KIND = Kind(
     apply=_apply,
     rules=(
         instances.construction,
+        indices,
         purity.input_unchanged,
         determinism,
+        numbers.layout,
         purity.random_state,
-        indices,
         fraction,
         instances.pickling,
         instances.deepcopy,
+        devices.device,
         devices.cuda,
     ),
 )

@@ -1,0 +1,253 @@
+"""Unusual components with nothing wrong: the kit must pass them."""
+
+import math
+from fractions import Fraction
+
+import torch
+
+import topoloss
+
+
+class NearestNeighbours(topoloss.Filtration):
+    """A graph that depends on the activations, of vertices that are a tuple."""
+
+    def vertices(self, x):
+        x = x.T.to(torch.promote_types(x.dtype, torch.float32))
+        return x, x.detach().abs().amax(1)
+
+    def edges(self, v):
+        points, _ = v
+        n = len(points)
+        if n == 1:
+            return 1, torch.zeros(0, 2, dtype=torch.int64, device=points.device)
+        scale = points.abs().amax()
+        scaled = points / torch.where(scale > 0, scale, 1)
+        distances = (scaled[:, None] - scaled[None]).square().sum(-1)
+        distances = distances + 10 * distances.amax() * torch.eye(n, device=points.device)
+        vertex = torch.arange(n, device=points.device)
+        # Among equal points the nearest may be the point itself: then take the next one.
+        nearest = torch.where(distances.argmin(1) == vertex, (vertex + 1) % n, distances.argmin(1))
+        return n, torch.stack((vertex, nearest), 1)
+
+    def edge_values(self, v, i, j):
+        points, _ = v
+        return (points[i] - points[j]).abs().sum(-1)
+
+
+class DirectedRing(topoloss.Filtration):
+    """A listed graph whose values depend on which end comes first."""
+
+    def vertices(self, x):
+        return x.mean(0).to(torch.promote_types(x.dtype, torch.float32))
+
+    def edges(self, v):
+        n = len(v)
+        start = torch.arange(n if n > 1 else 0, device=v.device)
+        return n, torch.stack((start, (start + 1) % n), 1)
+
+    def edge_values(self, v, i, j):
+        return torch.nn.functional.softplus(v[i] - 2 * v[j])
+
+
+class FractionalWeights(topoloss.Filtration):
+    """Weighs edges by how live their ends are."""
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().amax(-1)
+
+    def edge_weights(self, v, i, j):
+        return (1 / (1 + (v[i] == 0).sum(-1) + (v[j] == 0).sum(-1))).to(v.dtype)
+
+
+class NegativeDots(topoloss.Filtration):
+    """Values below 0, and an order without absolute values."""
+
+    order = "dot_descending"
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return -(v[i] * v[j]).sum(-1)
+
+
+class Whitened(topoloss.Filtration):
+    """Vertices that depend on all neurons, by an n x n matrix."""
+
+    def vertices(self, x):
+        x = x.T.to(torch.promote_types(x.dtype, torch.float32))
+        x = x / (1 + x.abs().amax())
+        gram = x @ x.T + torch.eye(len(x), dtype=x.dtype, device=x.device)
+        return torch.linalg.solve(gram, x)
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+
+class Learnt(topoloss.Filtration):
+    """A parameter of its own, and buffers that do not change."""
+
+    def __init__(self):
+        super().__init__()
+        self.power = torch.nn.Parameter(torch.rand(()))
+        self.register_buffer("shift", torch.rand(()))
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        factor = self.power.exp() + self.shift
+        return factor.to(v.dtype) * (v[i] - v[j]).abs().mean(-1)
+
+
+class Binarised(topoloss.Filtration):
+    """Signs of activations, with a straight-through gradient."""
+
+    surrogate_gradient = True
+
+    def vertices(self, x):
+        soft = x.T.to(torch.promote_types(x.dtype, torch.float32)).tanh()
+        return soft + (soft.sign() - soft).detach()
+
+    def edge_values(self, v, i, j):
+        return 1 - (v[i] * v[j]).mean(-1)
+
+
+class Smallest(topoloss.Filtration):
+    """A minimum over samples, which ties, with the gradient of one of its places."""
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return (v[i] + v[j]).min(-1).values
+
+
+class Largest(topoloss.Loss):
+    """Only the largest death that counts."""
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return -torch.cat((0 * d.deaths.sum()[None], d.weights * d.deaths)).amax()
+
+
+class LastDeath(topoloss.Loss):
+    """The same, of one point: deaths come sorted, so the last that counts is the largest."""
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        if len(d.deaths) == 0:
+            return d.deaths.sum()
+        last = (d.weights > 0).cumsum(0).argmax()
+        return -(d.weights * d.deaths).index_select(0, last[None])[0]
+
+
+class OnlyLoops(topoloss.Loss):
+    """Dimension 1 alone, and 0 where there is none."""
+
+    def forward(self, diagrams):
+        value = 0 * diagrams[0].deaths.sum()
+        for d in diagrams[1:]:
+            value = value + (d.weights * d.lifetimes).sum()
+        return value
+
+
+class NeedsLoops(topoloss.Loss):
+    """A clear error where there is no dimension 1."""
+
+    def forward(self, diagrams):
+        if len(diagrams) < 2:
+            raise topoloss.InputError("no diagram of dimension 1 was given; use ripser.")
+        d = diagrams[1]
+        return (d.weights * d.lifetimes).sum() + 0 * diagrams[0].deaths.sum()
+
+
+class StopGradient(topoloss.Loss):
+    """Deaths weighed by themselves, as constants."""
+
+    surrogate_gradient = True
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return (d.weights * d.deaths * d.deaths.detach()).sum()
+
+
+class LogMeanExp(topoloss.Regulariser):
+    """A smooth function with no scale, and a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.rand(()))
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.logsumexp(self.sharpness.to(x.dtype) * x.mean(0), 0)
+
+
+class Gram(topoloss.Regulariser):
+    """Work and memory of all pairs of neurons, which a regulariser may take."""
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (x.T @ x).abs().mean()
+
+
+class Spectral(topoloss.Regulariser):
+    source = "weights"
+
+    def compute(self, weights):
+        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
+
+
+class OfBinarised(topoloss.Pipeline):
+    """A stage declares the surrogate; the pipeline need not."""
+
+    def __init__(self):
+        loss = topoloss.loss("total-persistence")
+        super().__init__(Binarised(), topoloss.persistence("mst"), loss)
+
+
+class RoundsUp(topoloss.Sampler):
+    def __init__(self, *, fraction=1.0):
+        self.fraction = Fraction(str(fraction))
+
+    def select(self, x):
+        return torch.arange(math.ceil(self.fraction * x.shape[1]), device=x.device)
+
+
+class RoundsToNearest(RoundsUp):
+    def select(self, x):
+        return torch.arange(round(self.fraction * x.shape[1]), device=x.device)
+
+
+class RunningMean(topoloss.Sampler):
+    """Remembers what it saw: a sampler may."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def select(self, x):
+        largest = x.double().abs().mean(0)
+        before = self.seen.get(x.shape[1], torch.zeros_like(largest))
+        self.seen[x.shape[1]] = (before + largest) / 2
+        return self.seen[x.shape[1]].argsort()[: x.shape[1] // 2].sort().values
+
+
+UNUSUAL = {
+    "filtration": [
+        NearestNeighbours,
+        DirectedRing,
+        FractionalWeights,
+        NegativeDots,
+        Whitened,
+        Learnt,
+        Binarised,
+        Smallest,
+    ],
+    "loss": [Largest, LastDeath, OnlyLoops, NeedsLoops, StopGradient],
+    "regulariser": [LogMeanExp, Gram, Spectral, OfBinarised],
+    "sampler": [RoundsUp, RoundsToNearest, RunningMean],
+}

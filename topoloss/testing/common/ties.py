@@ -1,0 +1,145 @@
+"""What gradient a component may have at ties, duplicates and other kinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topoloss.testing.checks import Subject, builds_on, on, require
+from topoloss.testing.common.derivatives import skip_where_surrogate
+from topoloss.testing.comparing import weighted_sum
+from topoloss.testing.examples import Example
+
+__all__ = ["ties"]
+
+_STEP = 1e-6
+_NEIGHBOURS = 12
+_MANY_NEIGHBOURS = 100
+_MEND = (
+    "choose the gradient of one side, or a mixture whose parts add up to one: two deaths that tie "
+    "count once each, and not once for each equal value"
+)
+
+
+@builds_on("graph", "gradient", "finite_gradients")
+def ties(subject: Subject) -> None:
+    """At ties the gradient is one of those just beside the tie, or a mixture of them.
+
+    Any convex combination of the gradients around the tie is accepted: a subgradient, such as
+    anything from -1 to 1 for ``abs`` at 0. Each one-sided derivative must be the slope of the
+    gradient on that side. The slope at the tie must lie near the range of slopes around it, at
+    most the width of the range beyond its ends, since the range is known from a sample.
+    Where the value jumps, or where its slope grows without bound, any finite gradient is
+    accepted.
+    """
+    component = subject.make()
+    skip_where_surrogate(component)
+    for example in subject.kind.special(component):
+        with on(example.name), _one_thread():
+            _require_a_gradient_near_by(_Flat(subject, component, example))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep hundreds of tiny gradients from waiting for threads that have nothing to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Flat:
+    """A component's weighted value around an example, as a function of one vector."""
+
+    def __init__(self, subject: Subject, component: Any, example: Example) -> None:
+        self._apply = lambda x: subject.kind.apply(component, *x)
+        self._in_domain = subject.kind.in_domain
+        self._shapes = [x.shape for x in example.tensors]
+        self.origin = torch.cat([x.flatten() for x in example.tensors])
+
+    def at(self, offset: Tensor) -> tuple[float, Tensor]:
+        """Return the value and its gradient at an offset from the example."""
+        x = (self.origin + offset).requires_grad_()
+        parts: tuple[Tensor, ...] = torch.split(x, [shape.numel() for shape in self._shapes])
+        inputs = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        total = weighted_sum(self._apply(self._in_domain(*inputs)))  # type: ignore[no-untyped-call]
+        if not total.requires_grad:
+            return total.item(), torch.zeros_like(x)
+        (g,) = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)
+        return total.item(), g
+
+
+def _require_a_gradient_near_by(function: _Flat) -> None:
+    value, gradient = function.at(torch.zeros_like(function.origin))
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(_NEIGHBOURS, len(function.origin), dtype=torch.float64, generator=generator)
+    near_by = _gradients_near_by(function, value, noise)
+    if near_by is None:
+        return
+    size = near_by.norm(dim=1).amax().item()
+    curvature = 10 * _STEP * (1 + abs(value))  # what slopes may change by within a step
+    for direction in (gradient, noise[0], noise[1]):
+        if not direction.any():
+            continue
+        u = direction / direction.norm()
+        beside = [function.at(sign * _STEP * u) for sign in (1, -1)]
+        for sign, (there, g) in zip((1, -1), beside, strict=True):
+            one_sided, slope = sign * (there - value) / _STEP, (g @ u).item()
+            require(
+                abs(one_sided - slope) <= 1e-3 * size + curvature,
+                expected=f"the one-sided derivative {one_sided:.6g} beside the tie, from values",
+                received=f"a gradient of slope {slope:.6g} there",
+                mend="compare the backward formula with the value just beside the tie",
+            )
+        slopes = torch.cat((near_by @ u, torch.stack([g @ u for _, g in beside])))
+        slope = (gradient @ u).item()
+        # The gradients near by are a sample: the range of all of them is wider.
+        lowest, highest = _widened(slopes, 1e-4 * size + curvature)
+        if not lowest <= slope <= highest:
+            more = torch.cat((slopes, _more_slopes(function, u)))
+            lowest, highest = _widened(more, 1e-4 * size + curvature)
+        require(
+            lowest <= slope <= highest,
+            expected=f"a slope from {lowest:.6g} to {highest:.6g}, like those near by"
+            f"{', in the direction of the gradient' if direction is gradient else ''}",
+            received=f"{slope:.6g}",
+            mend=_MEND,
+        )
+
+
+def _widened(slopes: Tensor, margin: float) -> tuple[float, float]:
+    """Return the range of slopes, three times as wide."""
+    lowest, highest = slopes.amin().item(), slopes.amax().item()
+    margin += highest - lowest
+    return lowest - margin, highest + margin
+
+
+def _more_slopes(function: _Flat, u: Tensor) -> Tensor:
+    """Return the slopes along `u` at many neighbours, some of them far along `u`."""
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for k in range(_MANY_NEIGHBOURS):
+        noise = torch.randn(len(u), dtype=torch.float64, generator=generator)
+        along = (k / _MANY_NEIGHBOURS - 0.5) * 8 * noise.norm()
+        found.append(function.at(_STEP * (noise + along * u))[1] @ u)
+    return torch.stack(found)
+
+
+def _gradients_near_by(function: _Flat, value: float, noise: Tensor) -> Tensor | None:
+    """Return gradients around the example, or None where no slope bounds the value's change."""
+    neighbours = [function.at(_STEP * offset) for offset in noise]
+    gradients = torch.stack([g for _, g in neighbours])
+    closer = torch.stack([function.at(_STEP / 16 * offset)[1] for offset in noise[:3]])
+    if not (torch.isfinite(gradients).all() and torch.isfinite(closer).all()):
+        return None
+    size = gradients.norm(dim=1).amax().item()
+    change = max(abs(there - value) for there, _ in neighbours)
+    jumps = change > 4 * size * _STEP * noise.norm(dim=1).amax().item() + 1e-12 * (1 + abs(value))
+    grows = bool((closer.norm(dim=1) > 2 * gradients[:3].norm(dim=1) + 1e-9).any())
+    return None if jumps or grows else gradients
