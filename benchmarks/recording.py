@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 
 import torch
 from torch import Tensor, nn
 
 import topoloss
 from benchmarks import clock, environment, rows
-from benchmarks.vision import torchvision
 
 TURNS = 11
 STEPS = 3
@@ -24,6 +24,9 @@ RECORDING = rows.RESULTS / "recording.csv"
 
 
 def resnet18(samples: int = 32, pixels: int = 224) -> tuple[nn.Module, Tensor]:
+    # Imported here: who draws the tables needs none of it.
+    from benchmarks.vision import torchvision
+
     return torchvision.models.resnet18(), torch.randn(samples, 3, pixels, pixels)
 
 
@@ -42,7 +45,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 
 def main() -> None:
     torch.set_num_threads(environment.THREADS)
-    hardware = environment.describe("cpu") | {"torchvision": torchvision.__version__}
+    hardware = environment.describe("cpu") | {"torchvision": metadata.version("torchvision")}
     found = [row for name, make in MODELS.items() for row in overhead(name, make)]
     rows.write(RECORDING, [rows.as_text(row | hardware) for row in found])
     for row in found:
