@@ -9,11 +9,12 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 # A Python where torch sees the GPU, with the package's extra 'test'; by default that of $(VENV).
 GPU_PYTHON ?=
 
-.PHONY: demo test test-zoo test-lowest test-mutants test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
+.PHONY: demo test test-deep test-zoo test-lowest test-mutants test-gpu lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
+	@echo "make test-deep  10,000 examples of each property; WORKERS=4 processes"
 	@echo "make test-zoo  other people's models, those of full size too"
 	@echo "make test-lowest  the suite on the lowest torch that is declared; downloads its CUDA build"
 	@echo "make test-mutants  plant bugs, and see which the tests notice: hours; goes on where it ended; JOBS=2"
@@ -44,6 +45,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
+
+# Processes that share the properties; by default one for each core.
+WORKERS ?= auto
+
+test-deep: $(INSTALLED)
+	$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=deep tests/properties
 
 test-zoo: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "" tests/zoo

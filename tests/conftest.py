@@ -20,6 +20,7 @@ from typecheck import CHECKED
 install_import_hook(CHECKED, "typecheck.typecheck")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import topoloss
 from topoloss.plugins import PluginRegistry, using_registry
@@ -31,6 +32,17 @@ collect_ignore = ["mutants"]
 # through the hook's wrappers.
 topoloss.Diagram.__init__ = topoloss.Diagram.__init__.__wrapped__
 topoloss.Diagram.lifetimes = property(topoloss.Diagram.lifetimes.fget.__wrapped__)
+
+# Time is no property: machines differ. The short profile draws the same examples each time.
+settings.register_profile("short", max_examples=20, derandomize=True, deadline=None)
+settings.register_profile(
+    "deep",
+    max_examples=10_000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)
