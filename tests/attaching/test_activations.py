@@ -48,6 +48,12 @@ FUNCTIONS = {
     "tensor.copysign_": lambda h: h.copysign_(torch.ones(())),
     "torch.arctan": torch.arctan,
     "torch.asinh": torch.asinh,
+    # A copy, or a view in which nothing is moved.
+    "clone": lambda h: h.clone().relu(),
+    "contiguous": lambda h: h.contiguous().relu(),
+    "view": lambda h: h.view(h.shape).relu(),
+    "reshape": lambda h: h.reshape(h.shape).relu(),
+    "all of it": lambda h: h[...].relu(),
 }
 FORMULAS = {
     "x * sigmoid(x)": lambda h: h * torch.sigmoid(h),
@@ -159,6 +165,34 @@ BETWEEN_LAYER_AND_ACTIVATION = {
 def test_an_activation_behind_something_else_is_found(first, inplace, training):
     model = Between(nn.Sequential(first, nn.ReLU(inplace=inplace))).train(training)
     assert_observes(model, with_between, batch(4))
+
+
+class ChannelsLast(nn.Module):
+    """A convolution, whose output is copied into another order in memory before its activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        h = self.conv(x.to(memory_format=torch.channels_last))
+        assert not h.is_contiguous()
+        return F.relu(h.contiguous())
+
+
+def test_an_activation_behind_a_copy_in_another_order_is_found():
+    assert_observes(ChannelsLast(), lambda model, x: {"conv": model(x)}, batch(2, 6, 7))
+
+
+def test_a_layer_ends_before_it_is_transposed_even_if_it_is_square():
+    """Its entries are elsewhere then: what was a neuron may be a sample."""
+
+    def by_hand(model, x):
+        h = model.a(x)
+        return {"a": h, "b": model.b(model.between(h))}
+
+    between = Between(lambda h: h.T.relu().T, width=6)
+    assert_observes(between, by_hand, batch(4, samples=6))
 
 
 @pytest.mark.parametrize("training", [True, False])

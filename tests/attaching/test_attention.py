@@ -138,6 +138,13 @@ class JointAttention(OwnAttention):
         return self.proj(self.attend(q * 0.5, k, v).transpose(1, 2).reshape(n, positions, 8))
 
 
+class CopyingAttention(OwnAttention):
+    """Attention that copies each head into a piece of memory of its own."""
+
+    def heads(self, x):
+        return super().heads(x).contiguous()
+
+
 class EinsumAttention(OwnAttention):
     """Attention in which every product is an einsum."""
 
@@ -148,7 +155,7 @@ class EinsumAttention(OwnAttention):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("make", [OwnAttention, JointAttention, EinsumAttention])
+@pytest.mark.parametrize("make", [OwnAttention, JointAttention, CopyingAttention, EinsumAttention])
 def test_queries_keys_and_values_are_no_layers(make, fused):
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), make(fused), nn.Linear(8, 3))
 

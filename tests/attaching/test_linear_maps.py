@@ -74,6 +74,13 @@ def test_frozen_layers_do_not_count():
     assert_observes(model, by_hand, batch(4))
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_a_layer_of_which_one_parameter_is_frozen_counts(frozen):
+    model = Between(nn.ReLU())
+    getattr(model.a, frozen).requires_grad_(False)
+    assert_observes(model, with_between, batch(4))
+
+
 def test_where_everything_is_frozen_everything_counts():
     model, x = Between(nn.ReLU()).requires_grad_(False), batch(4)
     seen = topoloss.observe(model)

@@ -104,6 +104,21 @@ def test_the_whole_model_may_be_checkpointed():
         torch.testing.assert_close(penalty.diagrams()[0].deaths.sum(), -penalty_by_hand(model, x))
 
 
+def test_a_pass_that_checkpointing_repeats_is_none_of_the_users():
+    """Reentrant checkpointing repeats it whole and with gradients, on detached inputs."""
+    model, x = Net(), batch(4, samples=16).requires_grad_()
+    seen, penalty = topoloss.attach(model), topoloss.attach(model, eval_pass=True)
+    out = checkpoint(model, x, use_reentrant=True)
+    for _ in range(2):
+        with pytest.raises(topoloss.AttachmentError, match="use_reentrant=False"):
+            seen()
+        # It makes a pass of its own, of the inputs that the user gave.
+        torch.testing.assert_close(
+            torch.autograd.grad(penalty(), x), torch.autograd.grad(penalty_by_hand(model, x), x)
+        )
+        out.sum().backward(retain_graph=True)
+
+
 def test_a_sequence_may_be_checkpointed_in_segments():
     class Segments(nn.Module):
         def __init__(self):

@@ -135,6 +135,8 @@ def test_the_channels_of_a_convolution_by_hand_stand_second():
         (nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2)), "1"),
         (nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.PReLU(4)), nn.PReLU),
         (nn.Sequential(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())), "0"),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.LayerNorm((4, 4, 5))), nn.LayerNorm),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.LayerNorm((4, 5))), nn.LayerNorm),
     ],
 )
 def test_the_channel_axis_of_a_chosen_module_is_right_or_refused(model, layers):
