@@ -31,7 +31,9 @@ def test_neurons_by_hand(small_network, blob_split):
     varying = np.ix_(live, live)
     assert found.varying_correlation == pytest.approx(r[varying][pairs[varying]].mean(), rel=1e-5)
     deaths_of_varying = np.sort(tree)[: live.sum() - 1]
-    assert found.varying_median == pytest.approx(np.median(deaths_of_varying), abs=0.02)
+    # Of an even number the lower one of the two in the middle; then the middle of its bin.
+    lower_median = deaths_of_varying[(len(deaths_of_varying) - 1) // 2]
+    assert found.varying_median == pytest.approx((np.floor(lower_median * 50) + 0.5) / 50)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,29 @@ def test_pairwise_is_the_edge_values_of_all_pairs(monkeypatch):
     torch.testing.assert_close(Manhattan().pairwise(v), expected)
 
 
+class Joined(Manhattan):
+    """Its vertices are two tensors."""
+
+    def vertices(self, x):
+        return x.T, x.sum(0)
+
+    def edges(self, v):
+        return len(v[0]), torch.combinations(torch.arange(len(v[0])))
+
+    def edge_values(self, v, i, j):
+        return super().edge_values(v[0], i, j) + (v[1][i] - v[1][j]).abs()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("filtration", [Manhattan(), Joined()])
+def test_edges_weigh_one_in_the_dtype_of_the_vertices(filtration, dtype):
+    """So that a loss is of the dtype of the deaths."""
+    i = torch.arange(3)
+    weights = filtration.edge_weights(filtration.vertices(torch.eye(5, dtype=dtype)), i, i + 1)
+    assert weights.tolist() == [1, 1, 1]
+    assert weights.dtype == dtype
+
+
 @pytest.mark.parametrize("order", [None, "dot_descending"])
 def test_edge_values_of_the_wrong_shape_are_refused(order):
     class Forgetful(Manhattan):

@@ -166,7 +166,8 @@ def test_trees_of_unit_vectors_weigh_at_most_the_stated_bound_more(backend, n, o
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e25, 1e38])
+# Squares overflow from 2^64 on, and their sums somewhat before.
+@pytest.mark.parametrize("scale", [1e-40, 1e-25, 2.0**60, 2.0**62, 2.0**63, 1e25, 1e38])
 @pytest.mark.parametrize("order", ORDERS)
 def test_no_scale_of_float32_features_loses_the_tree(backend, scale, order):
     # A power of two near the scale changes no bit of a mantissa, except of subnormals.
@@ -267,6 +268,15 @@ def test_pairwise_holds_the_edge_values(filtration):
     v = made.vertices(randn(6, 9))
     i, j = torch.triu_indices(9, 9, 1)
     torch.testing.assert_close(made.pairwise(v)[i, j], made.edge_values(v, i, j))
+
+
+@pytest.mark.parametrize("filtration", ["correlation", "cosine"])
+def test_pairwise_is_not_negative_where_rounding_leaves_copies_more_than_alike(filtration):
+    made = topoloss.filtration(filtration)
+    v = made.vertices(randn(50, 40, dtype=torch.float32).repeat(1, 2))
+    i = torch.arange(40)
+    assert ((v @ v.T)[i, i + 40] > 1).any(), "the case must have a product above 1"
+    assert (made.pairwise(v) >= 0).all()
 
 
 # Options

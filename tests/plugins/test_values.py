@@ -243,6 +243,16 @@ def test_dropped_constants_leave_the_value_of_the_live_neurons(name, case_name):
         assert diagram.weights.sum() == live.shape[1] - 1
 
 
+def test_a_neuron_that_is_zero_in_some_samples_is_not_dropped():
+    # After centring the first holds a zero, and the second all but one.
+    x = torch.tensor([[1.0, 3, 5], [2, 0, 5], [3, -3, 5]]).double()
+    for filtration in ("correlation", "cosine"):
+        made = topoloss.filtration(filtration, constant="drop")
+        v = made.vertices(x - x.mean(0) if filtration == "cosine" else x)
+        weights = made.edge_weights(v, torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]))
+        assert weights.tolist() == [1, 0, 0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropping_everything_is_zero(name):
     correlation = topoloss.filtration("correlation", constant="drop")
