@@ -89,8 +89,36 @@ def test_births_and_essential_classes_of_higher_dimensions_are_valued_too():
     assert h1.to_numpy(essential=True).tolist() == rows
     assert reg(x).item() == (1 + 5) + (5 - 2) + (7 - 1)
     assert torch.autograd.gradcheck(reg, x)
+    # From neuron 1 to neuron 2.
+    (gradient,) = torch.autograd.grad(h1.essential_births.sum(), x)
+    assert gradient.tolist() == [[0, -1, 1, 0]]
     batched = reg.diagrams(torch.stack((x, x)))[1]
     assert batched.to_numpy(essential=True).tolist() == [rows, rows]
+
+
+class NothingLivesOn(TwoDimensions):
+    """The same without the class that never dies."""
+
+    def from_matrix(self, values):
+        h0, h1 = super().from_matrix(values)
+        return [h0, h1._replace(essential_births=None)]
+
+
+def test_in_higher_dimensions_there_may_be_no_essential_class():
+    x = torch.tensor([[0.0, 1.0, 5.0, 7.0]])
+    h0, h1 = topoloss.pipeline("euclidean", NothingLivesOn()).diagrams(x)
+    assert h0.essential_births.tolist() == [0]
+    assert h1.essential_births.shape == (0,)
+    assert h1.to_numpy(essential=True).tolist() == [[2, 5], [1, 7]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_all_of_a_diagram_is_in_the_dtype_of_its_deaths(dtype):
+    x = torch.tensor([[0.0, 1.0, 5.0, 7.0]], dtype=dtype)
+    for engine in (TwoDimensions(), NothingLivesOn()):
+        for d in topoloss.pipeline("euclidean", engine).diagrams(x):
+            for values in (d.births, d.deaths, d.weights, d.essential_births):
+                assert values.dtype == dtype
 
 
 def test_a_batch_whose_diagrams_differ_in_size_is_an_error():

@@ -49,11 +49,15 @@ def test_derivatives_are_those_of_finite_differences():
     assert (third == 0).all()
 
 
-def test_rounding_has_no_sign():
-    # Orthogonal rows whose computed product need not be 0.
-    v = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3], [3, 0, -1]]).double(), dim=1)
-    v[1] *= 1 + 1e-16
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_rounding_leaves_of_a_product_has_no_sign(sign):
+    eps = torch.finfo(torch.float64).eps
+    v = torch.tensor([[1.0, 0], [sign * eps, 1]], dtype=torch.float64)
     assert (torch.func.grad(sum_of_magnitudes)(v) == 0).all()
+    # A product that is small, and more than rounding, has one.
+    v = torch.tensor([[1.0, 0], [sign * 100 * eps, 1]], dtype=torch.float64)
+    expected = 2 * sign * v.flip(0)
+    assert torch.equal(torch.func.grad(sum_of_magnitudes)(v), expected)
 
 
 @pytest.mark.usefixtures("blocks")
