@@ -106,8 +106,13 @@ def test_learning_rate_decays_in_steps(blob_split):
     """Five epochs of one batch each, written out by hand: two steps at each rate."""
     protocol = replace(
         PROTOCOL,
-        **{"batch_size": 30, "max_epochs": 5, "momentum": 0.0, "nesterov": False},
-        **{"learning_rate": 0.1, "decay": 0.5, "decay_steps": 2},
+        batch_size=30,
+        max_epochs=5,
+        momentum=0.0,
+        nesterov=False,
+        learning_rate=0.1,
+        decay=0.5,
+        decay_steps=2,
     )
     parts = Split(*(Part(part.x, part.x.flip(1) + 1) for part in blob_split))
     torch.manual_seed(0)
