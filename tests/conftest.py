@@ -4,6 +4,9 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
+# Processes share the cores, those that tests start as well. Before torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 if not torch.cuda.is_available():

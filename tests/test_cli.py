@@ -1,3 +1,5 @@
+import errno
+import os
 import sys
 
 import pytest
@@ -285,6 +287,67 @@ def test_a_folder_with_runs_of_another_version_is_refused_before_training(run, t
     assert status == 1
     assert "its columns differ" in err
     assert files_in(tmp_path) == ["runs.csv"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(run, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine", encoding="utf-8")
+    status, out, err = run("compare", "none", "--out", taken / "runs")
+    assert status == 1
+    assert f"files cannot be written into {taken / 'runs'}: Not a directory. Choose" in err
+    assert "split 0" not in out
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(run, tmp_path):
+    tmp_path.chmod(0o555)
+    status, out, err = run("compare", "none", "--out", tmp_path)
+    assert status == 1
+    assert f"files cannot be written into {tmp_path}: Permission denied" in err
+    assert "split 0" not in out
+
+
+def test_a_report_that_finds_the_disk_full_says_so_and_loses_no_run(run, tmp_path, monkeypatch):
+    command = ("compare", "none", "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
+
+    def fail(figure, file, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr("matplotlib.figure.Figure.savefig", fail)
+        status, _, err = run(*command)
+    assert status == 1
+    assert "figure.png cannot be written: No space left on device. Make room" in err
+    # Seconds are measured, so an equal file shows that nothing was trained again.
+    first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
+    status, _, _ = run(*command)
+    assert status == 0
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") == first
+
+
+NARROW = """
+import torch
+
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(64, 10), torch.nn.ReLU(), Narrow())
+
+class Narrow(torch.nn.Module):
+    def forward(self, h):
+        if self.training:
+            raise topoloss.InputError("too narrow")
+        return h
+
+import topoloss
+"""
+
+
+def test_an_error_in_a_run_says_which_run_and_how_to_go_on(run, tmp_path, own_module):
+    network = f"{own_module(NARROW)}:network"
+    status, _, err = run("compare", "none", "--model", network, "--out", tmp_path / "runs")
+    assert status == 1
+    assert err.splitlines()[0] == "error: too narrow"
+    assert "The run none, split 0 failed." in err
+    assert "study.db has the finished runs: repeat the command to go on." in err
 
 
 def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def main() -> None:
             warnings.showwarning = _print_warning  # type: ignore[assignment]
             app()
     except TopolossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), file=sys.stderr)
         sys.exit(1)
 
 

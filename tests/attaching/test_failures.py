@@ -1,6 +1,8 @@
 """Passes that fail, activations that are not finite, and options that don't exist."""
 
 import contextlib
+import copy
+import re
 
 import pytest
 import torch
@@ -168,3 +170,154 @@ def test_observe_refuses_unknown_options_and_values_too(options, message):
 def test_an_unknown_regulariser_lists_the_known_ones():
     with pytest.raises(topoloss.UnknownNameError, match="'t1', 't2'"):
         topoloss.attach(Net(), "t3")
+
+
+class Failing:
+    """Fails at every third call of one of its methods."""
+
+    calls = 0
+
+    def fail_sometimes(self):
+        self.calls += 1
+        if self.calls % 3 == 0:
+            raise ZeroDivisionError("every third time")
+
+
+class FailingFiltration(Failing, topoloss.Filtration):
+    def vertices(self, x):
+        return x.T
+
+    def edge_values(self, v, i, j):
+        self.fail_sometimes()
+        return (v[i] - v[j]).square().sum(-1)
+
+
+class FailingEngine(Failing, topoloss.Persistence):
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        self.fail_sometimes()
+        return topoloss.persistence("mst").from_features(v, order)
+
+
+class FailingLoss(Failing, topoloss.Loss):
+    def forward(self, diagrams):
+        self.fail_sometimes()
+        return diagrams[0].deaths.sum()
+
+
+class FailingSampler(Failing, topoloss.Sampler):
+    def select(self, x):
+        self.fail_sometimes()
+        return torch.arange(x.shape[1] // 2)
+
+
+class FailingRegulariser(Failing, topoloss.Regulariser):
+    def compute(self, x):
+        self.fail_sometimes()
+        return x.square().mean()
+
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, loss):
+        ctx.loss = loss
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.loss.fail_sometimes()
+        return gradient, None
+
+
+class LossFailingInBackward(Failing, topoloss.Loss):
+    def forward(self, diagrams):
+        return Backward.apply(diagrams[0].deaths.sum(), self)
+
+
+FAILING = {
+    "filtration": lambda: {"regulariser": topoloss.pipeline(FailingFiltration(), "mst", "t1")},
+    "engine": lambda: {"regulariser": topoloss.pipeline("euclidean", FailingEngine(), "t1")},
+    "loss": lambda: {"regulariser": topoloss.pipeline("euclidean", "mst", FailingLoss())},
+    "regulariser": lambda: {"regulariser": FailingRegulariser()},
+    "sampler": lambda: {"sampler": FailingSampler()},
+    "backward": lambda: {
+        "regulariser": topoloss.pipeline("euclidean", "mst", LossFailingInBackward())
+    },
+}
+NAMED = {
+    "filtration": "the filtration .*FailingFiltration",
+    "engine": "the persistence engine .*FailingEngine",
+    "loss": "the loss .*FailingLoss",
+    "regulariser": "the regulariser .*FailingRegulariser",
+    "sampler": "the sampler .*FailingSampler",
+}
+
+
+def step(model, penalty, optimiser, x):
+    optimiser.zero_grad()
+    (model(x).square().mean() + 0.1 * penalty()).backward()
+    optimiser.step()
+
+
+@pytest.mark.parametrize("which", FAILING)
+def test_a_component_that_fails_in_mid_training_is_named_and_the_training_goes_on(which):
+    """Skipping the failed steps, the model takes those of one whose component never fails."""
+    torch.manual_seed(1)
+    model, batches = Net(), [batch(4, samples=16) for _ in range(7)]
+    twin = copy.deepcopy(model)
+    penalty = topoloss.attach(model, **FAILING[which]())
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    installed, failed = None, {}
+    for k, x in enumerate(batches):
+        try:
+            step(model, penalty, optimiser, x)
+        except ZeroDivisionError as error:
+            failed[k] = error
+        installed = installed or hooks(model)
+        assert hooks(model) == installed
+        assert torch.overrides._get_current_function_mode_stack() == []
+    assert 0 < len(failed) < len(batches)
+    if which in NAMED:
+        assert all(re.search(NAMED[which], "".join(e.__notes__)) for e in failed.values())
+    penalty.remove()
+    assert hooks(model) == []
+
+    never = FAILING[which]()
+    for component in [*never.values(), *getattr(never.get("regulariser"), "children", tuple)()]:
+        component.fail_sometimes = lambda: None
+    penalty = topoloss.attach(twin, **never)
+    optimiser = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for k, x in enumerate(batches):
+        if k not in failed:
+            step(twin, penalty, optimiser, x)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
+
+
+def test_errors_of_the_library_itself_blame_no_component():
+    model = Net()
+    penalty = topoloss.attach(model)
+    model(batch(4, samples=1))
+    with pytest.raises(topoloss.InputError) as raised:
+        penalty()
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_a_mask_that_fails_is_told_by_the_penalty_and_the_next_pass_works():
+    def mask(args, kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise ZeroDivisionError("the mask")
+        return torch.ones(16, 5)
+
+    calls, model = [], nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    penalty = topoloss.attach(model, units="channel", mask=mask)
+    x = torch.randn(16, 5, 4)
+    model(x)
+    value = penalty()
+    model(x)
+    with pytest.raises(topoloss.AttachmentError, match=r"mask= raised ZeroDiv.*test_failures\.py"):
+        penalty()
+    model(x)
+    assert torch.equal(penalty(), value)
+    assert torch.overrides._get_current_function_mode_stack() == []

@@ -122,7 +122,7 @@ def test_a_figure_that_fails_leaves_the_old_one(runs, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(topoloss.TopolossError, match=r"figure\.png cannot be written: no space"):
         report.plot(select(runs), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

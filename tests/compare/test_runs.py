@@ -38,8 +38,11 @@ def test_columns_are_in_the_documented_order(runs, tmp_path):
         (lambda text: text.replace("weight", "wait", 1), r"columns differ in \['wait', 'weight'\]"),
         (lambda text: text.replace("t2,5.0", "t2,much"), "line 4 holds no run: could not convert"),
         (lambda text: text.replace("True", "yes"), "line 2 holds no run: 'yes'"),
-        (lambda text: text.strip() + ",1", "line 4 holds no run"),
-        (lambda text: "", "cannot be read"),
+        (lambda text: text.strip() + ",1", r"line 4 holds no run: .* Restore the file"),
+        (lambda text: "", "is empty. Restore it, or delete it, and repeat"),
+        (lambda text: text[: len(text) // 2], r"line \d holds no run: it has \d+ values, expected"),
+        (lambda text: text[:100], "its columns differ"),
+        (lambda text: text.replace("t2", "x" * 200_000), "cannot be read"),
     ],
 )
 def test_a_file_that_holds_no_runs_is_refused(runs, tmp_path, change, message):

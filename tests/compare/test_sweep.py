@@ -1,6 +1,10 @@
 import importlib
+import random
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -29,6 +33,11 @@ def started(folder, searches=SEARCHES, setup=SETUP, seeds=(0, 1), **callbacks):
         **callbacks,
     )
     return starts, runs
+
+
+def without_seconds(runs):
+    """All of a run but what is measured."""
+    return [replace(run, outcome=replace(run.outcome, seconds=0.0)) for run in runs]
 
 
 def test_every_arm_meets_every_split_once(tmp_path):
@@ -126,6 +135,9 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
     # The third point is done last, once the killed process has given no sign of life.
     assert sorted(starts) == sorted(POINTS[2:])
     assert [(run.arm, run.seed) for run in runs] == POINTS
+    (tmp_path / "whole").mkdir()
+    _, uninterrupted = started(tmp_path / "whole")
+    assert without_seconds(runs) == without_seconds(uninterrupted)
     starts, again = started(tmp_path)
     assert starts == []
     assert again == runs
@@ -209,23 +221,7 @@ def test_processes_share_the_runs(tmp_path):
     storage.engine.dispose()
 
 
-def test_an_error_in_a_process_is_raised(tmp_path, monkeypatch):
-    (tmp_path / "own_network.py").write_text(
-        "import multiprocessing, torch\n"
-        "def make():\n"
-        "    if multiprocessing.parent_process():\n"
-        "        raise RuntimeError('only in children')\n"
-        "    return torch.nn.Linear(64, 10)\n",
-        encoding="utf-8",
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    setup = Setup("own_network:make", "digits", Protocol(max_epochs=1))
-    with pytest.raises(RuntimeError, match="only in children"):
-        sweep(SEARCHES[:1], (0,), setup, database(tmp_path), jobs=2)
-
-
-def test_an_error_in_a_process_ends_the_others(tmp_path, monkeypatch):
+def test_an_error_in_a_process_is_raised_and_ends_the_others(tmp_path, monkeypatch):
     """Of many runs, none of which is short, those that have begun are the most that finish."""
     (tmp_path / "sometimes.py").write_text(
         "import multiprocessing, os, torch\n"
@@ -243,8 +239,9 @@ def test_an_error_in_a_process_ends_the_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     setup = Setup("sometimes:make", "digits", Protocol(max_epochs=100_000, patience=100_000))
-    with pytest.raises(RuntimeError, match="the first of all"):
+    with pytest.raises(RuntimeError, match="the first of all") as raised:
         sweep(SEARCHES, (0, 1), setup, database(tmp_path), jobs=2)
+    assert re.search(r"study\.db has the finished runs", "".join(raised.value.__notes__))
 
 
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
@@ -349,3 +346,128 @@ def test_an_unknown_network_leaves_no_storage(tmp_path):
     with pytest.raises(topoloss.UnknownNameError):
         started(tmp_path, setup=Setup("net9"))
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import resource, sys
+from topoloss.compare.records import Setup, Protocol
+from topoloss.compare.searches import Grid
+from topoloss.compare.sweep import sweep
+from topoloss.errors import TopolossError
+
+setup = Setup("net0", "digits", Protocol(max_epochs=1))
+searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
+finished = []
+
+def full_after_two(run):
+    finished.append(run)
+    if len(finished) == 2:  # no file can be written beyond its first 4096 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+try:
+    sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_finish=full_after_two)
+except TopolossError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_finished_runs_are_kept(tmp_path):
+    pytest.importorskip("resource")
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, database(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"study\.db failed: .*make room and repeat the command", told)
+    starts, runs = started(tmp_path, heartbeat=1)
+    assert sorted(starts) == sorted(POINTS[2:])
+    assert [(run.arm, run.seed) for run in runs] == POINTS
+
+
+def damaged(content, how):
+    """A database with 20 wrong bytes, a page of zeros, or without its end."""
+    spoilt, start = bytearray(content), 4096 * random.randrange(len(content) // 4096)
+    if how == "bytes":
+        for at in random.sample(range(start, start + 4096), 20):
+            spoilt[at] = random.randrange(256)
+    elif how == "page":
+        spoilt[start : start + 4096] = bytes(4096)
+    else:
+        del spoilt[random.randrange(len(content)) :]
+    return bytes(spoilt)
+
+
+@pytest.mark.parametrize("how", ["bytes", "page", "end"])
+def test_a_damaged_storage_is_told_or_its_damaged_runs_are_done_again(tmp_path, how):
+    """What is returned is always what was once stored, or what the same training gives again."""
+    _, runs = started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
+    whole = (tmp_path / "study.db").read_bytes()
+    random.seed(0)
+    told = []
+    for _ in range(20):
+        (tmp_path / "study.db").write_bytes(damaged(whole, how))
+        try:
+            _, found = started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
+        except topoloss.TopolossError as error:
+            told.append(str(error))
+        else:
+            assert without_seconds(found) == without_seconds(runs)
+    said = r"study\.db (failed|is damaged|cannot be opened): .*move it away and repeat the command"
+    assert told
+    assert all(re.search(said, text) for text in told)
+
+
+def test_a_number_that_was_changed_in_the_storage_is_told(tmp_path):
+    _, (run,) = started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
+    score = repr(run.outcome.test_score)
+    content = (tmp_path / "study.db").read_bytes()
+    other = score[:-1] + ("1" if score[-1] != "1" else "2")
+    assert content.count(score.encode()) >= 1
+    (tmp_path / "study.db").write_bytes(content.replace(score.encode(), other.encode()))
+    with pytest.raises(topoloss.InputError, match="run none, split 0 is not the one"):
+        started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
+
+
+def test_a_damaged_storage_is_made_anew_from_the_runs_of_a_report(tmp_path):
+    _, runs = started(tmp_path)
+    shutil.move(tmp_path / "study.db", tmp_path / "damaged.db")
+    assert started(tmp_path, known=runs) == ([], runs)
+
+
+def test_no_process_is_started_when_nothing_is_missing(tmp_path, monkeypatch):
+    _, runs = started(tmp_path)
+    monkeypatch.setattr("multiprocessing.get_context", None)
+    finished = []
+    again = sweep(SEARCHES, (0, 1), SETUP, database(tmp_path), jobs=2, on_finish=finished.append)
+    assert again == runs
+    assert len(finished) == len(runs)
+
+
+class FailingInTheFifthStep(topoloss.Loss):
+    calls = 0
+
+    def forward(self, diagrams):
+        FailingInTheFifthStep.calls += 1
+        if FailingInTheFifthStep.calls == 5:  # of the second split, as an epoch has 3 steps
+            raise ZeroDivisionError("the fifth step")
+        return diagrams[0].deaths.sum()
+
+
+class Plugin:
+    @topoloss.hookimpl
+    def topoloss_regularisers(self):
+        return {"fails": lambda: topoloss.pipeline("euclidean", "mst", FailingInTheFifthStep())}
+
+
+def test_a_plugin_that_raises_is_named_and_finished_runs_are_kept(tmp_path):
+    searches = [Grid("fails", (1e-3,))]
+    FailingInTheFifthStep.calls = 0
+    with topoloss.registered(Plugin()):
+        with pytest.raises(ZeroDivisionError) as raised:
+            started(tmp_path, searches=searches)
+        notes = "".join(raised.value.__notes__)
+        assert re.search("the loss .*FailingInTheFifthStep", notes)
+        assert re.search(r"run fails=0.001, split 1 failed. .*study\.db has the finished", notes)
+        starts, runs = started(tmp_path, searches=searches)
+        assert starts == [(Arm("fails", 1e-3), 1)]
+        (tmp_path / "whole").mkdir()
+        _, healthy = started(tmp_path / "whole", searches=searches)
+    assert without_seconds(runs) == without_seconds(healthy)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from topoloss import components
 from topoloss.attaching.cost import check_max_neurons, guard
+from topoloss.attaching.culprit import note_component
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.neurons import Units
 from topoloss.attaching.observation import Observation, checked, made_sampler, unknown_option
@@ -236,6 +237,9 @@ class Attachment(Observation):
             raise InputError(
                 f"{error} Or let such batches pass: attach(..., on_small_batch='skip')."
             ) from error
+        except Exception as error:
+            note_component(error)
+            raise
 
     def _count(self, made: Pass) -> None:
         """Count a pass that is skipped, once; passes may come from several threads."""

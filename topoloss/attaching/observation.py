@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from topoloss import components
 from topoloss.attaching.cost import seconds
+from topoloss.attaching.culprit import note_component
 from topoloss.attaching.hooks import Link, connect, disconnect, forgotten
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.modules import refuse_compiled
@@ -399,8 +400,15 @@ class Observation:
         self._tell(made, left_out)
         token = self._recorder().token
         if self._sample[0] is not token or token is None:
-            self._sample = (token, chosen_neurons(found, self._sampler))
+            self._sample = (token, self._choose(found))
         return found
+
+    def _choose(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        try:
+            return chosen_neurons(found, self._sampler)
+        except Exception as error:
+            note_component(error)
+            raise
 
     def _matrices(self, made: Pass) -> tuple[dict[str, Tensor], dict[str, str]]:
         check_usable(made)

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from traceback import extract_tb
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -344,6 +345,12 @@ class Recorder:
                 finished.mask = _mask(self._watching.mask, module, args, kwargs)
             except AttachmentError as error:
                 finished.error = finished.error or str(error)
+            except Exception as error:  # the user's function; the model's pass goes on
+                where = extract_tb(error.__traceback__)[-1]
+                finished.error = finished.error or (
+                    f"the function mask= raised {type(error).__name__}: {error} ({where.filename}, "
+                    f"line {where.lineno})."
+                )
         starts = self._starts(running)
         finished.records = read(watch, starts, self._watching.after_activation)
         watch.release()

@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from topoloss import components
 from topoloss.compare import report as reports
 from topoloss.compare import runs, searches, setups, tables
+from topoloss.compare.files import make_folder
 from topoloss.compare.paper import protocols
 from topoloss.compare.records import Arm, Epoch, Run, Setup
 from topoloss.compare.storage import database
@@ -207,7 +208,7 @@ def compare(
     if fresh and storage is not None:
         raise OptionError("--fresh forgets the runs in a folder; a --storage is shared.")
     known_runs = [] if known is None else runs.read(known)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)  # before hours of training
     if fresh:
         for name in ("study.db", "runs.csv"):
             (out / name).unlink(missing_ok=True)
@@ -254,7 +255,7 @@ def report(
         raise OptionError("a report of several comparisons needs a folder of its own: --out.")
     found = [runs.read(path / "runs.csv" if path.is_dir() else path) for path in files]
     folder = out or (files[0] if files[0].is_dir() else files[0].parent)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write_report(_console(), runs.joined(*found), folder)
 
 

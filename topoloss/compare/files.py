@@ -1,12 +1,29 @@
-"""Write files so that an interruption leaves none of them half written."""
+"""Write files so that neither an interruption nor a full disk leaves one half written."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_whole"]
+from topoloss.errors import InputError, TopolossError
+
+__all__ = ["make_folder", "write_whole"]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder if it is not there, and raise unless files can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"files cannot be written into {path}: {error.strerror or error}. Choose another "
+            "folder with --out."
+        ) from error
 
 
 def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
@@ -21,11 +38,22 @@ def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    TopolossError
+        If the file cannot be written. What stood in its place is still there.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         make(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise TopolossError(
+            f"{path} cannot be written: {error.strerror or error}. Make room on the disk, or "
+            "choose a folder that can be written to."
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path

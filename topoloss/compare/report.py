@@ -28,7 +28,7 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
     """Write a report of runs into a folder.
 
     If writing fails, each file is still either whole or as it was. Files of an earlier report
-    that this one does not write are removed.
+    that this one does not write are removed once all others are written.
 
     Parameters
     ----------
@@ -53,6 +53,8 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
     ------
     InputError
         If there are no runs.
+    TopolossError
+        If a file cannot be written.
     """
     if not runs:
         raise InputError("there are no finished runs to report.")
@@ -70,10 +72,11 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
         sections.append(across(runs))
         made["across.md"] = _text(sections[-1])
     made["report.md"] = _text("\n\n".join(sections))
+    written = [write_whole(folder / name, make) for name, make in made.items()]
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in made:
             path.unlink()
-    return [write_whole(folder / name, make) for name, make in made.items()]
+    return written
 
 
 _OURS = re.compile(

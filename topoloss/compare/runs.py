@@ -51,10 +51,12 @@ def read(path: Path) -> list[Run]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = csv.reader(file)
-    except (OSError, ValueError) as error:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"runs cannot be read from {path}: {error}.") from error
     expected = columns(Run)
+    if not header:
+        raise InputError(f"{path} is empty. Restore it, {_REMEDY}")
     if header != expected:
         differing = sorted(set(header) ^ set(expected)) or "their order"
         raise InputError(
@@ -64,7 +66,17 @@ def read(path: Path) -> list[Run]:
     found = []
     for number, line in enumerate(lines, start=2):
         try:
+            if len(line) != len(header):
+                raise ValueError(f"it has {len(line)} values, expected {len(header)}")
             found.append(from_row(Run, dict(zip(header, line, strict=True))))
         except ValueError as error:
-            raise InputError(f"{path}, line {number} holds no run: {error}.") from error
+            raise InputError(
+                f"{path}, line {number} holds no run: {error}. Restore the file, {_REMEDY}"
+            ) from error
     return found
+
+
+_REMEDY = (
+    "or delete it, and repeat the command `topoloss compare`, which writes it again from the runs "
+    "in its study.db or --storage."
+)

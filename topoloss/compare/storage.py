@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topoloss.errors import InputError
+from topoloss.errors import InputError, TopolossError
 from topoloss.extras import needs_extra
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-__all__ = ["database", "open_storage", "using_experimental"]
+__all__ = ["database", "open_storage", "reading", "using", "using_experimental"]
 
 
 def database(folder: Path) -> str:
@@ -52,13 +52,62 @@ def open_storage(address: str, heartbeat: int) -> RDBStorage:
                     address, engine_kwargs=engine, heartbeat_interval=heartbeat
                 )
             break
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+            mistaken = isinstance(error, (sqlalchemy.exc.ArgumentError, ImportError))
             if attempt == 0 or not isinstance(error, sqlalchemy.exc.DatabaseError):
-                raise InputError(f"the storage {address} cannot be opened: {error}.") from error
+                raise InputError(
+                    f"the storage {address} cannot be opened: {_reason(error)}. "
+                    f"{_ADDRESS if mistaken else _REMEDY}"
+                ) from error
             time.sleep(0.2)
     if made.engine.dialect.name == "sqlite":
         _lock_from_the_start(made.engine)
     return made
+
+
+@contextmanager
+def using(address: str) -> Iterator[None]:
+    """Say which storage it is that fails inside, and how to go on.
+
+    Raises
+    ------
+    TopolossError
+        In place of Optuna's and SQLAlchemy's errors.
+    """
+    import optuna
+    import sqlalchemy
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise TopolossError(f"the storage {address} failed: {_reason(error)}. {_REMEDY}") from error
+
+
+@contextmanager
+def reading(address: str) -> Iterator[None]:
+    """Raise an `InputError` where what is read inside is not what was once stored."""
+    try:
+        yield
+    except TopolossError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"the storage {address} is damaged: {error}. {_REMEDY}") from error
+
+
+_REMEDY = (
+    "Its finished runs stay in it. If the disk is full, make room and repeat the command. If the "
+    "file is damaged, move it away and repeat the command; --runs FOLDER/runs.csv keeps the runs "
+    "of an earlier report."
+)
+
+
+_ADDRESS = "Expected the address of a database, as for Optuna, such as sqlite:///runs.db."
+
+
+def _reason(error: BaseException) -> str:
+    """What the database said, without the SQL."""
+    original = getattr(error, "orig", None) or error.__cause__
+    return str(error).strip() if original is None else _reason(original)
 
 
 def _lock_from_the_start(engine: Any) -> None:

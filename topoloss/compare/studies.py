@@ -2,22 +2,23 @@
 
 There is one study of Optuna's for each search and split. A run is one of its trials: the
 parameter is the weight, the value is the validation score, and the attribute "outcome" holds the
-row of the whole outcome. Only complete trials count.
+row of the whole outcome, with a digest that tells a damaged one. Only complete trials count.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topoloss.compare.records import Arm, Epoch, Outcome, Run, Setup, from_row, to_row
 from topoloss.compare.searches import Search, state_of
 from topoloss.compare.setups import dataset, run
-from topoloss.compare.storage import open_storage, using_experimental
+from topoloss.compare.storage import open_storage, reading, using_experimental
 from topoloss.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,12 +70,16 @@ class Studies:
         unfinished = self._studies
         while unfinished:
             worked = [study.work(on_start, on_epoch, on_end) for study in unfinished]
-            unfinished = [study for study in unfinished if not study.is_finished()]
+            unfinished = [study for study in unfinished if study.missing()]
             if unfinished and not any(worked):
                 # Other processes do what is left, unless they were killed.
                 time.sleep(min(1, self._heartbeat))
                 for study in unfinished:
                     study.fail_stale()
+
+    def missing(self) -> int:
+        """How many runs are not finished."""
+        return sum(study.missing() for study in self._studies)
 
     def runs(self) -> list[Run]:
         """The finished runs that the sweep asks for."""
@@ -115,8 +120,9 @@ class _Study:
         """Store the setup in a new study, or raise unless it is the one that is stored."""
         described = json.dumps(to_row(self._plan.setup) | {"digest": self._plan.digest})
         # Asked first: every process stores the setup before it begins a trial.
-        has_trials = bool(self._study.get_trials(deepcopy=False))
-        stored = self._study.user_attrs.get("setup")
+        with reading(self._plan.storage):
+            has_trials = bool(self._study.get_trials(deepcopy=False))
+            stored = self._study.user_attrs.get("setup")
         if stored is None and not has_trials:
             self._study.set_user_attr("setup", described)
             return
@@ -133,22 +139,38 @@ class _Study:
 
     def finished(self) -> list[Run]:
         """The finished runs that the search asks for, by weight."""
-        rows = {
-            trial.params["weight"]: trial.user_attrs["outcome"]
-            for trial in self._study.get_trials(deepcopy=False)
-            if state_of(trial) == "COMPLETE" and self._search.has(trial.params["weight"])
-        }
         setup, fixed_test = self._plan.setup, dataset(self._plan.setup).fixed_test
-        return [
-            Run(setup, self._arm(weight), self._seed, from_row(Outcome, rows[weight]), fixed_test)
-            for weight in sorted(rows)
-        ]
+        with reading(self._plan.storage):
+            rows = {
+                trial.params["weight"]: trial.user_attrs["outcome"]
+                for trial in self._study.get_trials(deepcopy=False)
+                if state_of(trial) == "COMPLETE" and self._search.has(trial.params["weight"])
+            }
+            return [
+                Run(setup, arm, self._seed, self._read(arm, rows[arm.weight]), fixed_test)
+                for arm in map(self._arm, sorted(rows))
+            ]
+
+    def _stored(self, arm: Arm, outcome: Outcome) -> dict[str, Any]:
+        """The row of an outcome as a trial stores it."""
+        row = to_row(outcome)
+        return row | {"digest": self._digest(arm, row)}
+
+    def _read(self, arm: Arm, stored: dict[str, Any]) -> Outcome:
+        row = {key: value for key, value in stored.items() if key != "digest"}
+        if stored.get("digest") != self._digest(arm, row):
+            raise ValueError(f"the run {arm}, split {self._seed} is not the one that was stored")
+        return from_row(Outcome, row)
+
+    def _digest(self, arm: Arm, row: dict[str, Any]) -> str:
+        described = json.dumps([arm.regulariser, arm.weight, self._seed, row], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def _arm(self, weight: float) -> Arm:
         return Arm(self._search.regulariser, weight)
 
-    def is_finished(self) -> bool:
-        return len(self.finished()) >= self._search.runs
+    def missing(self) -> int:
+        return max(0, self._search.runs - len(self.finished()))
 
     def unreported(self) -> list[Run]:
         if len(self._reported) >= self._search.runs:
@@ -167,7 +189,7 @@ class _Study:
                 trial = optuna.trial.create_trial(
                     params=weight,
                     distributions={"weight": self._search.distribution()},
-                    user_attrs=weight | {"outcome": to_row(each.outcome)},
+                    user_attrs=weight | {"outcome": self._stored(each.arm, each.outcome)},
                     value=each.outcome.validation_score,
                 )
                 self._study.add_trial(trial)
@@ -193,8 +215,15 @@ class _Study:
             self._storage.record_heartbeat(trial._trial_id)
             arm = self._arm(self._search.weight(trial))
             on_start(arm, self._seed)
-            done = run(self._plan.setup, arm, self._seed, on_epoch, self._plan.device)
-            trial.set_user_attr("outcome", to_row(done.outcome))
+            try:
+                done = run(self._plan.setup, arm, self._seed, on_epoch, self._plan.device)
+            except Exception as error:
+                error.add_note(
+                    f"The run {arm}, split {self._seed} failed. {self._plan.storage} has the "
+                    "finished runs: repeat the command to go on."
+                )
+                raise
+            trial.set_user_attr("outcome", self._stored(arm, done.outcome))
             return done.outcome.validation_score
 
         worked = False

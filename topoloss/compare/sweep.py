@@ -20,6 +20,7 @@ import torch
 from topoloss.compare.records import Arm, Epoch, Run, Setup
 from topoloss.compare.searches import Search
 from topoloss.compare.setups import check
+from topoloss.compare.storage import using
 from topoloss.compare.studies import Plan, Studies
 from topoloss.errors import TopolossError
 
@@ -56,8 +57,9 @@ def sweep(
         Address of a database, as for Optuna. Processes and machines that share it share the
         runs; each calls this function.
     jobs : int
-        Number of processes. If there are several, each uses one torch thread and sees installed
-        plugins, not those registered by hand; `on_start` and `on_epoch` are not called.
+        Number of processes, at most. If more than 1 is given, each uses one torch thread and
+        sees installed plugins, not those registered by hand; `on_start` and `on_epoch` are not
+        called.
     known : sequence of Run
         Finished runs to put into the storage first; those of another setup are left out.
     device : str
@@ -77,7 +79,9 @@ def sweep(
     Raises
     ------
     InputError
-        If the storage cannot be opened, or holds runs of another setup.
+        If the storage cannot be opened, is damaged, or holds runs of another setup.
+    TopolossError
+        If the storage fails later, as on a full disk.
 
     Notes
     -----
@@ -85,7 +89,7 @@ def sweep(
     """
     digest = check(setup, device)
     plan = Plan(tuple(searches), tuple(seeds), setup, digest, storage, device, heartbeat)
-    with Studies(plan) as studies:
+    with using(storage), Studies(plan) as studies:
         studies.restore(known)
 
         def report() -> None:
@@ -93,10 +97,11 @@ def sweep(
                 on_finish(finished)
 
         report()
+        missing = studies.missing()
         if jobs == 1:
             studies.work(on_start, on_epoch, report)
-        else:
-            _share(plan, jobs, report)
+        elif missing:
+            _share(plan, min(jobs, missing), report)
         report()
         return studies.runs()
 
@@ -145,5 +150,5 @@ def _work_in_child(plan: Plan) -> None:
         if _stop.is_set():
             raise KeyboardInterrupt
 
-    with Studies(plan) as studies:
+    with using(plan.storage), Studies(plan) as studies:
         studies.work(on_epoch=end_if_told)
