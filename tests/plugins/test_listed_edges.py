@@ -387,7 +387,9 @@ def test_vertices_that_are_no_tensors_are_an_error(returned):
         def vertices(self, x):
             return returned
 
-    with pytest.raises(topoloss.InputError, match=r"Wrong\.vertices returned .* tuple of tensors"):
+    with pytest.raises(
+        topoloss.InputError, match=r"(?s)Wrong\.vertices returned .* tuple of tensors"
+    ):
         topoloss.pipeline(Wrong())(activations(5, 6))
 
 
