@@ -112,13 +112,12 @@ def _plugin_cases(plugin: object, seed: int) -> list[Case]:
     if isinstance(plugin, str):
         plugin = found(plugin)
     subject = Subject(_label(plugin), lambda: plugin, KINDS["plugin"], seed)
-    own = [Case(rule, subject) for rule in KINDS["plugin"].rules]
-    return own + [
-        Case(rule, Subject(f"{kind} {name}", factory, KINDS[kind], seed))
-        for kind, offered in offers(plugin).items()
-        for name, factory in offered.items()
-        for rule in KINDS[kind].rules
+    offered = [
+        Subject(f"{kind} {name}", factory, KINDS[kind], seed)
+        for kind, of_kind in offers(plugin).items()
+        for name, factory in of_kind.items()
     ]
+    return [Case(rule, s) for s in (subject, *offered) for rule in s.kind.rules]
 
 
 def _factory(kind: str, component: object) -> Callable[..., Any]:

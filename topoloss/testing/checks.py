@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -132,6 +133,8 @@ class Subject:
         Seed of all generated examples.
     expected : callable, optional
         A slow, obvious definition to compare with.
+    broken : dict
+        Whether the rules that were checked so far are broken.
     """
 
     label: str
@@ -139,6 +142,7 @@ class Subject:
     kind: Kind
     seed: int = 0
     expected: Callable[..., Any] | None = None
+    broken: dict[Rule, bool] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def make(self, **options: Any) -> Any:
         """Make the component afresh, the same each time, with any parameters in float64."""
@@ -194,9 +198,21 @@ class Case:
             raise self._failure(violation) from violation.__cause__
 
     def _run(self) -> None:
-        # A component that switches gradients off, or a caller that has, changes no other rule.
-        with on(f"seed={self.subject.seed}"), torch.enable_grad():
-            self.check(self.subject)
+        broken = self.subject.broken
+        broken[self.check] = False
+        try:
+            # A component that switches gradients off, or a caller that has, changes no other rule.
+            with on(f"seed={self.subject.seed}"), torch.enable_grad():
+                self.check(self.subject)
+        except Violation:
+            broken[self.check] = True
+            raise
+
+    def _is_broken(self) -> bool:
+        if self.check not in self.subject.broken:
+            with contextlib.suppress(Violation, NotApplicable):
+                self._run()
+        return self.subject.broken[self.check]
 
     def _failure(self, violation: Violation) -> CheckFailed:
         subject, root = self.subject, self._root()
@@ -222,12 +238,8 @@ class Case:
     def _root(self) -> str | None:
         """Find the first broken rule among those that this one builds on."""
         for rule in _grounds(self.check, self.subject.kind.rules):
-            try:
-                Case(rule, self.subject)._run()
-            except Violation:
+            if Case(rule, self.subject)._is_broken():
                 return rule.__name__
-            except NotApplicable:
-                continue
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from topoloss.engines import CriticalEdges, Persistence
@@ -52,26 +53,36 @@ def spanning_forest(
         return vertex
 
     rows: list[int] = []
-    ends = edges.cpu().numpy()
-    order = in_order(edges, values).numpy()
-    while len(order):
-        block, order = order[: 8 * n], order[8 * n :]
+    ends, heights = edges.cpu().numpy(), _doubles(values)
+    left = np.arange(len(ends))
+    while len(left):
+        # Few edges join two components: the lightest of those that are left are enough to sort.
+        highest = np.partition(heights[left], min(4 * n, len(left)) - 1)[: 4 * n].max()
+        light = heights[left] <= highest
+        block, left = left[light], left[~light]
+        block = block[_order(ends[block], heights[block])]
         for row, (i, j) in zip(block.tolist(), ends[block].tolist(), strict=True):
             a, b = root(i), root(j)
             if a != b:
                 parent[b] = a
                 rows.append(row)
-        # Few of the edges that are left join two components: spare the others the slow loop.
         component = np.array([root(vertex) for vertex in range(n)])
-        i, j = component[ends[order]].T
-        order = order[i != j]
+        left = left[component[ends[left, 0]] != component[ends[left, 1]]]
     return torch.tensor(rows, dtype=torch.int64, device=edges.device)
 
 
 def in_order(edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]) -> Int[Tensor, " e"]:
     """Return the rows of `edges` ordered by (value, lower index, higher index, row), on the CPU."""
-    lower, higher = np.sort(edges.cpu().numpy(), axis=1).T
-    return torch.from_numpy(np.lexsort((higher, lower, values.detach().double().cpu().numpy())))
+    return torch.from_numpy(_order(edges.cpu().numpy(), _doubles(values)))
+
+
+def _order(ends: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.lexsort((ends.max(1), ends.min(1), values))
+
+
+def _doubles(values: Tensor) -> NDArray[np.float64]:
+    doubles: NDArray[np.float64] = values.detach().double().cpu().numpy()
+    return doubles
 
 
 class Kruskal(Persistence):
