@@ -1,5 +1,6 @@
 """The site keeps in step with the code, and shows no code that is not run."""
 
+import ast
 import inspect
 import re
 from importlib import metadata
@@ -99,3 +100,42 @@ def test_every_hook_is_documented_with_signature_and_example(hook):
 def test_every_hook_has_a_behavioural_test(hook):
     tests = (ROOT / "tests" / "core" / "test_hooks.py").read_text(encoding="utf-8")
     assert f"\ndef test_{hook}():\n" in tests
+
+
+def promises(text):
+    """Each promise of a page and what it names as its test."""
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", text, re.MULTILINE)
+    return {promise: test for promise, test in rows if promise != "promise"}
+
+
+def is_a_test(named):
+    """Whether `file::function` is a test of this repository."""
+    match = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", named)
+    if match is None or not (ROOT / match[1]).is_file():
+        return False
+    body = ast.parse((ROOT / match[1]).read_text(encoding="utf-8")).body
+    return any(isinstance(each, ast.FunctionDef) and each.name == match[2] for each in body)
+
+
+def test_every_promise_names_a_test_that_exists():
+    found = promises(page("promises.md"))
+    rows = [line for line in page("promises.md").splitlines() if line.startswith("| ")]
+    headers = rows.count("| promise | test |")
+    assert len(found) == len(rows) - headers > 100
+    assert {promise: test for promise, test in found.items() if not is_a_test(test)} == {}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "`tests/test_docs.py::test_that_nobody_wrote`",
+        "`tests/test_nothing.py::test_every_code_block_is_run`",
+        "`tests/test_docs.py::is_a_test`",
+        "`tests/test_docs.py`",
+        "soon",
+    ],
+)
+def test_a_promise_without_a_test_is_found(named):
+    assert not is_a_test(
+        promises(f"| promise | test |\n|-|-|\n| All is well. | {named} |")["All is well."]
+    )

@@ -1,6 +1,7 @@
 """What imports what, and what is shipped."""
 
 import ast
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -102,3 +103,10 @@ def test_every_public_name_exists():
     for name in topoloss.__all__:
         assert hasattr(topoloss, name)
     assert len(set(topoloss.__all__)) == len(topoloss.__all__)
+
+
+def test_no_module_takes_the_place_of_a_public_name():
+    """Importing ``topoloss.attach`` as a module would put it where the function was."""
+    modules = {path.stem for path in (ROOT / "topoloss").iterdir() if path.suffix in ("", ".py")}
+    named = {name for name in topoloss.__all__ if not inspect.ismodule(getattr(topoloss, name))}
+    assert not modules & named
