@@ -75,11 +75,12 @@ class Study:
 
     def complete(self) -> list[Run]:
         """The finished runs, without those of splits that lack a weight of the regulariser."""
-        met = Counter((run.arm.regulariser, run.seed) for run in self.finished())
+        finished = self.finished()
+        met = Counter((run.arm.regulariser, run.seed) for run in finished)
         wanted = {search.regulariser: search.runs for search in self.searches}
         return [
             run
-            for run in self.finished()
+            for run in finished
             if met[run.arm.regulariser, run.seed] == wanted[run.arm.regulariser]
         ]
 

@@ -7,7 +7,7 @@ or word, so that a CSV file or a database can store it: `to_row` makes a row of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import accumulate
@@ -310,15 +310,14 @@ def from_row(kind: type[Record], row: Mapping[str, str], prefix: str = "") -> Re
     return kind(**values)
 
 
-_types: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
-
-
-def _fields(kind: Any) -> Iterator[tuple[str, Any, str]]:
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, Any, str], ...]:
     """Name and type of each field and, if it is a record, the prefix of its columns."""
-    for each in fields(kind):
-        yield each.name, _types(kind)[each.name], each.metadata.get("prefix", "")
+    types = get_type_hints(kind)
+    return tuple((f.name, types[f.name], f.metadata.get("prefix", "")) for f in fields(kind))
 
 
+@cache
 def _is_record(hint: Any) -> bool:
     return is_dataclass(hint)
 
