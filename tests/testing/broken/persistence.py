@@ -172,6 +172,59 @@ def as_stored(x):
     return x.as_strided(x.shape, strides)
 
 
+class OnTheCpu(Tree):
+    """Makes its indices on the CPU, wherever the values are."""
+
+    def tree(self, values):
+        return torch.tensor(super().tree(values).tolist(), dtype=torch.int64).reshape(-1, 2)
+
+
+class ListsOnTheCpu(Forest):
+    def from_edges(self, n, edges, values):
+        if edges.device.type != "cpu":
+            raise topoloss.InputError("not the CPU.")  # names no device: that is not clear
+        return super().from_edges(n, edges.cpu(), values.cpu())
+
+
+class RefusesMatricesAlone(Forest):
+    """Its matrices need no device any more; its lists do."""
+
+    def from_matrix(self, values):
+        if values.device.type != "cpu":
+            raise topoloss.InputError(f"expected the CPU, not {values.device}.")
+        return super().from_matrix(values)
+
+    def from_edges(self, n, edges, values):
+        return super().from_edges(n, edges.cpu(), values.cpu())
+
+
+class RawDeviceError(Tree):
+    """Hands its values to numpy, which takes those of the CPU alone."""
+
+    def tree(self, values):
+        return super().tree(torch.from_numpy(values.numpy()))
+
+
+class LeavesGradientsOff(Tree):
+    def tree(self, values):
+        torch.set_grad_enabled(False)
+        return super().tree(values)
+
+
+class HooksEachCall(Tree):
+    def __init__(self):
+        super().__init__()
+        self.calls = torch.nn.Identity()
+
+    def tree(self, values):
+        self.calls.register_forward_hook(forwards)
+        return super().tree(self.calls(values))
+
+
+def forwards(module, inputs, output):
+    """Change nothing."""
+
+
 class ReadsMatricesAsStored(Tree):
     def tree(self, values):
         return super().tree(as_stored(values))
@@ -227,7 +280,7 @@ class SkipsTheBordersOfBlocks(Tree):
     """Never compares the last vertex of a block of 256 with the first of the next."""
 
     def tree(self, values):
-        border = torch.arange(0, len(values), 256)[1:]
+        border = torch.arange(0, len(values), 256, device=values.device)[1:]
         values = values.clone()
         values[border, border - 1] = values[border - 1, border] = 1e9
         return super().tree(values)
@@ -316,8 +369,8 @@ class LosesADeath(Forest):
 
     def from_edges(self, n, edges, values):
         critical = super().from_edges(n, edges, values)[0].death_edges
-        missing = n - 1 - len(critical)
-        return [topoloss.CriticalEdges(torch.cat((critical, torch.zeros(missing, 2).long())))]
+        missing = critical.new_zeros(n - 1 - len(critical), 2)
+        return [topoloss.CriticalEdges(torch.cat((critical, missing)))]
 
 
 class IgnoresIsolatedVertices(Forest):
@@ -359,7 +412,7 @@ class AddsDuplicatesUp(Forest):
 
     def rows(self, n, edges, values):
         code = edges.amin(1) * n + edges.amax(1)
-        total = torch.zeros(n * n, dtype=values.dtype).index_add(0, code, values)
+        total = values.new_zeros(n * n).index_add(0, code, values)
         return super().rows(n, edges, total[code])
 
 
@@ -389,7 +442,8 @@ class EveryBirthWrong(Circles):
     """Joins the first vertex of each birth edge to the vertex after it."""
 
     def changed(self, circles):
-        return circles._replace(birth_edges=circles.birth_edges[:, :1] + torch.tensor([0, 1]))
+        first = circles.birth_edges[:, :1]
+        return circles._replace(birth_edges=torch.cat((first, first + 1), 1))
 
 
 class OneCircle(Circles):
@@ -490,13 +544,11 @@ BREAKS = {
     WrongFor: "",
     NoOperator: "operators",
     ForgetsItsOrders: "operators",
-    LimitIsText: "operators edges_of_vertices points input_unchanged determinism history "
-    "random_state module_state spanning_tree reference negative_values "
-    "digits layouts sizes weight diagonal higher_dimensions "
-    "boundary_reduction limits pickling deepcopy state_dict",
-    HalfPrecisionAlone: "operators edges_of_vertices points input_unchanged determinism "
-    "random_state module_state spanning_tree reference sizes diagonal "
-    "pickling deepcopy state_dict",
+    LimitIsText: "operators edges_of_vertices points input_unchanged determinism memory "
+    "random_state module_state leftovers layout spanning_tree reference negative_values "
+    "digits sizes weight diagonal higher_dimensions "
+    "boundary_reduction limits pickling deepcopy state_dict device",
+    HalfPrecisionAlone: "operators edges_of_vertices points spanning_tree reference sizes diagonal",
     DropsZeroDeaths: "points spanning_tree reference negative_values digits sizes",
     CountsFromOne: "edges_of_vertices spanning_tree reference negative_values digits sizes weight",
     NextVertex: "reference negative_values digits sizes weight",
@@ -504,18 +556,24 @@ BREAKS = {
     Int32: "edges_of_vertices",
     WithBirthsOfVertices: "edges_of_vertices",
     HighestIndicesFirst: "reference negative_values digits sizes",
-    CachesByShape: "history",
-    CachesByAddress: "history",
-    ListCachedByShape: "history",
+    CachesByShape: "memory",
+    CachesByAddress: "memory",
+    ListCachedByShape: "memory",
     AbsoluteValues: "negative_values",
     ListedAbsoluteValues: "negative_values forest",
     RoundsToFloat32: "digits",
     RoundsListsToFloat32: "digits",
     RoundsFeaturesToFloat32: "digits",
-    ReadsMatricesAsStored: "layouts",
-    ReadsFeaturesAsStored: "layouts",
-    ReadsListsAsStored: "layouts",
-    ReadsListedValuesAsStored: "layouts",
+    OnTheCpu: "device",
+    ListsOnTheCpu: "device",
+    RefusesMatricesAlone: "device",
+    RawDeviceError: "device",
+    LeavesGradientsOff: "leftovers",
+    HooksEachCall: "leftovers",
+    ReadsMatricesAsStored: "layout",
+    ReadsFeaturesAsStored: "layout",
+    ReadsListsAsStored: "layout",
+    ReadsListedValuesAsStored: "layout",
     WrongAbove300: "sizes",
     WrongForOddAbove40: "sizes",
     WrongForFullBlocks: "sizes",
@@ -526,13 +584,13 @@ BREAKS = {
     FixedPoint: "weight",
     LooksAtTheDiagonal: "diagonal",
     ClearsTheDiagonal: "input_unchanged",
-    Shuffles: "determinism history layouts diagonal",
+    Shuffles: "determinism memory diagonal",
     SeedsTheWorldOfTrees: "random_state",
     CountsTrees: "module_state",
     ClaimsToBeMapped: "vmap compilation",
-    UnknownOrder: "operators edges_of_vertices points input_unchanged determinism history "
-    "random_state module_state spanning_tree reference digits layouts sizes "
-    "weight higher_dimensions pickling deepcopy state_dict",
+    UnknownOrder: "operators edges_of_vertices points input_unchanged determinism memory "
+    "random_state module_state leftovers layout spanning_tree reference digits sizes "
+    "weight higher_dimensions pickling deepcopy state_dict device",
     NegativeDots: "reference sizes weight",
     LosesADeath: "components forest",
     IgnoresIsolatedVertices: "components forest higher_dimensions",

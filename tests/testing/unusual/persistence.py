@@ -32,26 +32,32 @@ class PrimInPython(topoloss.Persistence):
             tree.append(nearest.pop(v)[1:])
             for u, known in nearest.items():
                 nearest[u] = min(known, (value[v][u], min(u, v), max(u, v)))
-        return [topoloss.CriticalEdges(torch.tensor(tree, dtype=torch.int64).reshape(-1, 2))]
+        edges = torch.tensor(tree, dtype=torch.int64, device=values.device)
+        return [topoloss.CriticalEdges(edges.reshape(-1, 2))]
 
 
 class ByScipy(topoloss.Persistence):
-    """Leaves torch, which a tensor that asks for a gradient would refuse."""
+    """Leaves torch, which a tensor that asks for a gradient would refuse, and the device."""
 
     def from_matrix(self, values):
-        ranks = ranks_of(values.numpy())
+        ranks = ranks_of(values.cpu().numpy())
         tree = minimum_spanning_tree(np.triu(ranks, 1)).tocoo()
         edges = np.stack((tree.row, tree.col), 1).astype(np.int64)
-        return [topoloss.CriticalEdges(torch.from_numpy(edges))]
+        return [topoloss.CriticalEdges(torch.from_numpy(edges).to(values.device))]
 
 
 class ByRipser(topoloss.Persistence):
-    """Dimensions 0 to 2, named by ranks: each of them is one edge, and exact in float32."""
+    """Dimensions 0 to 2, named by ranks: each of them is one edge, and exact in float32.
+
+    Refuses tensors that are not on the CPU.
+    """
 
     max_vertices = 40
 
     def from_matrix(self, values):
         self.check_limits(len(values), values.dtype)
+        if values.device.type != "cpu":
+            raise topoloss.InputError(f"a tensor on {values.device} was given; expected the CPU.")
         n = len(values)
         edges = torch.triu_indices(n, n, 1).T
         edges = edges[values[tuple(edges.T)].argsort(stable=True)]

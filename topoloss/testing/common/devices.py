@@ -20,7 +20,8 @@ __all__ = ["cuda", "device"]
 
 _MEND = (
     "make new tensors on the device of the input: x.new_zeros(n), torch.arange(n, "
-    "device=x.device); register tensors of your own with register_buffer"
+    "device=x.device); register tensors of your own with register_buffer; let code that needs the "
+    "CPU work on x.cpu(), and return what it makes with .to(x.device)"
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topoloss.engines import CriticalEdges, Persistence
 from topoloss.testing import boundary_reduction as oracle
-from topoloss.testing.checks import NotApplicable, Subject, on, require
+from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
 from topoloss.testing.kinds.listed_edges import Graph, graphs
 from topoloss.testing.kinds.searches import (
     Search,
@@ -31,6 +31,7 @@ __all__ = ["boundary_reduction", "higher_dimensions"]
 _VERTICES = 12
 
 
+@builds_on("components")
 def higher_dimensions(subject: Subject) -> None:
     """Above dimension 0 every point has both edges, and the number of dimensions is fixed."""
     engine = subject.make()
@@ -57,6 +58,7 @@ def higher_dimensions(subject: Subject) -> None:
         raise NotApplicable("it finds dimension 0 alone")
 
 
+@builds_on("reference", "forest", "higher_dimensions")
 def boundary_reduction(subject: Subject) -> None:
     """Above dimension 0 the points are those of boundary reduction over Z/2, edge for edge.
 

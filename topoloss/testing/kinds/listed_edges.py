@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from topoloss.engines import Persistence
-from topoloss.testing.checks import NotApplicable, Subject, on, require
+from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
 from topoloss.testing.kinds.searches import at_most, dtypes_of, has
 from topoloss.testing.kruskal import spanning_forest
 
@@ -26,6 +26,7 @@ class Graph(NamedTuple):
     values: Tensor
 
 
+@builds_on("spanning_tree")
 def components(subject: Subject) -> None:
     """A listed graph of k components has n - k deaths, which are rows of the list as listed."""
     engine = _engine_of_lists(subject)
@@ -51,6 +52,7 @@ def components(subject: Subject) -> None:
             )
 
 
+@builds_on("reference", "negative_values", "sizes", "components")
 def forest(subject: Subject) -> None:
     """The deaths of a listed graph are those of Kruskal by (value, lower, higher, row)."""
     engine = _engine_of_lists(subject)

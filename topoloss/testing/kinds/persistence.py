@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,13 +12,23 @@ from torch import Tensor
 from topoloss.engines import CriticalEdges, Persistence
 from topoloss.errors import TopolossError
 from topoloss.filtrations import ORDERS
-from topoloss.testing.checks import Kind, NotApplicable, Subject, on, require
-from topoloss.testing.common import devices, instances, purity, transforms
+from topoloss.testing.checks import (
+    Kind,
+    NotApplicable,
+    Rule,
+    Subject,
+    builds_on,
+    foundation,
+    on,
+    require,
+)
+from topoloss.testing.common import devices, instances, numbers, purity, transforms
 from topoloss.testing.comparing import same
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import homology, listed_edges
 from topoloss.testing.kinds.searches import (
     Search,
+    all_pairs,
     at_most,
     dtypes_of,
     edge_tensors,
@@ -40,6 +52,7 @@ _LARGE = (41, 64, 65, 101, 128, 129, 256, 257, 301, 1024, 1025)
 _LARGER_THAN_FLOAT32 = 2.0**24
 
 
+@foundation
 def operators(subject: Subject) -> None:
     """The engine has an operator, and says what it takes in the way that it is asked."""
     engine = subject.make()
@@ -77,6 +90,7 @@ def operators(subject: Subject) -> None:
     )
 
 
+@foundation
 def edges_of_vertices(subject: Subject) -> None:
     """Edges are int64 pairs of two vertices, of shape (points, 2), in every dimension."""
     engine = subject.make()
@@ -99,6 +113,7 @@ def edges_of_vertices(subject: Subject) -> None:
                 _require_edges(edges, len(search.key))
 
 
+@foundation
 def points(subject: Subject) -> None:
     """Dimension 0 of a clique has n - 1 deaths, zeros included."""
     engine = subject.make()
@@ -113,32 +128,14 @@ def points(subject: Subject) -> None:
             )
 
 
-def history(subject: Subject) -> None:
-    """What the engine was asked before makes no difference.
-
-    The second input has the shape of the first, and lies where the first one lay.
-    """
+@foundation
+def memory(subject: Subject) -> None:
+    """What an operator finds does not depend on what the engine was asked before."""
     engine = subject.make()
-    n = at_most(engine, 17)
-    for dtype in dtypes_of(engine):
-        first, second = (integers(n, subject.seed + k).to(dtype) for k in (0, 1))
-        for before, search, fresh in zip(
-            searches_of_vertices(engine, first),
-            searches_of_vertices(engine, second),
-            searches_of_vertices(subject.make(), second),
-            strict=True,
-        ):
-            with on(f"{search.name} of {n} vertices in {dtype}, after {n} others"):
-                memory = [x.clone() for x in before.tensors]
-                before.operator(*memory)
-                for x, other in zip(memory, search.tensors, strict=True):
-                    x.copy_(other)
-                _require_same(
-                    edge_tensors(search.operator(*memory)),
-                    edge_tensors(fresh.find()),
-                    "what a new engine finds",
-                    "keep nothing between calls, or make sure that it belongs to this input",
-                )
+    example = subject.kind.generic(engine, subject.seed)
+    # One operator at a time: another one in between may empty a cache of the last input.
+    for k in range(len(_calls(engine, *example.tensors))):
+        purity.memory(_with_calls(subject, [k]))
 
 
 def spanning_tree(subject: Subject) -> None:
@@ -159,19 +156,21 @@ def spanning_tree(subject: Subject) -> None:
             )
 
 
+@builds_on("spanning_tree")
 def reference(subject: Subject) -> None:
     """On small integers the tree is that of Kruskal by (key, lower, higher), edge for edge."""
     engine = subject.make()
     for search in _small_searches(engine, subject.seed):
         with on(search.name):
             require_tree(
-                search.find()[0].death_edges,
-                search.key,
+                search,
+                search.find(),
                 "order edges by (key, lower index, higher index), and look for an index that is "
                 "off by one",
             )
 
 
+@builds_on("reference")
 def negative_values(subject: Subject) -> None:
     """Edge values below 0 come before those above."""
     engine = subject.make()
@@ -182,12 +181,13 @@ def negative_values(subject: Subject) -> None:
             what = f"minus the products of {n} vertices of small integers, seed={subject.seed}"
             with on(f"{search.name} of {what}, {dtype}"):
                 require_tree(
-                    search.find()[0].death_edges,
-                    search.key,
+                    search,
+                    search.find(),
                     "compare values with their sign; a weight of -1 is lighter than one of 0",
                 )
 
 
+@builds_on("reference")
 def digits(subject: Subject) -> None:
     """Values that differ in the last digits of their dtype are told apart."""
     engine = subject.make()
@@ -210,35 +210,13 @@ def digits(subject: Subject) -> None:
     for what, search in found:
         with on(f"{search.name} of {n} vertices, {what}, seed={subject.seed}"):
             require_tree(
-                search.find()[0].death_edges,
-                search.key,
+                search,
+                search.find(),
                 "compare keys in the dtype of the input, rounded to no other",
             )
 
 
-def layouts(subject: Subject) -> None:
-    """How a tensor lies in memory makes no difference."""
-    engine = subject.make()
-    n = at_most(engine, 17)
-    for dtype in dtypes_of(engine):
-        v = integers(n, subject.seed).to(dtype)
-        of_equals = [*searches_of_vertices(engine, v[:1].expand(n, -1))]
-        of_equals += searches_of_matrix(engine, torch.ones((), dtype=dtype).expand(n, n))
-        of_equals += searches_of_vertices(engine, v[:, :1].expand(-1, 3))
-        for search in (*searches_of_vertices(engine, v), *of_equals):
-            plain = edge_tensors(search.operator(*(x.contiguous() for x in search.tensors)))
-            for name, laid_out in (("as it is", list), *_LAYOUTS.items()):
-                tensors = laid_out(search.tensors)
-                strides = " and ".join(str(x.stride()) for x in tensors)
-                with on(f"{search.name} of {n} vertices in {dtype}, {name}, strides {strides}"):
-                    _require_same(
-                        edge_tensors(search.operator(*tensors)),
-                        plain,
-                        "the edges of a contiguous copy",
-                        "read entries by their index, or call .contiguous() before memory is read",
-                    )
-
-
+@builds_on("reference")
 def sizes(subject: Subject) -> None:
     """The tree is right for many vertices too, odd and even numbers and block borders."""
     engine = subject.make()
@@ -249,13 +227,14 @@ def sizes(subject: Subject) -> None:
                 f"{search.name} of a random walk of {n} vertices, seed={subject.seed}, {dtype}"
             ):
                 require_tree(
-                    search.find()[0].death_edges,
-                    search.key,
+                    search,
+                    search.find(),
                     "look at the last rows of a block, and at a last block that is not full; an "
                     "engine for fewer vertices states max_vertices",
                 )
 
 
+@builds_on("reference", "digits")
 def weight(subject: Subject) -> None:
     """On real data the tree is as light as the tree of float64, up to rounding.
 
@@ -275,7 +254,7 @@ def weight(subject: Subject) -> None:
         for search in (*searches_of_vertices(engine, x), *banded):
             with on(f"{search.name} of torch.randn({n}, {d}), seed={subject.seed}, {dtype}"):
                 key = search.key
-                lightest = key[tuple(by_value_then_indices(key).T)].sum()
+                lightest = key[tuple(search.tree.T)].sum()
                 received = key[tuple(search.find()[0].death_edges.T)].sum()
                 require(
                     received - lightest <= allowed,
@@ -285,6 +264,7 @@ def weight(subject: Subject) -> None:
                 )
 
 
+@builds_on("reference")
 def diagonal(subject: Subject) -> None:
     """The entries on the diagonal of a matrix make no difference."""
     engine = subject.make()
@@ -305,6 +285,7 @@ def diagonal(subject: Subject) -> None:
             )
 
 
+@builds_on("reference", "sizes")
 def limits(subject: Subject) -> None:
     """What is beyond the limits that the engine states gives a clear error, or the right tree."""
     engine = subject.make()
@@ -331,7 +312,7 @@ def limits(subject: Subject) -> None:
                 error = _error(lambda: found.append(search.find()))  # noqa: B023
                 mend = "begin each operator with self.check_limits(n, dtype)"
                 if found:
-                    require_tree(found[0][0].death_edges, search.key, mend)
+                    require_tree(search, found[0], mend)
                 else:
                     _require_clear(error, given, mend)
 
@@ -342,31 +323,59 @@ def vmap(subject: Subject) -> None:
     transforms.vmap(subject)
 
 
+@builds_on("vmap")
 def compilation(subject: Subject) -> None:
     """An engine of torch operations compiles into one graph that gives the eager edges."""
     _skip_unless_vmappable(subject)
     transforms.compilation(subject)
 
 
+def device(subject: Subject) -> None:
+    """Edges are returned on the device of the input, or another device than the CPU is refused.
+
+    An operator refuses by a `TopolossError` that names the device. Torch's meta device shows
+    whether it does; the stand-in for a GPU is a CPU by its type.
+    """
+    _check_where_accepted(devices.device, subject)
+
+
+@builds_on("device")
+def cuda(subject: Subject) -> None:
+    """On a CUDA device the edges are those of the CPU, or the device is refused."""
+    _check_where_accepted(devices.cuda, subject)
+
+
 def _generic(engine: Persistence, seed: int) -> Example:
+    """Return what each operator takes: vertices, a matrix and listed edges, in each dtype."""
     n = at_most(engine, 9)
-    v = integers(n, seed).to(dtypes_of(engine)[0])
-    return Example(
-        f"{n} vertices of small integers, seed={seed}, and their squared distances",
-        (v, key_of("sq_dist_ascending", v)),
-    )
+    tensors: list[Tensor] = []
+    edges = all_pairs(n)
+    for dtype in dtypes_of(engine):
+        v = integers(n, seed).to(dtype)
+        values = key_of("sq_dist_ascending", v)
+        tensors += [v, values, edges, values[edges[:, 0], edges[:, 1]]]
+    name = f"{n} vertices of small integers, seed={seed}, and their squared distances"
+    return Example(name, tuple(tensors))
 
 
-def _apply(engine: Persistence, v: Tensor, values: Tensor) -> list[Tensor]:
+def _apply(engine: Persistence, *tensors: Tensor) -> list[Tensor]:
+    return _edges(call() for call in _calls(engine, *tensors))
+
+
+def _calls(engine: Persistence, *tensors: Tensor) -> list[Callable[[], Sequence[CriticalEdges]]]:
     """Ask the engine as a pipeline does: what it is given asks for no gradient."""
-    v, values = v.detach(), values.detach()
-    found: list[Sequence[CriticalEdges]] = []
-    if has(engine, "from_matrix"):
-        found.append(engine.from_matrix(values))
-    if has(engine, "from_edges"):
-        i, j = torch.triu_indices(len(values), len(values), 1, device=values.device)
-        found.append(engine.from_edges(len(values), torch.stack((i, j), 1), values[i, j]))
-    found += [engine.from_features(v, order) for order in sorted(engine.orders)]  # type: ignore[arg-type]
+    calls: list[Callable[[], Sequence[CriticalEdges]]] = []
+    given = [x.detach() for x in tensors]
+    for v, values, edges, listed in zip(*(given[k::4] for k in range(4)), strict=True):
+        if has(engine, "from_matrix"):
+            calls.append(partial(engine.from_matrix, values))
+        if has(engine, "from_edges"):
+            calls.append(partial(engine.from_edges, len(values), edges, listed))
+        calls += [partial(engine.from_features, v, order) for order in sorted(engine.orders)]  # type: ignore[arg-type]
+    return calls
+
+
+def _edges(found: Iterable[Sequence[CriticalEdges]]) -> list[Tensor]:
     return [edges for critical in found for edges in edge_tensors(critical)]
 
 
@@ -382,14 +391,15 @@ KIND = Kind(
         points,
         purity.input_unchanged,
         purity.determinism,
-        history,
+        memory,
         purity.random_state,
         purity.module_state,
+        purity.leftovers,
+        numbers.layout,
         spanning_tree,
         reference,
         negative_values,
         digits,
-        layouts,
         sizes,
         weight,
         diagonal,
@@ -403,7 +413,8 @@ KIND = Kind(
         instances.pickling,
         instances.deepcopy,
         instances.state_dict,
-        devices.cuda,
+        device,
+        cuda,
     ),
 )
 
@@ -417,28 +428,6 @@ def _small_searches(engine: Persistence, seed: int) -> Iterator[Search]:
     n = at_most(engine, 5)
     for search in searches_of_vertices(engine, torch.zeros(n, 3, dtype=dtypes_of(engine)[0])):
         yield search.of(f"{n} equal vertices")
-
-
-def _strided(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Keep each entry in the middle of others."""
-    views = []
-    for x in tensors:
-        view = torch.zeros([3 * size for size in x.shape], dtype=x.dtype)
-        for axis in range(x.ndim):
-            view = view.narrow(axis, 1, view.shape[axis] - 1)
-            view = view[(slice(None),) * axis + (slice(None, None, 3),)]
-        views.append(view.copy_(x))
-    return views
-
-
-def _transposed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [x.T.contiguous().T if x.ndim == 2 else x for x in tensors]
-
-
-_LAYOUTS: dict[str, Callable[[Sequence[Tensor]], list[Tensor]]] = {
-    "every third entry of a larger tensor": _strided,
-    "transposed": _transposed,
-}
 
 
 def _require_edges(edges: Tensor, n: int) -> None:
@@ -482,6 +471,37 @@ def _require_clear(error: TopolossError | None, given: str, mend: str) -> None:
         received=f"{type(error).__name__}: {error}" if error else "no error",
         mend=mend,
     )
+
+
+def _check_where_accepted(rule: Rule, subject: Subject) -> None:
+    """Check the operators that do not refuse tensors on another device than the CPU."""
+    engine = subject.make()
+    example = subject.kind.generic(engine, subject.seed)
+    on_meta = _calls(engine, *(x.to("meta") for x in example.tensors))
+    accepted = [k for k, call in enumerate(on_meta) if not _is_refused(call, "meta")]
+    if on_meta and not accepted:
+        raise NotApplicable("it refuses tensors that are not on the CPU")
+    rule(_with_calls(subject, accepted))
+
+
+def _with_calls(subject: Subject, chosen: Sequence[int]) -> Subject:
+    """Let rules make some of the calls alone."""
+
+    def apply(engine: Persistence, *tensors: Tensor) -> list[Tensor]:
+        calls = _calls(engine, *tensors)
+        return _edges(calls[k]() for k in chosen)
+
+    return replace(subject, kind=replace(subject.kind, apply=apply))
+
+
+def _is_refused(call: Callable[[], object], device: str) -> bool:
+    try:
+        call()
+    except TopolossError as error:
+        return device in str(error)
+    except Exception:  # no refusal but a defect, which the rule itself will tell
+        return False
+    return False
 
 
 def _skip_unless_vmappable(subject: Subject) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import cast
 
 import torch
@@ -17,6 +17,7 @@ from topoloss.testing.kruskal import by_value_then_indices
 
 __all__ = [
     "Search",
+    "all_pairs",
     "at_most",
     "dtypes_of",
     "edge_tensors",
@@ -32,6 +33,23 @@ __all__ = [
 _FEATURES = 3
 
 
+class Clique:
+    """The keys of all pairs of vertices, and the lightest tree by them.
+
+    Attributes
+    ----------
+    key : Tensor of float64, shape (n, n)
+    """
+
+    def __init__(self, key: Tensor) -> None:
+        self.key = key
+
+    @cached_property
+    def tree(self) -> Tensor:
+        """The tree of Kruskal by (key, lower index, higher index)."""
+        return by_value_then_indices(self.key)
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """One call of an operator on a clique.
@@ -44,14 +62,22 @@ class Search:
         What the operator is given.
     operator : callable
         From the tensors to critical edges.
-    key : Tensor of float64, shape (n, n)
-        The tree should be lightest by it.
+    clique : Clique
+        The tree should be the lightest of this clique.
     """
 
     name: str
     tensors: tuple[Tensor, ...]
     operator: Callable[..., Sequence[CriticalEdges]]
-    key: Tensor
+    clique: Clique
+
+    @property
+    def key(self) -> Tensor:
+        return self.clique.key
+
+    @property
+    def tree(self) -> Tensor:
+        return self.clique.tree
 
     def find(self) -> Sequence[CriticalEdges]:
         return self.operator(*self.tensors)
@@ -78,28 +104,24 @@ def at_most(engine: Persistence, n: int) -> int:
 
 def searches_of_vertices(engine: Persistence, v: Tensor) -> Iterator[Search]:
     """Yield a search over the same vertices for each operator that the engine has."""
-    squared = key_of("sq_dist_ascending", v.double())
-    yield from searches_of_matrix(engine, squared.to(v.dtype))
+    squared = _clique("sq_dist_ascending", v)
+    values = squared.key.to(v.dtype)
+    exact = torch.equal(values.double(), squared.key)
+    yield from _searches_of_matrix(engine, values, squared if exact else Clique(values.double()))
     for order in sorted(engine.orders):
         operator = partial(engine.from_features, order=cast(Order, order))
-        yield Search(f"from_features, {order},", (v,), operator, key_of(order, v.double()))
+        yield Search(f"from_features, {order},", (v,), operator, _clique(order, v))
 
 
 def searches_of_matrix(engine: Persistence, values: Tensor) -> Iterator[Search]:
     """Yield a search over the same edge values for each operator that is given edge values."""
-    key = values.double()
-    if has(engine, "from_matrix"):
-        yield Search("from_matrix", (values,), engine.from_matrix, key)
-    if has(engine, "from_edges"):
-        edges = _all_pairs(len(values))
-        listed = (edges, values[edges[:, 0], edges[:, 1]])
-        yield Search("from_edges", listed, partial(engine.from_edges, len(values)), key)
+    yield from _searches_of_matrix(engine, values, Clique(values.double()))
 
 
-def require_tree(edges: Tensor, key: Tensor, mend: str) -> None:
-    """Require the edges of the tree of Kruskal by (key, lower index, higher index)."""
-    received = set(map(tuple, edges.sort(-1).values.tolist()))
-    expected = set(map(tuple, by_value_then_indices(key).tolist()))
+def require_tree(search: Search, critical: Sequence[CriticalEdges], mend: str) -> None:
+    """Require the tree of Kruskal by (key, lower index, higher index) in dimension 0."""
+    received = set(map(tuple, critical[0].death_edges.sort(-1).values.tolist()))
+    expected = set(map(tuple, search.tree.tolist()))
     wrong, absent = sorted(received - expected), sorted(expected - received)
     require(
         not wrong and not absent,
@@ -134,10 +156,30 @@ def key_of(order: str, v: Tensor) -> Tensor:
     return -dot.abs() if order == "abs_dot_descending" else -dot
 
 
-def _all_pairs(n: int) -> Tensor:
+def all_pairs(n: int) -> Tensor:
     """List the edges of the clique in no order, and in both directions."""
     generator = torch.Generator().manual_seed(n)
     pairs = torch.triu_indices(n, n, 1).T
     pairs = pairs[torch.randperm(len(pairs), generator=generator)]
     turned = torch.rand(len(pairs), 1, generator=generator) < 0.5
     return torch.where(turned, pairs.flip(1), pairs)
+
+
+def _searches_of_matrix(engine: Persistence, values: Tensor, clique: Clique) -> Iterator[Search]:
+    if has(engine, "from_matrix"):
+        yield Search("from_matrix", (values,), engine.from_matrix, clique)
+    if has(engine, "from_edges"):
+        edges = all_pairs(len(values))
+        listed = (edges, values[edges[:, 0], edges[:, 1]])
+        yield Search("from_edges", listed, partial(engine.from_edges, len(values)), clique)
+
+
+def _clique(order: str, v: Tensor) -> Clique:
+    return _clique_of(order, tuple(v.shape), v.double().numpy().tobytes())
+
+
+@lru_cache(maxsize=64)
+def _clique_of(order: str, shape: tuple[int, ...], numbers: bytes) -> Clique:
+    """Find the same clique for every engine, as the tree of a large one takes long to find."""
+    v = torch.frombuffer(bytearray(numbers), dtype=torch.float64).view(shape)
+    return Clique(key_of(order, v))

@@ -1,7 +1,4 @@
-"""Unusual components with nothing wrong: the kit must pass them."""
-
-import math
-from fractions import Fraction
+"""Filtrations that are right, each in a way of its own."""
 
 import torch
 
@@ -126,128 +123,13 @@ class Smallest(topoloss.Filtration):
         return (v[i] + v[j]).min(-1).values
 
 
-class Largest(topoloss.Loss):
-    """Only the largest death that counts."""
-
-    def forward(self, diagrams):
-        d = diagrams[0]
-        return -torch.cat((0 * d.deaths.sum()[None], d.weights * d.deaths)).amax()
-
-
-class LastDeath(topoloss.Loss):
-    """The same, of one point: deaths come sorted, so the last that counts is the largest."""
-
-    def forward(self, diagrams):
-        d = diagrams[0]
-        if len(d.deaths) == 0:
-            return d.deaths.sum()
-        last = (d.weights > 0).cumsum(0).argmax()
-        return -(d.weights * d.deaths).index_select(0, last[None])[0]
-
-
-class OnlyLoops(topoloss.Loss):
-    """Dimension 1 alone, and 0 where there is none."""
-
-    def forward(self, diagrams):
-        value = 0 * diagrams[0].deaths.sum()
-        for d in diagrams[1:]:
-            value = value + (d.weights * d.lifetimes).sum()
-        return value
-
-
-class NeedsLoops(topoloss.Loss):
-    """A clear error where there is no dimension 1."""
-
-    def forward(self, diagrams):
-        if len(diagrams) < 2:
-            raise topoloss.InputError("no diagram of dimension 1 was given; use ripser.")
-        d = diagrams[1]
-        return (d.weights * d.lifetimes).sum() + 0 * diagrams[0].deaths.sum()
-
-
-class StopGradient(topoloss.Loss):
-    """Deaths weighed by themselves, as constants."""
-
-    surrogate_gradient = True
-
-    def forward(self, diagrams):
-        d = diagrams[0]
-        return (d.weights * d.deaths * d.deaths.detach()).sum()
-
-
-class LogMeanExp(topoloss.Regulariser):
-    """A smooth function with no scale, and a parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.sharpness = torch.nn.Parameter(torch.rand(()))
-
-    def compute(self, x):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return torch.logsumexp(self.sharpness.to(x.dtype) * x.mean(0), 0)
-
-
-class Gram(topoloss.Regulariser):
-    """Work and memory of all pairs of neurons, which a regulariser may take."""
-
-    def compute(self, x):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (x.T @ x).abs().mean()
-
-
-class Spectral(topoloss.Regulariser):
-    source = "weights"
-
-    def compute(self, weights):
-        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
-
-
-class OfBinarised(topoloss.Pipeline):
-    """A stage declares the surrogate; the pipeline need not."""
-
-    def __init__(self):
-        loss = topoloss.loss("total-persistence")
-        super().__init__(Binarised(), topoloss.persistence("mst"), loss)
-
-
-class RoundsUp(topoloss.Sampler):
-    def __init__(self, *, fraction=1.0):
-        self.fraction = Fraction(str(fraction))
-
-    def select(self, x):
-        return torch.arange(math.ceil(self.fraction * x.shape[1]), device=x.device)
-
-
-class RoundsToNearest(RoundsUp):
-    def select(self, x):
-        return torch.arange(round(self.fraction * x.shape[1]), device=x.device)
-
-
-class RunningMean(topoloss.Sampler):
-    """Remembers what it saw: a sampler may."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def select(self, x):
-        largest = x.double().abs().mean(0)
-        before = self.seen.get(x.shape[1], torch.zeros_like(largest))
-        self.seen[x.shape[1]] = (before + largest) / 2
-        return self.seen[x.shape[1]].argsort()[: x.shape[1] // 2].sort().values
-
-
-UNUSUAL = {
-    "filtration": [
-        NearestNeighbours,
-        DirectedRing,
-        FractionalWeights,
-        NegativeDots,
-        Whitened,
-        Learnt,
-        Binarised,
-        Smallest,
-    ],
-    "loss": [Largest, LastDeath, OnlyLoops, NeedsLoops, StopGradient],
-    "regulariser": [LogMeanExp, Gram, Spectral, OfBinarised],
-    "sampler": [RoundsUp, RoundsToNearest, RunningMean],
-}
+UNUSUAL = (
+    NearestNeighbours,
+    DirectedRing,
+    FractionalWeights,
+    NegativeDots,
+    Whitened,
+    Learnt,
+    Binarised,
+    Smallest,
+)

@@ -1,0 +1,44 @@
+"""Unusual components with nothing wrong: the kit passes them."""
+
+import pytest
+from testing.unusual import filtrations, losses, persistence, regularisers, samplers
+
+import topoloss
+from topoloss.testing import check, parametrize_with_checks
+
+
+@parametrize_with_checks("filtration", *filtrations.UNUSUAL)
+@parametrize_with_checks("persistence", *persistence.UNUSUAL)
+@parametrize_with_checks("loss", *losses.UNUSUAL)
+@parametrize_with_checks("regulariser", *regularisers.UNUSUAL)
+@parametrize_with_checks("sampler", *samplers.UNUSUAL)
+def test_unusual_components_conform(check):
+    check()
+
+
+@pytest.mark.parametrize("options", [{"warm_start": True}, {"max_vertices": 20}], ids=str)
+def test_options_of_mst_conform(options):
+    check("persistence", topoloss.persistence("mst", **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "seed"),
+    [
+        *(
+            pytest.param("persistence", persistence.ByRipser, k, id=f"ByRipser-{k}")
+            for k in (1, 2, 3)
+        ),
+        *(
+            pytest.param(kind, component, 1, id=f"{component.__name__}-1")
+            for kind, module in {
+                "filtration": filtrations,
+                "loss": losses,
+                "regulariser": regularisers,
+                "sampler": samplers,
+            }.items()
+            for component in module.UNUSUAL
+        ),
+    ],
+)
+def test_another_seed_finds_nothing_wrong(kind, component, seed):
+    check(kind, component, seed=seed)

@@ -1,0 +1,49 @@
+"""Regularisers that are right, each in a way of its own."""
+
+import torch
+from testing.unusual import filtrations
+
+import topoloss
+
+
+class LogMeanExp(topoloss.Regulariser):
+    """A smooth function with no scale, and a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.rand(()))
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.logsumexp(self.sharpness.to(x.dtype) * x.mean(0), 0)
+
+
+class Gram(topoloss.Regulariser):
+    """Work and memory of all pairs of neurons, which a regulariser may take."""
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (x.T @ x).abs().mean()
+
+
+class Spectral(topoloss.Regulariser):
+    source = "weights"
+
+    def compute(self, weights):
+        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
+
+
+class OfBinarised(topoloss.Pipeline):
+    """A stage declares the surrogate; the pipeline need not."""
+
+    def __init__(self):
+        loss = topoloss.loss("total-persistence")
+        super().__init__(filtrations.Binarised(), topoloss.persistence("mst"), loss)
+
+
+UNUSUAL = (
+    LogMeanExp,
+    Gram,
+    Spectral,
+    OfBinarised,
+)
