@@ -86,8 +86,8 @@ def test_the_regulariser_agrees_with_numpy(monkeypatch, n):
 
 
 def test_memory_does_not_grow_with_all_pairs():
-    # All pairs are 3.4 GiB in float32.
-    extra = memory.extra_bytes("naive", samples=4, warm_up=9_000, neurons=30_000)
+    # All pairs are 1 GiB in float32.
+    extra = memory.extra_bytes("naive", samples=4, warm_up=6_000, neurons=16_000)
     assert extra < 200 * 2**20
 
 

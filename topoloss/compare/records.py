@@ -7,7 +7,7 @@ or word, so that a CSV file or a database can store it: `to_row` makes a row of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import accumulate
@@ -310,11 +310,13 @@ def from_row(kind: type[Record], row: Mapping[str, str], prefix: str = "") -> Re
     return kind(**values)
 
 
-@cache
-def _fields(kind: Any) -> tuple[tuple[str, Any, str], ...]:
+def _listed_fields(kind: Any) -> tuple[tuple[str, Any, str], ...]:
     """Name and type of each field and, if it is a record, the prefix of its columns."""
     types = get_type_hints(kind)
     return tuple((f.name, types[f.name], f.metadata.get("prefix", "")) for f in fields(kind))
+
+
+_fields: Callable[[Any], tuple[tuple[str, Any, str], ...]] = cache(_listed_fields)
 
 
 @cache
