@@ -14,7 +14,7 @@ GPU_PYTHON ?=
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
 	@echo "make test   the whole test suite"
-	@echo "make test-deep  10,000 examples of each property; WORKERS=4 processes"
+	@echo "make test-deep  10,000 examples of each property, and long trainings; WORKERS=4 processes"
 	@echo "make test-zoo  other people's models, those of full size too"
 	@echo "make test-lowest  the suite on the lowest torch that is declared; downloads its CUDA build"
 	@echo "make test-mutants  plant bugs, and see which the tests notice: hours; goes on where it ended; JOBS=2"
@@ -51,6 +51,7 @@ WORKERS ?= auto
 
 test-deep: $(INSTALLED)
 	$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=deep tests/properties
+	$(BIN)/pytest -n $(WORKERS) -m deep
 
 test-zoo: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "" tests/zoo
