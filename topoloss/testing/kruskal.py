@@ -44,14 +44,8 @@ def spanning_forest(
     >>> spanning_forest(4, edges, torch.tensor([0.0, 5.0, 1.0, 1.0])).tolist()
     [2, 3]
     """
-    parent = list(range(n))
-
-    def root(vertex: int) -> int:
-        while parent[vertex] != vertex:
-            parent[vertex] = parent[parent[vertex]]
-            vertex = parent[vertex]
-        return vertex
-
+    component = list(range(n))
+    vertices = [[vertex] for vertex in range(n)]  # of each component
     rows: list[int] = []
     ends, heights = edges.cpu().numpy(), _doubles(values)
     left = np.arange(len(ends))
@@ -62,12 +56,16 @@ def spanning_forest(
         block, left = left[light], left[~light]
         block = block[_order(ends[block], heights[block])]
         for row, (i, j) in zip(block.tolist(), ends[block].tolist(), strict=True):
-            a, b = root(i), root(j)
+            a, b = component[i], component[j]
             if a != b:
-                parent[b] = a
+                if len(vertices[a]) < len(vertices[b]):
+                    a, b = b, a
+                for vertex in vertices[b]:
+                    component[vertex] = a
+                vertices[a] += vertices[b]
                 rows.append(row)
-        component = np.array([root(vertex) for vertex in range(n)])
-        left = left[component[ends[left, 0]] != component[ends[left, 1]]]
+        of_vertex = np.array(component)
+        left = left[of_vertex[ends[left, 0]] != of_vertex[ends[left, 1]]]
     return torch.tensor(rows, dtype=torch.int64, device=edges.device)
 
 

@@ -30,7 +30,7 @@ class Forest(Tree):
 class Circles(topoloss.Persistence):
     """Nor with this one, of two dimensions."""
 
-    max_vertices = 40
+    max_vertices = 20
 
     def from_matrix(self, values):
         self.check_limits(len(values), values.dtype)

@@ -71,7 +71,7 @@ class ByRipser(topoloss.Persistence):
 
 
 class LeavesPointsOfLength0Out(topoloss.Persistence):
-    max_vertices = 40
+    max_vertices = 20
 
     def from_matrix(self, values):
         self.check_limits(len(values), values.dtype)

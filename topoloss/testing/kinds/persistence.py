@@ -349,7 +349,7 @@ def _generic(engine: Persistence, seed: int) -> Example:
     """Return what each operator takes: vertices, a matrix and listed edges, in each dtype."""
     n = at_most(engine, 9)
     tensors: list[Tensor] = []
-    edges = all_pairs(n)
+    edges = all_pairs(n).clone()
     for dtype in dtypes_of(engine):
         v = integers(n, seed).to(dtype)
         values = key_of("sq_dist_ascending", v)

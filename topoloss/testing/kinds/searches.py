@@ -156,6 +156,7 @@ def key_of(order: str, v: Tensor) -> Tensor:
     return -dot.abs() if order == "abs_dot_descending" else -dot
 
 
+@lru_cache(maxsize=64)
 def all_pairs(n: int) -> Tensor:
     """List the edges of the clique in no order, and in both directions."""
     generator = torch.Generator().manual_seed(n)
@@ -169,7 +170,7 @@ def _searches_of_matrix(engine: Persistence, values: Tensor, clique: Clique) -> 
     if has(engine, "from_matrix"):
         yield Search("from_matrix", (values,), engine.from_matrix, clique)
     if has(engine, "from_edges"):
-        edges = all_pairs(len(values))
+        edges = all_pairs(len(values)).clone()
         listed = (edges, values[edges[:, 0], edges[:, 1]])
         yield Search("from_edges", listed, partial(engine.from_edges, len(values)), clique)
 
