@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from topoloss_mst.backends import numba_backend, reference_backend
-from topoloss_mst.backends.numba_backend import similarities, trees
 from topoloss_mst.backends.numba_backend.edges import ORDERS
+from topoloss_mst.backends.numba_backend.similarities import Similarities
+from topoloss_mst.backends.numba_backend.trees import Plan
 from topoloss_mst.operators import spanning_tree_of_features
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import topoloss
 
@@ -18,14 +20,8 @@ import topoloss
 SIZES = (41, 64, 65, 129, 511, 512, 513, 1100)
 
 
-@pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
-def precision(request, monkeypatch):
-    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: request.param)
-
-
-@pytest.fixture
-def by_tiles(monkeypatch):
-    monkeypatch.setattr(trees, "DENSE", 40)
+BY_TILES = Plan(torch.float32, dense=40)
+precisions = pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32], ids=str)
 
 
 def generator(seed):
@@ -75,47 +71,45 @@ KINDS = (
 )  # fmt: skip
 
 
-@pytest.mark.usefixtures("precision")
+@precisions
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", SIZES)
-def test_the_tree_is_that_of_float64_keys_whatever_the_precision(by_tiles, order, kind, n):
+def test_the_tree_is_that_of_float64_keys_whatever_the_precision(precision, order, kind, n):
     v = features(kind, n, seed=n)
     expected = tree(v, order, reference_backend)
-    assert torch.equal(tree(v, order), expected)
+    assert torch.equal(tree(v, order, plan=BY_TILES._replace(dtype=precision)), expected)
 
 
-@pytest.mark.usefixtures("precision")
+@precisions
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [2, 3, 31, 32, 33, 64, 65, 200])
-def test_so_it_is_where_all_similarities_are_held_at_once(order, kind, n):
+def test_so_it_is_where_all_similarities_are_held_at_once(precision, order, kind, n):
     v = features(kind, n, seed=n)
-    assert torch.equal(tree(v, order), tree(v, order, reference_backend))
+    expected = tree(v, order, reference_backend)
+    assert torch.equal(tree(v, order, plan=Plan(dtype=precision)), expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["real", "dead", "orthogonal"])
-def test_too_many_pairs_to_keep_are_settled_on_the_way(by_tiles, monkeypatch, order, kind):
+def test_too_many_pairs_to_keep_are_settled_on_the_way(order, kind):
     v = features(kind, 1100)
-    expected = tree(v, order)
-    monkeypatch.setattr(trees, "_MANY", 0)
-    monkeypatch.setattr(trees, "_CAPACITY", similarities.SIDE * similarities._AT_ONCE)
-    assert torch.equal(tree(v, order), expected)
+    in_little_space = BY_TILES._replace(many=0, capacity=1 << 14)
+    assert torch.equal(tree(v, order, plan=in_little_space), tree(v, order, plan=BY_TILES))
 
 
-@pytest.mark.usefixtures("precision")
+@precisions
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("d", [1, 3, 64, 513])
 @pytest.mark.parametrize("kind", ["real", "positive", "scattered"])
-def test_no_similarity_is_further_off_than_its_margin(order, kind, d):
+def test_no_similarity_is_further_off_than_its_margin(precision, order, kind, d):
     v = {
         "real": randn(40, d),
         "positive": randn(40, d).abs() + 1,
         "scattered": randn(40, d) * torch.logspace(-3, 3, 40)[:, None],
     }[kind]
-    code = ORDERS[order]
-    made = similarities.Similarities(v[None], code, similarities.fastest_dtype(code))
+    made = Similarities(v[None], ORDERS[order], precision)
     bits = torch.from_numpy(made.all()[0])
     found = bits.view(torch.bfloat16 if bits.dtype == torch.int16 else torch.float32).double()
     w = v.double()
@@ -131,43 +125,48 @@ def test_no_similarity_is_further_off_than_its_margin(order, kind, d):
 
 
 @pytest.mark.parametrize("n", [300, 1100])
-def test_float32_products_in_lower_precision_change_no_tree(by_tiles, monkeypatch, n):
-    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: False)
+def test_float32_products_in_lower_precision_change_no_tree(n):
     v = features("positive", n)
-    expected = tree(v, "dot_descending")
+    expected = tree(v, "dot_descending", plan=BY_TILES)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert torch.equal(tree(v, "dot_descending"), expected)
-        made = similarities.Similarities(v[None], ORDERS["dot_descending"], torch.float32)
+        assert torch.equal(tree(v, "dot_descending", plan=BY_TILES), expected)
+        made = Similarities(v[None], ORDERS["dot_descending"], torch.float32)
         # Both factors of unit vectors' products may be rounded to 8 bits.
         assert made.margins[0] > 2 * 2**-8
     finally:
         torch.set_float32_matmul_precision(before)
 
 
+class Products(TorchDispatchMode):
+    """The dtypes in which matrices are multiplied inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::mm", "aten::bmm"):
+            self.dtypes.append(made.dtype)
+        return made
+
+
 @pytest.mark.parametrize("n", [39, 600])
-def test_alike_neurons_are_told_apart_in_float32(by_tiles, monkeypatch, n):
+def test_alike_neurons_are_told_apart_in_float32(n):
     # All similarities are within the margin of bfloat16 products, so that no pair is ruled out.
-    monkeypatch.setattr(similarities, "_multiplies_bfloat16", lambda: True)
-    monkeypatch.setattr(trees, "_CROWDED", 8)
-    dtypes = []
-    made = similarities.Similarities
-
-    def spy(v, order, dtype):
-        dtypes.append(dtype)
-        return made(v, order, dtype)
-
-    monkeypatch.setattr(trees, "Similarities", spy)
+    plan = BY_TILES._replace(dtype=torch.bfloat16, crowded=8)
     alike = torch.nn.functional.normalize(1 + 0.02 * randn(n, 16), dim=1)
     expected = tree(alike, "dot_descending", reference_backend)
-    assert torch.equal(tree(alike, "dot_descending"), expected)
-    assert dtypes[0] == torch.bfloat16
-    assert dtypes[-1] == torch.float32
+    with Products() as multiplied:
+        assert torch.equal(tree(alike, "dot_descending", plan=plan), expected)
+    assert multiplied.dtypes[0] == torch.bfloat16
+    assert multiplied.dtypes[-1] == torch.float32
     # In a batch the others are not affected.
     batch = torch.stack((alike, torch.nn.functional.normalize(randn(n, 16), dim=1)))
-    together = numba_backend.from_features(batch, "dot_descending")
-    alone = [numba_backend.from_features(v[None], "dot_descending")[0] for v in batch]
+    together = numba_backend.from_features(batch, "dot_descending", plan=plan)
+    alone = [numba_backend.from_features(v[None], "dot_descending", plan=plan)[0] for v in batch]
     assert torch.equal(together, torch.stack(alone))
 
 
@@ -189,11 +188,12 @@ def random_tree(n, seed=0):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["real", "integers", "dead", "orthogonal"])
 @pytest.mark.parametrize("n", [2, 40, 600])
-def test_any_tree_to_start_from_leads_to_the_same_tree(by_tiles, order, kind, n):
+def test_any_tree_to_start_from_leads_to_the_same_tree(order, kind, n):
     v = features(kind, n)
+    expected = tree(v, order, plan=BY_TILES)
     for seed in range(3):
         start = random_tree(n, seed)
-        assert torch.equal(tree(v, order, start=start[None]), tree(v, order))
+        assert torch.equal(tree(v, order, start=start[None], plan=BY_TILES), expected)
 
 
 def test_opcheck_with_a_tree_to_start_from():
@@ -227,22 +227,29 @@ def test_one_vertex_can_be_given_twice_to_a_warm_start():
         assert critical.death_edges.shape == (0, 2)
 
 
-def test_a_warm_start_begins_with_the_last_tree(monkeypatch):
-    seen = []
-    fill = numba_backend.minimum_trees
+class Starts(TorchDispatchMode):
+    """The trees that searches inside are told to start from."""
 
-    def spy(v, order, start):
-        seen.append(start)
-        return fill(v, order, start)
+    def __init__(self):
+        super().__init__()
+        self.given = []
 
-    monkeypatch.setattr(numba_backend, "minimum_trees", spy)
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name == "topoloss::spanning_tree_of_features":
+            self.given.append(args[3] if len(args) > 3 else None)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_warm_start_begins_with_the_last_tree():
     warm = topoloss.pipeline("correlation", topoloss.persistence("mst", warm_start=True), "t1")
-    edges = warm.diagrams(randn(8, 10))[0].death_edges
-    warm(randn(8, 10, seed=1))
-    warm(randn(8, 11, seed=2))
-    assert seen[0] is None
-    assert {tuple(e) for e in seen[1][0].tolist()} == {tuple(e) for e in edges.tolist()}
-    assert seen[2] is None
+    with Starts() as starts:
+        edges = warm.diagrams(randn(8, 10))[0].death_edges
+        warm(randn(8, 10, seed=1))
+        warm(randn(8, 11, seed=2))
+    first, second, third = starts.given
+    assert first is None
+    assert {tuple(e) for e in second.tolist()} == {tuple(e) for e in edges.tolist()}
+    assert third is None
     assert not warm.state_dict()
 
 
@@ -307,15 +314,19 @@ def test_vertices_without_features_are_an_error():
 
 BY_BACKEND = """
 import torch, topoloss
-from topoloss_mst.backends.numba_backend import similarities
+from topoloss_mst.backends import numba_backend
+from topoloss_mst.backends.numba_backend.similarities import Similarities
+from topoloss_mst.backends.numba_backend.trees import Plan
 
-similarities._multiplies_bfloat16 = lambda: False
+def tree():
+    plan = Plan(dtype=torch.float32)
+    return numba_backend.from_features(v[None], "dot_descending", plan=plan)
+
 v = torch.nn.functional.normalize(1 + 0.1 * torch.randn(300, 16), dim=1)
-mst = topoloss.persistence("mst")
-expected = mst.from_features(v, "dot_descending")[0].death_edges
+expected = tree()
 torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-assert similarities.Similarities(v[None], 1, torch.float32).margins[0] > 2 * 2**-8
-assert torch.equal(mst.from_features(v, "dot_descending")[0].death_edges, expected)
+assert Similarities(v[None], 1, torch.float32).margins[0] > 2 * 2**-8
+assert torch.equal(tree(), expected)
 """
 
 

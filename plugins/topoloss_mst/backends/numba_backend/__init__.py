@@ -14,12 +14,14 @@ from torch import Tensor
 
 from topoloss_mst.backends.numba_backend.edges import ORDERS, minimum_forest
 from topoloss_mst.backends.numba_backend.prim import prims
-from topoloss_mst.backends.numba_backend.trees import minimum_trees
+from topoloss_mst.backends.numba_backend.trees import Plan, minimum_trees
 
 
-def from_features(v: Float[Tensor, "batch n d"], order: str, start: Tensor | None = None) -> Tensor:
+def from_features(
+    v: Float[Tensor, "batch n d"], order: str, start: Tensor | None = None, plan: Plan | None = None
+) -> Tensor:
     tree = None if start is None else start.numpy()
-    return torch.from_numpy(minimum_trees(v, ORDERS[order], tree))
+    return torch.from_numpy(minimum_trees(v, ORDERS[order], tree, plan))
 
 
 def from_matrix(values: Float[Tensor, "batch n n"]) -> Tensor:

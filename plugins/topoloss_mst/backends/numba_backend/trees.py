@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +33,38 @@ from topoloss_mst.backends.numba_backend.similarities import SIDE, Similarities,
 Edges = npt.NDArray[np.int64]
 Found = npt.NDArray[np.int32]
 
-# Up to so many vertices the similarities of all pairs are held at once.
-DENSE = 2048
 _PAIRS_AT_ONCE = 1 << 24
 # One vertex in so many is in the sample that the cheap tree starts from.
 _SAMPLED = 8
-# Pairs left over, for each vertex, that are too many.
-_CROWDED = 64
-_CAPACITY = 1 << 18
-_MANY = 1 << 21
 
 
-def minimum_trees(v: Float[Tensor, "batch n d"], order: int, start: Edges | None = None) -> Edges:
+class Plan(NamedTuple):
+    """How to search. It decides how long a search takes, and never which tree is found.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Of the products that rule pairs out: float32 or bfloat16.
+    dense : int
+        Up to so many vertices the similarities of all pairs are held at once.
+    crowded : int
+        Pairs left over, for each vertex, that are too many for products in bfloat16.
+    capacity : int
+        Pairs that are collected before they are put aside; at least a row of tiles, 16,384.
+    many : int
+        Pairs put aside that are settled before the search goes on.
+    """
+
+    dtype: torch.dtype
+    dense: int = 2048
+    crowded: int = 64
+    capacity: int = 1 << 18
+    many: int = 1 << 21
+
+
+def minimum_trees(
+    v: Float[Tensor, "batch n d"], order: int, start: Edges | None = None, plan: Plan | None = None
+) -> Edges:
     """Edges of shape (batch, n - 1, 2).
 
     `start` are spanning trees of that shape, the nearer to the minimum the better.
@@ -51,21 +72,22 @@ def minimum_trees(v: Float[Tensor, "batch n d"], order: int, start: Edges | None
     batch, n, _ = v.shape
     if start is None:
         start = np.empty((batch, 0, 2), np.int64)
-    dtype = fastest_dtype(order)
+    if plan is None:
+        plan = Plan(fastest_dtype(order))
     trees = np.empty((batch, n - 1, 2), np.int64)
-    if n <= DENSE:
+    if n <= plan.dense:
         some = max(1, _PAIRS_AT_ONCE // n**2)
         for first in range(0, batch, some):
             part = slice(first, first + some)
-            trees[part] = _dense(v[part], order, start[part], dtype)
+            trees[part] = _dense(v[part], order, start[part], plan)
     else:
         for element in range(batch):
-            trees[element] = _sparse(v[element], order, start[element], dtype)
+            trees[element] = _sparse(v[element], order, start[element], plan)
     return trees
 
 
-def _dense(v: Float[Tensor, "batch n d"], order: int, start: Edges, dtype: torch.dtype) -> Edges:
-    similarities = Similarities(v, order, dtype)
+def _dense(v: Float[Tensor, "batch n d"], order: int, start: Edges, plan: Plan) -> Edges:
+    similarities = Similarities(v, order, plan.dtype)
     batch, n, _ = v.shape
     trees, crowded = np.empty((batch, n - 1, 2), np.int64), np.empty(batch, np.bool_)
     bits, margins, rows = similarities.all(), similarities.margins, v.numpy()
@@ -73,7 +95,7 @@ def _dense(v: Float[Tensor, "batch n d"], order: int, start: Edges, dtype: torch
 
     def fill(first: int) -> None:
         dense_trees(
-            bits, margins, rows, order, start, _most(n, dtype), first, threads, trees, crowded
+            bits, margins, rows, order, start, _most(n, plan), first, threads, trees, crowded
         )
 
     if threads == 1:
@@ -84,27 +106,33 @@ def _dense(v: Float[Tensor, "batch n d"], order: int, start: Edges, dtype: torch
             list(pool.map(fill, range(threads)))
     if crowded.any():
         again = np.flatnonzero(crowded)
-        trees[again] = _dense(v[torch.from_numpy(again)], order, start[again], torch.float32)
+        trees[again] = _dense(v[torch.from_numpy(again)], order, start[again], _in_float32(plan))
     return trees
 
 
-def _sparse(v: Float[Tensor, "n d"], order: int, start: Edges, dtype: torch.dtype) -> Edges:
-    similarities = Similarities(v[None], order, dtype)
-    tree = start if len(start) else _cheap_tree(v, order, similarities)
-    search = _Search(v, order, similarities, tree)
+def _sparse(v: Float[Tensor, "n d"], order: int, start: Edges, plan: Plan) -> Edges:
+    similarities = Similarities(v[None], order, plan.dtype)
+    tree = start if len(start) else _cheap_tree(v, order, similarities, plan)
+    search = _Search(v, order, similarities, tree, plan)
     for stack in similarities.tiles(search.vertex).lower_triangle():
         search.scan(stack)
-        if search.count > _most(len(v), dtype):
-            return _sparse(v, order, tree, torch.float32)
+        if search.count > _most(len(v), plan):
+            return _sparse(v, order, tree, _in_float32(plan))
     return search.minimum_tree()
 
 
-def _most(n: int, dtype: torch.dtype) -> int:
+def _in_float32(plan: Plan) -> Plan:
+    return plan._replace(dtype=torch.float32)
+
+
+def _most(n: int, plan: Plan) -> int:
     """So many pairs may be left over before products of higher precision pay."""
-    return n * n if dtype == torch.float32 else _CROWDED * n
+    return n * n if plan.dtype == torch.float32 else plan.crowded * n
 
 
-def _cheap_tree(v: Float[Tensor, "n d"], order: int, similarities: Similarities) -> Edges:
+def _cheap_tree(
+    v: Float[Tensor, "n d"], order: int, similarities: Similarities, plan: Plan
+) -> Edges:
     """Some light spanning tree: the minimum one of a sample, and each other vertex where it
     is nearest."""
     n = len(v)
@@ -115,7 +143,7 @@ def _cheap_tree(v: Float[Tensor, "n d"], order: int, similarities: Similarities)
     highest = np.full(n, np.iinfo(np.int64).min)
     for stack in similarities.tiles(shuffled).rows(sampled, columns=sampled):
         most_similar(stack, order != ABS_DOT, sampled, highest, nearest)
-    within = minimum_trees(v[None, torch.from_numpy(shuffled[:sampled])], order)[0]
+    within = minimum_trees(v[None, torch.from_numpy(shuffled[:sampled])], order, plan=plan)[0]
     others = np.stack((nearest[sampled:], np.arange(sampled, n)), 1)
     tree: Edges = shuffled[np.concatenate((within, others))]
     return tree
@@ -127,7 +155,9 @@ class _Search:
     Rows (p, q, similarity) are collected, p and q being positions in the tree's linkage.
     """
 
-    def __init__(self, v: Tensor, order: int, similarities: Similarities, tree: Edges) -> None:
+    def __init__(
+        self, v: Tensor, order: int, similarities: Similarities, tree: Edges, plan: Plan
+    ) -> None:
         self._v = v.numpy()
         self._order = order
         self._margin = similarities.margins[0]
@@ -141,7 +171,8 @@ class _Search:
         self._tree = np.concatenate((position[tree], below_all), 1).astype(np.int32)
         self.count = 0
         self._found: list[Found] = []
-        self._buffer = np.empty((_CAPACITY, 3), np.int32)
+        self._buffer = np.empty((plan.capacity, 3), np.int32)
+        self._many = max(plan.many, 16 * len(v))
 
     def scan(self, stack: Stack) -> None:
         """Look at all pairs of some tiles."""
@@ -153,7 +184,7 @@ class _Search:
             )  # fmt: skip
             self._found.append(self._buffer[:count].copy())
             self.count += count
-        if sum(map(len, self._found)) > max(_MANY, 16 * len(self._v)):
+        if sum(map(len, self._found)) > self._many:
             self._found = [self._minimum()[0]]
 
     def minimum_tree(self) -> Edges:
