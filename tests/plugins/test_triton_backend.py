@@ -14,8 +14,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from topoloss_mst import selection
 from topoloss_mst.backends import triton_backend
-from topoloss_mst.backends.triton_backend import boruvka, tiles
+from topoloss_mst.backends.triton_backend import boruvka
 from topoloss_mst.operators import spanning_tree_of_features, spanning_tree_of_matrix
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import topoloss
 
@@ -43,6 +44,15 @@ def integer_matrix(n, *, high=3, seed=0):
 
 def of_features(v, order):
     return spanning_tree_of_features(v.to(DEVICE), order, "triton").cpu()
+
+
+def without_operator(v, order, kept_pairs, **options):
+    """The same by the backend itself, which takes options that the operator has not."""
+    n = v.shape[-2]
+    batch = v.float().reshape(-1, *v.shape[-2:]).to(DEVICE)
+    edges = triton_backend.from_features(batch, order, kept_pairs, **options).cpu().sort(-1).values
+    code = (edges[..., 0] * n + edges[..., 1]).sort(-1).values
+    return torch.stack((code // n, code % n), -1).reshape(*v.shape[:-2], n - 1, 2)
 
 
 def of_matrix(values):
@@ -75,29 +85,26 @@ def poison(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
-@pytest.fixture(params=["kept", "multiplied again"])
-def way(request, monkeypatch):
-    """Both ways that the keys of features can go."""
-    if request.param != "kept":
-        monkeypatch.setattr(triton_backend, "KEPT_PAIRS", 0)
+# Both ways that the keys of features can go: they are kept, or multiplied again in each round.
+ways = pytest.mark.parametrize("kept_pairs", [triton_backend.KEPT_PAIRS, 0])
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("d", [1, 3, 33])
 @pytest.mark.parametrize("order", ORDERS)
-def test_trees_are_the_reference_s_edge_for_edge_among_masses_of_ties(order, d, n):
+def test_trees_are_the_reference_s_edge_for_edge_among_masses_of_ties(kept_pairs, order, d, n):
     v = integers(n, d, seed=n)
-    assert torch.equal(of_features(v, order), expected_of_features(v, order))
+    assert torch.equal(without_operator(v, order, kept_pairs), expected_of_features(v, order))
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("order", ORDERS)
-def test_so_they_are_by_the_large_tiles_of_many_vertices(monkeypatch, order):
-    monkeypatch.setattr(tiles, "MANY", 0)
+def test_so_they_are_by_the_large_tiles_of_many_vertices(kept_pairs, order):
     for n in (129, 257):
         v = integers(n, 33, seed=n)
-        assert torch.equal(of_features(v, order), expected_of_features(v, order))
+        found = without_operator(v, order, kept_pairs, many=0)
+        assert torch.equal(found, expected_of_features(v, order))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -106,15 +113,15 @@ def test_trees_of_matrices_are_the_reference_s_edge_for_edge(n):
     assert torch.equal(of_matrix(values), expected_of_matrix(values))
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("order", ORDERS)
-def test_zero_vectors_are_vertices_like_others(order):
+def test_zero_vectors_are_vertices_like_others(kept_pairs, order):
     v = integers(130, 3)
     v[::3] = 0
-    assert torch.equal(of_features(v, order), expected_of_features(v, order))
+    assert torch.equal(without_operator(v, order, kept_pairs), expected_of_features(v, order))
     v = torch.zeros(70, 3)
     star = torch.stack((torch.zeros(69), torch.arange(1, 70)), 1).long()
-    assert torch.equal(of_features(v, order), star)
+    assert torch.equal(without_operator(v, order, kept_pairs), star)
 
 
 def test_zeros_tie_whatever_their_sign():
@@ -126,9 +133,9 @@ def test_zeros_tie_whatever_their_sign():
     assert torch.equal(of_matrix(signed), expected_of_matrix(values))
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("n", [3, 64, 129])
-def test_a_rule_that_takes_any_lightest_edge_would_close_a_cycle(n):
+def test_a_rule_that_takes_any_lightest_edge_would_close_a_cycle(kept_pairs, n):
     v = torch.ones(n, 2)
     dots = v @ v.T
     # Each vertex may take the next, as all its edges are lightest; n edges close a cycle.
@@ -136,22 +143,22 @@ def test_a_rule_that_takes_any_lightest_edge_would_close_a_cycle(n):
     careless = {tuple(sorted((u, (u + 1) % n))) for u in range(n)}
     assert len(careless) == n
     for order in ORDERS:
-        assert is_spanning_tree(of_features(v, order), n)
-        assert torch.equal(of_features(v, order), expected_of_features(v, order))
+        assert is_spanning_tree(without_operator(v, order, kept_pairs), n)
+        assert torch.equal(without_operator(v, order, kept_pairs), expected_of_features(v, order))
 
 
 def weight(edges, key):
     return key[tuple(edges.numpy().T)].sum()
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("n", [65, 129])
 @pytest.mark.parametrize("d", [1, 3, 33])
-def test_squared_distances_weigh_at_most_the_stated_bound_more(d, n):
+def test_squared_distances_weigh_at_most_the_stated_bound_more(kept_pairs, d, n):
     # Far from the origin, where squares without centring would hide the distances.
     v = randn(n, d, seed=n) + 100
     v[n // 2 :] = v[: n - n // 2] * (1 + torch.finfo().eps)
-    edges = of_features(v, "sq_dist_ascending")
+    edges = without_operator(v, "sq_dist_ascending", kept_pairs)
     assert is_spanning_tree(edges, n)
     w = v.double()
     key = (w[:, None] - w).square().sum(-1).numpy()
@@ -161,13 +168,13 @@ def test_squared_distances_weigh_at_most_the_stated_bound_more(d, n):
     assert -n * 1e-15 * radius <= weight(edges, key) - minimum <= bound
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("d", [1, 3, 33])
 @pytest.mark.parametrize("order", ORDERS[:2])
-def test_dot_products_weigh_at_most_the_stated_bound_more(order, d):
+def test_dot_products_weigh_at_most_the_stated_bound_more(kept_pairs, order, d):
     n = 129
     v = torch.nn.functional.normalize(randn(n, d), dim=1)
-    edges = of_features(v, order)
+    edges = without_operator(v, order, kept_pairs)
     assert is_spanning_tree(edges, n)
     dots = (v.double() @ v.double().T).numpy()
     key = 2 - (np.abs(dots) if order == "abs_dot_descending" else dots)
@@ -176,13 +183,16 @@ def test_dot_products_weigh_at_most_the_stated_bound_more(order, d):
     assert -n * 1e-15 <= weight(edges, key) - minimum <= bound
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_batch_of_different_elements_equals_one_by_one(order):
+def test_a_batch_of_different_elements_equals_one_by_one(kept_pairs, order):
     # One is done after a round, another is all ties.
     v = torch.stack((integers(70, 3), torch.zeros(70, 3), randn(70, 3), integers(70, 3, seed=1)))
-    together = of_features(v, order)
-    assert torch.equal(together, torch.stack([of_features(element, order) for element in v]))
+    together = without_operator(v, order, kept_pairs)
+    assert torch.equal(
+        together,
+        torch.stack([without_operator(element, order, kept_pairs) for element in v]),
+    )
 
 
 def test_a_batch_of_matrices_equals_one_by_one():
@@ -192,12 +202,15 @@ def test_a_batch_of_matrices_equals_one_by_one():
     assert torch.equal(of_matrix(same), of_matrix(values[:1]).expand(3, -1, -1))
 
 
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_converted_exactly(dtype):
+def test_half_precision_is_converted_exactly(kept_pairs, dtype):
     v = integers(70, 3, high=9)
     for order in ORDERS:
-        assert torch.equal(of_features(v.to(dtype), order), expected_of_features(v, order))
+        assert torch.equal(
+            without_operator(v.to(dtype), order, kept_pairs),
+            expected_of_features(v, order),
+        )
     values = integer_matrix(70)
     assert torch.equal(of_matrix(values.to(dtype)), expected_of_matrix(values))
 
@@ -222,10 +235,12 @@ def test_memory_layout_does_not_matter_and_inputs_are_left_alone():
     assert torch.equal(on_device.cpu(), before[1])
 
 
-@pytest.mark.usefixtures("way")
-def test_runs_are_alike():
+@ways
+def test_runs_are_alike(kept_pairs):
     v = randn(129, 8)
-    runs = [triton_backend.from_features(v[None].to(DEVICE), ORDERS[0]) for _ in range(3)]
+    runs = [
+        triton_backend.from_features(v[None].to(DEVICE), ORDERS[0], kept_pairs) for _ in range(3)
+    ]
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
@@ -258,14 +273,14 @@ def test_nan_is_the_lightest_edge_so_that_the_tree_shows_it(sign):
 
 # From numpy, in the interpreter.
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.usefixtures("way")
+@ways
 @pytest.mark.parametrize("order", ORDERS)
-def test_features_of_nan_still_give_a_spanning_tree(order):
+def test_features_of_nan_still_give_a_spanning_tree(kept_pairs, order):
     for bad in (torch.nan, torch.inf):
         for where in (slice(None), slice(5, 6), slice(0, 1)):
             v = randn(1, 70, 3)
             v[:, where] = bad
-            edges = triton_backend.from_features(v.to(DEVICE), order).cpu()
+            edges = triton_backend.from_features(v.to(DEVICE), order, kept_pairs).cpu()
             assert is_spanning_tree(edges[0].sort(1).values, 70)
 
 
@@ -288,12 +303,11 @@ class Path:
         lightest[0].scatter_reduce_(0, b, key | a, "amin")
 
 
-def test_edges_of_many_vertices_do_not_overflow(monkeypatch):
-    # Fewer programs, as interpreting each takes its time.
-    monkeypatch.setattr(boruvka, "BLOCK", 8192)
+def test_edges_of_many_vertices_do_not_overflow():
     path = Path(70_000, seed=0)
     assert (path.n - 2) * path.n > 2**32
-    edges = boruvka.minimum_trees(path)[0].sort(1).values
+    # Fewer programs, as interpreting each takes its time.
+    edges = boruvka.minimum_trees(path, block=8192)[0].sort(1).values
     expected = torch.stack((path.order[:-1], path.order[1:]), 1).sort(1).values
     codes = [(e[:, 0] * path.n + e[:, 1]).sort().values for e in (edges, expected)]
     assert torch.equal(*codes)
@@ -328,16 +342,26 @@ def test_value_and_gradient_are_those_of_the_numba_backend(name, filtration):
     torch.testing.assert_close(results[1], results[0], **exact)
 
 
-def test_batches_are_one_launch(monkeypatch):
-    launches = []
-    monkeypatch.setattr(
-        triton_backend, "minimum_trees", lambda p: launches.append(p) or boruvka.minimum_trees(p)
-    )
+class Shapes(TorchDispatchMode):
+    """The shapes of the features whose trees are searched for inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name == "topoloss::spanning_tree_of_features":
+            self.given.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_batches_are_one_search():
     mst = topoloss.persistence("mst", backend="triton")
     reg = topoloss.pipeline("correlation", mst, "t1")
     x = randn(3, 8, 20).to(DEVICE)
-    values = reg(x)
-    assert [pairs.batch for pairs in launches] == [3]
+    with Shapes() as shapes:
+        values = reg(x)
+    assert shapes.given == [(3, 20, 8)]
     torch.testing.assert_close(values, torch.stack([reg(element) for element in x]))
 
 
@@ -345,14 +369,40 @@ def on(device, dtype=torch.float32):
     return SimpleNamespace(device=torch.device(device), dtype=dtype)
 
 
-def test_auto_is_a_rule_of_device_and_dtype(monkeypatch):
+def test_auto_is_a_rule_of_device_and_dtype():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert selection.choose_backend("auto", on("cuda", dtype)) == "triton"
     assert selection.choose_backend("auto", on("cuda", torch.float64)) == "torch"
     assert selection.choose_backend("auto", on("mps")) == "torch"
     assert selection.choose_backend("auto", on("cpu")) == "numba"
-    monkeypatch.setattr(selection, "_HAS_TRITON", False)
-    assert selection.choose_backend("auto", on("cuda")) == "torch"
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+from types import SimpleNamespace
+import torch, topoloss
+from topoloss_mst.selection import choose_backend
+
+cuda = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+print(choose_backend("auto", cuda))
+mst = topoloss.persistence("mst", backend="triton")
+try:
+    mst.from_features(torch.zeros(4, 5), "dot_descending")
+except topoloss.MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_without_triton_auto_is_torch_and_triton_an_error_that_names_the_extra():
+    # In a process of its own, in which nothing imported it before.
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    chosen, error = ran.stdout.splitlines()
+    assert chosen == "torch"
+    assert "pip install 'topoloss-framework[triton]'" in error
 
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
@@ -365,10 +415,6 @@ def test_the_triton_backend_says_why_it_cannot_run(monkeypatch):
     reg = topoloss.pipeline("correlation", topoloss.persistence("mst", backend="triton"), "t1")
     with pytest.raises(topoloss.OptionError, match=r"float64; use backend='torch'"):
         reg(randn(4, 5).double())
-    with monkeypatch.context() as patch:
-        patch.setattr(selection, "_HAS_TRITON", False)
-        with pytest.raises(topoloss.MissingExtraError, match=r"topoloss-framework\[triton\]"):
-            reg(randn(4, 5))
     # As if the kernels were compiled.
     monkeypatch.setattr(triton, "JITFunction", object)
     with pytest.raises(topoloss.OptionError, match=r"runs on GPUs.*TRITON_INTERPRET=1"):

@@ -13,19 +13,22 @@ from torch import Tensor
 import topoloss
 from topoloss_mst.backends.triton_backend import kernels
 from topoloss_mst.backends.triton_backend.boruvka import minimum_trees
-from topoloss_mst.backends.triton_backend.tiles import Features, Matrix
+from topoloss_mst.backends.triton_backend.tiles import MANY, Features, Matrix
 
 # Up to so many pairs, of the whole batch together, are multiplied once and kept (64 MiB);
 # beyond that every round multiplies again.
 KEPT_PAIRS = 1 << 24
 
 
-def from_features(v: Float[Tensor, "batch n d"], order: str) -> Tensor:
+def from_features(
+    v: Float[Tensor, "batch n d"], order: str, kept_pairs: int = KEPT_PAIRS, many: int = MANY
+) -> Tensor:
+    """Edges, which are the same whatever is kept and from how many vertices on tiles are large."""
     _check_device(v)
     # A kernel runs on the current device.
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
-        features = Features(v, order)
-        few = features.batch * features.n**2 <= KEPT_PAIRS
+        features = Features(v, order, many)
+        few = features.batch * features.n**2 <= kept_pairs
         return minimum_trees(Matrix(features.values()) if few else features)
 
 

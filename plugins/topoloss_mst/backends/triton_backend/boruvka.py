@@ -27,8 +27,8 @@ class Pairs(Protocol):
         """
 
 
-def minimum_trees(pairs: Pairs) -> Tensor:
-    """Edges (batch, n - 1, 2), in some order, for n of at least 2."""
+def minimum_trees(pairs: Pairs, block: int = BLOCK) -> Tensor:
+    """Edges (batch, n - 1, 2), in some order, for n of at least 2, by programs of a block each."""
     batch, n = pairs.batch, pairs.n
 
     def per_vertex(dtype: torch.dtype) -> Tensor:
@@ -42,7 +42,7 @@ def minimum_trees(pairs: Pairs) -> Tensor:
     edges = torch.empty(batch, n - 1, 2, dtype=torch.int64, device=pairs.device)
 
     def run(kernel: Any, *arrays: Tensor) -> None:
-        kernel[(batch * triton.cdiv(n, BLOCK),)](*arrays, n, BLOCK, enable_fp_fusion=False)
+        kernel[(batch * triton.cdiv(n, block),)](*arrays, n, block, enable_fp_fusion=False)
 
     of_round = (lightest, lightest_key, lightest_edge)
     run(kernels.start, component, *of_round, joined)

@@ -16,9 +16,9 @@ MANY = 4096
 class _Tiles:
     """The launch over the lower triangle's tiles of each element of a batch."""
 
-    def __init__(self, batch: int, n: int, device: torch.device) -> None:
+    def __init__(self, batch: int, n: int, device: torch.device, many: int = MANY) -> None:
         self.batch, self.n, self.device = batch, n, device
-        largest = 128 if n >= MANY else 64
+        largest = 128 if n >= many else 64
         self._side = min(largest, max(16, triton.next_power_of_2(n)))
         # Asked for neither way, fusion makes newer Tritons warn; products of tiles are fused.
         self._options = {"num_warps": 8 if self._side == 128 else 4, "enable_fp_fusion": False}
@@ -29,8 +29,8 @@ class _Tiles:
 class Features(_Tiles):
     """Vertices, as float32 vectors whose products show the order of the edges."""
 
-    def __init__(self, v: Float[Tensor, "batch n d"], order: str) -> None:
-        super().__init__(v.shape[0], v.shape[1], v.device)
+    def __init__(self, v: Float[Tensor, "batch n d"], order: str, many: int = MANY) -> None:
+        super().__init__(v.shape[0], v.shape[1], v.device, many)
         self._order = order
         self._half_squares: Tensor | None = None
         if order == "sq_dist_ascending":
