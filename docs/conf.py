@@ -34,6 +34,8 @@ logging.getLogger("traitlets").setLevel("WARNING")  # it tells of every page oth
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 os.environ |= {
+    # Cells train small networks: threads that wait for one another on a busy machine take minutes.
+    "OMP_NUM_THREADS": "1",
     # The cells' shell finds the commands of the environment that builds the pages.
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "PYTHONSTARTUP": str(Path(__file__).parent / "startup.py"),
