@@ -109,7 +109,7 @@ class Persistence(nn.Module):
     def check_matrix(self, n: int, dtype: torch.dtype) -> None:
         """Raise a `TooLargeError` if n x n values are more than :meth:`from_matrix` may take.
 
-        A pipeline asks before it fills the matrix. By default :meth:`check_limits` answers.
+        A pipeline asks before it fills the matrix. By default ``check_limits`` answers.
         """
         self.check_limits(n, dtype)
 
