@@ -38,7 +38,7 @@ MEASURING = 99
 CORE_HOURS = 60
 
 # For network 0 without a regulariser; each problem has the pair of best mean validation score.
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MONITORS = ("loss", "score")
 
 GRIDS: dict[str, tuple[float, ...]] = {

@@ -29,6 +29,7 @@ def test_numbers_are_those_of_the_diagram():
     assert seconds > 0
     # A ReLU that is off for the whole batch.
     constant = sum(len(set(h.tolist())) == 1 for each in by_hand(model, x).values() for h in each.T)
+    assert penalty.metrics(level=penalty.deaths[0].item())["copies"] == 1  # the level included
     assert numbers == pytest.approx(
         {
             "value": value.item(),

@@ -18,6 +18,28 @@ def test_the_table_of_the_docs_is_that_of_the_committed_rows():
     assert pruning.table(found) in (DOCS / "pruning.md").read_text("utf-8")
 
 
+def test_what_the_docs_say_of_t1_t2_and_decov_is_what_the_rows_say():
+    text = (DOCS / "pruning.md").read_text("utf-8")
+    assert "from 80% on; with a refit, from 90% on." in text
+    assert "from 90% on with one stand-in, at 95% with a refit." in text
+    accuracy = {}
+    for row in rows.read(pruning.PRUNING):
+        accuracy.setdefault((row["arm"], row["way"], float(row["removed"])), []).append(
+            float(row["accuracy"])
+        )
+    mean = {key: sum(values) / len(values) for key, values in accuracy.items()}
+
+    late = [share for share in pruning.SHARES if share >= 0.8]
+    for arm in ("t1", "t2"):
+        for way, since in {"copies": 0.8, "copies, refitted": 0.9}.items():
+            worse = [k for k in late if mean[arm, way, k] < mean["none", way, k]]
+            assert worse == [k for k in late if k >= since]
+    for way, since in {"copies": 0.9, "copies, refitted": 0.95}.items():
+        for k in pruning.SHARES:
+            best = max(pruning.ARMS, key=lambda arm: mean[arm, way, k])
+            assert best == ("dropout" if k >= since else "decov")
+
+
 @pytest.mark.parametrize("way", pruning.WAYS)
 def test_nothing_removed_is_the_trained_network(way, monkeypatch):
     monkeypatch.setattr(pruning, "EPOCHS", 1)

@@ -360,17 +360,18 @@ class Attachment(Observation):
         weight : float, optional
             What the penalty was multiplied by in it.
         level : float
-            Deaths below it count as copies: of ``1 - |r|``, 0.05 is a correlation above 0.95.
+            Deaths of at most this are copies: of ``1 - |r|``, 0.05 is a correlation of at least
+            0.95. The level of `topoloss.redundancy` means the same.
 
         Returns
         -------
         dict of str to float
             ``value``, what ``penalty()`` returned; ``median_death`` and ``lowest_death`` in
-            dimension 0; ``copies``, how many of these deaths are below the level: so many neurons
-            could go if one of each group of copies stayed; ``constant``, neurons whose activations
-            differ by no more than rounding; ``seconds``, how long ``penalty()`` took, on a GPU
-            until its work was launched. With a loss and a weight ``share``, which part of the
-            loss the weighted penalty is: 0 after a step without it. A regulariser without
+            dimension 0; ``copies``, how many of these deaths are at most the level: so many
+            neurons could go if one of each group of copies stayed; ``constant``, neurons whose
+            activations differ by no more than rounding; ``seconds``, how long ``penalty()`` took,
+            on a GPU until its work was launched. With a loss and a weight ``share``, which part of
+            the loss the weighted penalty is: 0 after a step without it. A regulariser without
             diagrams, or of weights, has fewer of these.
 
         Raises

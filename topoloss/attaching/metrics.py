@@ -84,7 +84,7 @@ class Measurement:
             middle = deaths[(len(deaths) - 1) // 2], deaths[len(deaths) // 2]
             numbers["median_death"] = float(sum(middle)) / 2
             numbers["lowest_death"] = float(deaths[0])
-            numbers["copies"] = int((deaths < level).sum())
+            numbers["copies"] = int((deaths <= level).sum())
         if self._constant:
             numbers["constant"] = sum(map(int, self._constant))
         return numbers | {"seconds": self._seconds}

@@ -47,7 +47,7 @@ _CONVOLUTIONS = frozenset(("conv1d", "conv2d", "conv3d"))
 # Functions that tell of a tensor, and nothing of what it holds.
 _TELLING = frozenset(
     "__get__ size dim ndimension numel nelement stride is_contiguous is_floating_point is_complex "
-    "get_device __len__ element_size storage_offset type_as __hash__ is_same_size".split()
+    "get_device __len__ element_size storage_offset __hash__ is_same_size".split()
 )
 
 
