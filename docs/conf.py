@@ -7,6 +7,8 @@ from pathlib import Path
 
 import topoloss
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 project = "topoloss"
 author = "the topoloss authors"
 version = release = topoloss.__version__
@@ -17,9 +19,11 @@ exclude_patterns = ["_build", "examples"]
 extensions = [
     "myst_nb",
     "numpydoc",
+    "rendering",  # ours, beside this file
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
 ]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -28,7 +32,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1200  # seconds a cell: a busy machine of two cores is slow
 nb_output_stderr = "error"
 logging.getLogger("traitlets").setLevel("WARNING")  # it tells of every page otherwise
 nb_merge_streams = True
