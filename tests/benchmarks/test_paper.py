@@ -122,8 +122,13 @@ def test_networks_of_other_widths_have_the_neurons_that_weights_are_scaled_by(na
     assert min(abs(weight * neurons - 1) for weight in weights) < 1e-3
 
 
-def test_what_the_results_page_says_in_prose_is_what_the_runs_say():
-    text = " ".join((paper.RESULTS.parents[1] / "docs" / "results.md").read_text("utf-8").split())
+def test_what_the_pages_say_in_prose_is_what_the_runs_say():
+    docs = paper.RESULTS.parents[1] / "docs"
+    text = " ".join(
+        word
+        for page in ("results", "paper", "authors-code")
+        for word in (docs / f"{page}.md").read_text("utf-8").split()
+    )
     digits = {name: paper.STUDIES[f"digits-{name}"].finished() for name in PROSE}
     gains = {
         name: {row.regulariser: row.gain for row in tables.summarise(digits[name])}
