@@ -1,6 +1,6 @@
 """The first picture of the README: which neurons copy each other, without and with T1.
 
-python -m benchmarks.first_picture    writes docs/images/correlations.png and .svg
+python -m benchmarks.first_picture    writes docs/images/correlations.png
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def draw() -> None:
     for ax, (title, arm) in zip(axes, ARMS.items(), strict=True):
         topoloss.plot.correlations(activations(arm), ax, colour_bar=ax is axes[-1])
         ax.set_title(f"{title}\n{ax.get_title()}")
-    figure.savefig(IMAGES / "correlations.png", dpi=150)
+    figure.savefig(IMAGES / "correlations.png", dpi=100)
 
 
 if __name__ == "__main__":
