@@ -29,7 +29,7 @@ help:
 	@echo "make test-mutants  plant bugs, and see which the tests notice: hours; goes on where it ended; JOBS=2"
 	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make gpu-wheels  what such an interpreter may lack, to be carried where there is no network"
-	@echo "make lint   ruff          make types  mypy"
+	@echo "make lint   ruff and spelling          make types  mypy"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
 	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
 	@echo "make bench-report  tables and figure of the committed rows"
@@ -110,6 +110,7 @@ test-gpu: $(GPU_READY)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell README.md CONTRIBUTING.md benchmarks changelog docs plugins topoloss
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -66,3 +66,9 @@ def test_the_figures_of_speed_are_those_of_the_committed_runs():
     assert report.speed_table(rows.read(FILES["cpu"])) in TEXT
     t1 = next(row for row in rows.read(TRAINING) if row["regulariser"] == "t1")
     assert f"takes {t1['over_plain']} times as long with T1" in TEXT
+
+
+def test_each_link_to_a_file_leads_to_one():
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", TEXT)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
