@@ -17,11 +17,12 @@ GPU_RUN = PYTHONPATH=.:plugins:$(GPU_SITE) $(or $(GPU_PYTHON),$(BIN)/python)
 # Further options of pytest, such as -W default where a newer torch warns of more.
 GPU_OPTIONS ?=
 
-.PHONY: demo test test-browser test-deep test-zoo test-lowest test-mutants test-gpu gpu-wheels lint types check docs bench bench-report bench-gpu paper paper-report clean help
+.PHONY: demo test test-slow test-browser test-deep test-zoo test-lowest test-mutants test-gpu gpu-wheels lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
-	@echo "make test   the whole test suite"
+	@echo "make test   the test suite, but for what takes long"
+	@echo "make test-slow  the rest: whole sweeps, cold caches, compilers, installed distributions, several processes"
 	@echo "make test-browser  the page of a run in a real browser, which is installed: 700 MB"
 	@echo "make test-deep  10,000 examples of each property, and long trainings; WORKERS=4 processes"
 	@echo "make test-zoo  other people's models, those of full size too"
@@ -60,9 +61,14 @@ demo: $(INSTALLED)
 
 # Processes that share the tests; by default one for each core.
 WORKERS ?= auto
+# Neighbours stay together, so that what a file prepares for its tests is prepared in one process.
+SHARED_OUT := -n $(WORKERS) --dist worksteal
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest $(SHARED_OUT)
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest $(SHARED_OUT) -m slow
 
 # The browser is 700 MB, so it is no part of what every test run installs.
 test-browser: $(BROWSER_INSTALLED)

@@ -1,8 +1,11 @@
 """The first call is timed in a process that finds nothing compiled, and in one that does."""
 
+import pytest
+
 from benchmarks import first_call, report, rows
 
 
+@pytest.mark.slow
 def test_a_later_process_finds_what_the_first_compiled():
     found = first_call.first_and_later(neurons=10)
     first, later = (row["seconds"] for row in found)

@@ -14,7 +14,7 @@ import topoloss
 
 
 # One test, as processes take seconds to start.
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_find_together_what_one_would(size, tmp_path):
     found = findings("distributed/run.py", size, tmp_path)
     assert found.pop(1) is None  # it ended before it could leave anything

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # No GPU is needed: tensors without data go through the backend, its launches are written down,
 # and each is compiled as it would be.
 COMPILED = """
@@ -75,6 +77,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_launches_of_all_sizes_need_no_stack_and_have_the_shared_memory(tmp_path):
     # The interpreter takes what the compiler refuses. A stack is slow memory: registers spilled.
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}

@@ -12,6 +12,8 @@ import pytest
 
 import topoloss
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "docs" / "examples"
 EXAMPLES = sorted(path.parent for path in FOLDER.glob("*/pyproject.toml"))
 
