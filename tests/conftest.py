@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 import uuid
@@ -99,6 +100,12 @@ def _function_modes_as_found():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Leave figures empty files, for tests of the words that are written beside them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: path.touch())
+
+
+@pytest.fixture
 def own_module(tmp_path, monkeypatch):
     """Write a module of the user's and return its name; each is imported once."""
 
@@ -109,6 +116,11 @@ def own_module(tmp_path, monkeypatch):
         return name
 
     return write
+
+
+def pytest_collection_finish(session):
+    # Tests that collect garbage need not look again at all that was imported and collected before.
+    gc.freeze()
 
 
 def pytest_configure(config):

@@ -31,7 +31,7 @@ def test_written_files_are_whole(runs, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(PNG)
 
 
-def test_the_file_of_runs_has_plain_columns(runs, tmp_path):
+def test_the_file_of_runs_has_plain_columns(runs, tmp_path, undrawn):
     report.write(runs, tmp_path)
     with (tmp_path / "runs.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -41,16 +41,22 @@ def test_the_file_of_runs_has_plain_columns(runs, tmp_path):
     assert [float(r["test_score"]) for r in rows] == [r.outcome.test_score for r in runs]
 
 
-def text_of(runs, folder):
-    report.write(runs, folder)
-    return (folder / "report.md").read_text(encoding="utf-8")
+@pytest.fixture
+def text_of(undrawn):
+    """Write a report; its text."""
+
+    def write(runs, folder):
+        report.write(runs, folder)
+        return (folder / "report.md").read_text(encoding="utf-8")
+
+    return write
 
 
-def test_two_regularisers_are_not_ranked_and_the_report_says_so(runs, tmp_path):
+def test_two_regularisers_are_not_ranked_and_the_report_says_so(runs, tmp_path, text_of):
     assert "No test of ranks: 2 treatments on 2 blocks" in text_of(runs, tmp_path)
 
 
-def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path):
+def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path, text_of):
     text = text_of(three, tmp_path)
     assert names_in(tmp_path) == sorted([*FILES, "critical_difference.png"])
     # Ranks: none 2 1, t1 1 2, l2 3 3; 12 / (2 * 3 * 4) * (9 + 9 + 36) - 3 * 2 * 4 = 3.
@@ -62,7 +68,7 @@ def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path):
     assert f"![{'weights.png'}](weights.png)" in text
 
 
-def test_several_setups_have_their_own_sections_and_data_sets_are_blocks(three, tmp_path):
+def test_several_setups_have_their_own_sections_and_data_sets_are_blocks(three, tmp_path, text_of):
     others = [Setup("net2"), Setup("net0", "digits[train=100]"), Setup("net0", "wine")]
     runs = three + [Run(other, r.arm, r.seed, r.outcome) for other in others for r in three]
     text = text_of(runs, tmp_path)
@@ -84,7 +90,9 @@ def test_several_setups_have_their_own_sections_and_data_sets_are_blocks(three, 
         [protocols.setup("net0", "wine", "today", monitor="score", learning_rate=0.01)],
     ],
 )
-def test_networks_that_are_trained_at_other_rates_are_rows_of_one_test(three, others, tmp_path):
+def test_networks_that_are_trained_at_other_rates_are_rows_of_one_test(
+    three, others, tmp_path, text_of
+):
     first = protocols.setup("net0", "digits", protocols.name_of(others[0]))
     runs = [Run(each, r.arm, r.seed, r.outcome) for each in (first, *others) for r in three]
     across = text_of(runs, tmp_path).split("## Data sets as blocks")[1]
@@ -92,7 +100,7 @@ def test_networks_that_are_trained_at_other_rates_are_rows_of_one_test(three, ot
     assert "over 2 blocks" in across
 
 
-def test_a_report_removes_what_an_earlier_one_has_more_and_nothing_else(three, tmp_path):
+def test_a_report_removes_what_an_earlier_one_has_more_and_nothing_else(three, tmp_path, undrawn):
     other = Setup("net2")
     report.write(three + [Run(other, r.arm, r.seed, r.outcome) for r in three], tmp_path)
     (tmp_path / "figure-of-mine.png").write_bytes(b"mine")
@@ -100,13 +108,13 @@ def test_a_report_removes_what_an_earlier_one_has_more_and_nothing_else(three, t
     assert names_in(tmp_path) == sorted([*FILES, "figure-of-mine.png"])
 
 
-def test_runs_that_are_not_reported_stay_in_the_file(runs, tmp_path):
+def test_runs_that_are_not_reported_stay_in_the_file(runs, tmp_path, undrawn):
     report.write(runs[:2], tmp_path, also=runs)
     assert read(tmp_path / "runs.csv") == runs
     assert "t1" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_protocols_are_no_blocks_of_one_another(three, tmp_path):
+def test_protocols_are_no_blocks_of_one_another(three, tmp_path, text_of):
     faithful = setup("net0", "digits", "faithful")
     runs = three + [Run(faithful, run.arm, run.seed, run.outcome) for run in three]
     across = text_of(runs, tmp_path).split("## Data sets as blocks")[1]
