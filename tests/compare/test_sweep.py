@@ -1,4 +1,5 @@
 import importlib
+import os
 import random
 import re
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import replace
 import optuna
 import pytest
 import torch
+from compare.quick import ARMS, SEARCHES, SETUP, TESTS
 
 import topoloss
 from topoloss.compare.paper import protocols
@@ -17,9 +19,6 @@ from topoloss.compare.searches import Grid, Tpe
 from topoloss.compare.storage import database
 from topoloss.compare.sweep import sweep
 
-SETUP = Setup("net0", "digits", Protocol(max_epochs=1))
-SEARCHES = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
-ARMS = [Arm("none", 0.0), Arm("l2", 1e-5), Arm("l2", 1e-4)]
 POINTS = [(ARMS[0], 0), (ARMS[0], 1), (ARMS[1], 0), (ARMS[2], 0), (ARMS[1], 1), (ARMS[2], 1)]
 
 
@@ -34,6 +33,10 @@ def started(folder, searches=SEARCHES, setup=SETUP, seeds=(0, 1), **callbacks):
         **callbacks,
     )
     return starts, runs
+
+
+# What a process needs to import the setup's network.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(TESTS)}
 
 
 def without_seconds(runs):
@@ -108,12 +111,9 @@ def test_a_sweep_interrupted_while_it_stores_a_run_mixes_nothing_up(tmp_path, mo
 
 KILLED = """
 import sys
-from topoloss.compare.records import Setup, Protocol
-from topoloss.compare.searches import Grid
+from compare.quick import SEARCHES, SETUP
 from topoloss.compare.sweep import sweep
 
-setup = Setup("net0", "digits", Protocol(max_epochs=1))
-searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
 epochs = []
 
 def epoch(e):
@@ -122,7 +122,7 @@ def epoch(e):
         print("third run", flush=True)
         sys.stdin.read()  # until it is killed
 
-sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_epoch=epoch)
+sweep(SEARCHES, (0, 1), SETUP, sys.argv[1], heartbeat=1, on_epoch=epoch)
 """
 
 
@@ -132,6 +132,7 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=ENVIRONMENT,
     ) as process:
         assert process.stdout.readline() == "third run\n"
         process.kill()
@@ -149,25 +150,26 @@ def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
 
 KILLED_WITH_CHILDREN = """
 import sys
-from topoloss.compare.records import Setup, Protocol
-from topoloss.compare.searches import Grid
+from compare.quick import SEARCHES, SETUP
 from topoloss.compare.sweep import sweep
 
 def told(run):
     print("a run", flush=True)
 
 if __name__ == "__main__":
-    setup = Setup("net0", "digits", Protocol(max_epochs=1))
-    searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
-    sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, jobs=2, on_finish=told)
+    sweep(SEARCHES, (0, 1), SETUP, sys.argv[1], heartbeat=1, jobs=2, on_finish=told)
 """
 
 
+@pytest.mark.slow
 def test_children_end_with_their_killed_parent(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(KILLED_WITH_CHILDREN, encoding="utf-8")
     with subprocess.Popen(
-        [sys.executable, str(script), database(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), database(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     ) as process:
         assert process.stdout.readline() == "a run\n"
         process.kill()
@@ -179,20 +181,20 @@ def test_children_end_with_their_killed_parent(tmp_path):
 
 KILLED_AT_ONCE = """
 import os, sys, threading
-from topoloss.compare.records import Setup, Protocol
-from topoloss.compare.searches import Grid
+from compare.quick import SEARCHES, SETUP
 from topoloss.compare.sweep import sweep
 
 # Optuna gives signs of life from a thread.
 threading.Thread.start = threading.Thread.join = lambda thread: None
-setup = Setup("net0", "digits", Protocol(max_epochs=1))
-searches = [Grid("none", (0.0,))]
-sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_start=lambda *_: os._exit(3))
+sweep(SEARCHES[:1], (0, 1), SETUP, sys.argv[1], heartbeat=1, on_start=lambda *_: os._exit(3))
 """
 
 
+@pytest.mark.slow
 def test_a_trial_killed_with_its_weight_before_optunas_first_sign_of_life(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED_AT_ONCE, database(tmp_path)], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_ONCE, database(tmp_path)], check=False, env=ENVIRONMENT
+    )
     assert killed.returncode == 3
     starts, _ = started(tmp_path, searches=SEARCHES[:1], heartbeat=1)
     assert sorted(starts) == POINTS[:2]
@@ -209,6 +211,7 @@ def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
     assert sorted(starts) == sorted(POINTS[2:])
 
 
+@pytest.mark.slow
 def test_processes_share_the_runs(tmp_path):
     finished = []
     runs = sweep(SEARCHES, (0, 1), SETUP, database(tmp_path), jobs=2, on_finish=finished.append)
@@ -225,6 +228,7 @@ def test_processes_share_the_runs(tmp_path):
     storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_raised_and_ends_the_others(tmp_path, monkeypatch):
     """Of many runs, none of which is short, those that have begun are the most that finish."""
     (tmp_path / "sometimes.py").write_text(
@@ -248,6 +252,7 @@ def test_an_error_in_a_process_is_raised_and_ends_the_others(tmp_path, monkeypat
     assert re.search(r"study\.db has the finished runs", "".join(raised.value.__notes__))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
     (tmp_path / "killed_network.py").write_text(
         "import multiprocessing, os, signal, torch\n"
@@ -290,7 +295,13 @@ def test_tpe_draws_so_many_weights_on_each_split_and_goes_on(tmp_path):
     assert started(tmp_path, searches=searches) == ([], runs)
 
 
-@pytest.mark.parametrize(("model", "data"), [("net1", "mnist"), ("vgg256-dropout", "cifar10")])
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("net1", "mnist"),
+        pytest.param("vgg256-dropout", "cifar10", marks=pytest.mark.slow),
+    ],
+)
 def test_the_papers_large_setups_in_small(tmp_path, openml, model, data):
     """Its networks on data in the format of its own; one step, with and without T1."""
     openml(140)
@@ -315,7 +326,7 @@ def test_known_runs_are_not_done_again(tmp_path):
 def test_known_runs_of_another_setup_are_left_out(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    other = Setup("net2", "digits", Protocol(max_epochs=1))
+    other = Setup("net2", "wine", Protocol(max_epochs=1))
     _, runs = started(tmp_path / "a", setup=other, searches=SEARCHES[:1])
     starts, _ = started(tmp_path / "b", searches=SEARCHES[:1], known=runs)
     assert starts == POINTS[:2]
@@ -332,8 +343,8 @@ def test_tpe_takes_known_runs_of_its_range(tmp_path):
 
 
 def test_a_folder_of_another_setup_is_refused(tmp_path):
-    started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
-    other = Setup("net2", "digits", Protocol(max_epochs=1))
+    first, other = (Setup(name, "wine", Protocol(max_epochs=1)) for name in ("net0", "net2"))
+    started(tmp_path, searches=SEARCHES[:1], seeds=(0,), setup=first)
     with pytest.raises(topoloss.InputError, match=r"model is 'net0' there and 'net2' here"):
         started(tmp_path, searches=SEARCHES[:1], seeds=(0,), setup=other)
 
@@ -354,13 +365,10 @@ def test_an_unknown_network_leaves_no_storage(tmp_path):
 
 FULL = """
 import resource, sys
-from topoloss.compare.records import Setup, Protocol
-from topoloss.compare.searches import Grid
+from compare.quick import SEARCHES, SETUP
 from topoloss.compare.sweep import sweep
 from topoloss.errors import TopolossError
 
-setup = Setup("net0", "digits", Protocol(max_epochs=1))
-searches = [Grid("none", (0.0,)), Grid("l2", (1e-5, 1e-4))]
 finished = []
 
 def full_after_two(run):
@@ -369,16 +377,21 @@ def full_after_two(run):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 try:
-    sweep(searches, (0, 1), setup, sys.argv[1], heartbeat=1, on_finish=full_after_two)
+    sweep(SEARCHES, (0, 1), SETUP, sys.argv[1], heartbeat=1, on_finish=full_after_two)
 except TopolossError as error:
     print(error)
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_finished_runs_are_kept(tmp_path):
     pytest.importorskip("resource")
     told = subprocess.run(
-        [sys.executable, "-c", FULL, database(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FULL, database(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=ENVIRONMENT,
     ).stdout
     assert re.search(r"study\.db failed: .*make room and repeat the command", told)
     starts, runs = started(tmp_path, heartbeat=1)
