@@ -4,31 +4,66 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+# Two small functions in place of the dozens that search for a tree.
+TWO_FUNCTIONS = """
+from topoloss_plugins.compiling import compiled, compiled_sum
+
+def doubled(x):
+    return 2 * x
+
+def sum_of(values):
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+print(compiled(doubled)(3), compiled_sum(sum_of)((1.0, 2.0)))
+"""
 TREE = """
 import torch, topoloss
 matrix = torch.tensor([[0.0, 1.0, 5.0], [1.0, 0.0, 4.0], [5.0, 4.0, 0.0]])
 print(topoloss.persistence("mst").from_matrix(matrix)[0].death_edges.tolist())
 """
+COMPILING = pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        pytest.param(TWO_FUNCTIONS, "6 3.0\n", id="two functions"),
+        pytest.param(TREE, "[[0, 1], [1, 2]]\n", id="tree", marks=pytest.mark.slow),
+    ],
+)
 
 
-def run(**variables):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CACHE")}
-    done = subprocess.run(
-        [sys.executable, "-c", TREE],
-        env=environment | variables, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout == "[[0, 1], [1, 2]]\n"
-    return done.stderr.splitlines()
+@pytest.fixture
+def told(tmp_path, code, printed):
+    """Run the code in a process of its own; the lines that it logs."""
+    # Numba keeps nothing of code that stands in no file.
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+
+    def run(**variables):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CACHE")}
+        done = subprocess.run(
+            [sys.executable, script],
+            env=environment | variables, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout == printed
+        return done.stderr.splitlines()
+
+    return run
 
 
-def test_the_first_call_on_a_machine_says_why_it_is_slow(tmp_path):
-    (told,) = run(NUMBA_CACHE_DIR=str(tmp_path))
-    assert told.endswith("it takes a while, once.")
-    assert run(NUMBA_CACHE_DIR=str(tmp_path)) == []
+@COMPILING
+def test_the_first_call_on_a_machine_says_why_it_is_slow(told, tmp_path):
+    (line,) = told(NUMBA_CACHE_DIR=str(tmp_path))
+    assert line.endswith("it takes a while, once.")
+    assert told(NUMBA_CACHE_DIR=str(tmp_path)) == []
 
 
-def test_without_a_directory_to_write_to_it_compiles_anew_and_says_so_once():
+@COMPILING
+def test_without_a_directory_to_write_to_it_compiles_anew_and_says_so_once(told):
     # Numba is left with one place to look at, which nobody named.
-    (told,) = run(NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
-    assert "in every process" in told
-    assert "let the environment variable NUMBA_CACHE_DIR name one" in told
+    (line,) = told(NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
+    assert "in every process" in line
+    assert "let the environment variable NUMBA_CACHE_DIR name one" in line
