@@ -1,7 +1,7 @@
 """An attached model under ``torch.compile``.
 
 In an interpreter of its own, as the checked signatures of this suite are not made for
-compilers; once for all cases, as starting one takes seconds.
+compilers; one for many cases, as starting one takes seconds.
 """
 
 import json
@@ -79,16 +79,16 @@ def error_of(function, *args, **kwargs):
         return str(error)
     raise AssertionError("no AttachmentError was raised")
 
-def equals_eager_with_aot_eager():
+def equals_eager_with_aot_eager():  # slow
     agrees(*compile_after())
 
-def equals_eager_with_eager():
+def equals_eager_with_eager():  # slow
     agrees(*compile_after(backend="eager"))
 
-def equals_eager_in_place():
+def equals_eager_in_place():  # slow
     agrees(*compile_after(how="method"))
 
-def equals_eager_with_eval_pass():
+def equals_eager_with_eval_pass():  # slow
     agrees(*compile_after(eval_pass=True))
 
 def ten_blocks(activation):
@@ -107,19 +107,19 @@ def ten_blocks(activation):
         agrees(*made, by_hand, features=8)
         assert list(made[2].activations()) == [f"{k}.fc" for k in range(10)]
 
-def ten_blocks_of_activation_modules():
+def ten_blocks_of_activation_modules():  # slow
     ten_blocks(nn.GELU)
 
-def ten_blocks_of_activations_in_place():
+def ten_blocks_of_activations_in_place():  # slow
     ten_blocks(lambda: nn.ReLU(inplace=True))
 
-def ten_blocks_of_functions():
+def ten_blocks_of_functions():  # slow
     ten_blocks(lambda: F.silu)
 
-def ten_blocks_of_formulas():
+def ten_blocks_of_formulas():  # slow
     ten_blocks(lambda: lambda h: h * torch.sigmoid(1.702 * h))
 
-def norms_and_dropout_equal_eager():
+def norms_and_dropout_equal_eager():  # slow
     def make():
         torch.manual_seed(0)
         return nn.Sequential(
@@ -135,7 +135,7 @@ def norms_and_dropout_equal_eager():
         torch._dynamo.reset()
         agrees(*compile_after(make().train(training)), by_hand)
 
-def training_after_validation_equals_eager():
+def training_after_validation_equals_eager():  # slow
     model = Net()
     penalty = topoloss.attach(model)
     model.eval()
@@ -212,7 +212,7 @@ def goes_on_after_removal():
     torch.testing.assert_close(compiled(x), net_by_hand(model, x)[-1])
     assert "was removed" in error_of(penalty)
 
-def a_step_of_model_and_loss_may_be_compiled():
+def a_step_of_model_and_loss_may_be_compiled():  # slow
     _, model, penalty = compile_after()
     step = torch.compile(lambda x: model(x).square().mean(), backend="aot_eager")
     for _ in range(3):
@@ -260,7 +260,7 @@ def the_input_of_a_compiled_pass_is_a_layer_of_regularisers_that_ask_for_it():
             expected = topoloss.regulariser(name).of_layers(layers)
             torch.testing.assert_close(penalty(), expected)
 
-def an_engine_that_uses_numpy_is_not_compiled():
+def an_engine_that_uses_numpy_is_not_compiled():  # slow
     for threshold in (None, 0.9):
         engine = topoloss.persistence("ripser", threshold=threshold)
         regulariser = topoloss.pipeline("correlation", engine, "total-persistence")
@@ -298,7 +298,7 @@ class WithCompiledFunction(nn.Module):
     def forward(self, x):
         return self.last(self.function(self.first(x)))
 
-def a_compiled_function_within_a_model_is_followed():
+def a_compiled_function_within_a_model_is_followed():  # slow
     function = lambda h: h * torch.sigmoid(1.702 * h)
     by_hand = lambda model, x: [(h := function(model.first(x))), model.last(h)]
     for backend in ("aot_eager", "eager"):
@@ -320,18 +320,16 @@ for case in sys.argv[1:]:
         results[case] = f"{type(error).__name__}: {error}"
 print(json.dumps(results))
 """
-CASES = re.findall(r"^def (\w+)\(\):$", COMPILED, re.MULTILINE)
+QUICK = re.findall(r"^def (\w+)\(\):$", COMPILED, re.MULTILINE)
+SLOW = re.findall(r"^def (\w+)\(\):  # slow$", COMPILED, re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def compiled():
+@pytest.mark.parametrize(
+    "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
+)
+def test_compilation(cases):
     run = subprocess.run(
-        [sys.executable, "-c", COMPILED, *CASES], capture_output=True, text=True, check=False
+        [sys.executable, "-c", COMPILED, *cases], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_compilation(compiled, case):
-    assert compiled[case] == "passed"
+    assert json.loads(run.stdout.splitlines()[-1]) == dict.fromkeys(cases, "passed")
