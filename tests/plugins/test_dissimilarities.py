@@ -62,8 +62,7 @@ def test_the_root_tells_neurons_that_differ_in_the_last_digits():
         assert found.item() == pytest.approx(math.sin(angle), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["correlation", "cosine"])
-@pytest.mark.parametrize("form", ["squared", "root"])
+@pytest.mark.parametrize(("name", "form"), [("correlation", "squared"), ("cosine", "root")])
 def test_forms_conform(name, form):
     cosines = {"correlation": oracles.correlations, "cosine": oracles.cosines}[name]
     check(

@@ -133,13 +133,13 @@ def test_the_dimension_is_chosen(name):
         loss([diagram([(0, 1)])])
 
 
-@pytest.mark.parametrize("target", [TARGET, [(0.25, 0.75), (0.25, 0.75)]])
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "target"),
     [
-        ("wasserstein", {}),
-        ("wasserstein", {"power": 2.0, "ground": "euclidean", "dimension": 1}),
-        ("bottleneck", {"dimension": 1}),
+        ("wasserstein", {}, [(0.25, 0.75), (0.25, 0.75)]),
+        ("wasserstein", {"power": 2.0, "ground": "euclidean", "dimension": 1}, TARGET),
+        ("bottleneck", {"dimension": 1}, TARGET),
+        ("bottleneck", {"dimension": 1}, [(0.25, 0.75), (0.25, 0.75)]),
     ],
 )
 def test_targets_conform(name, options, target):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import memory
 import numpy as np
@@ -68,6 +69,12 @@ def features(kind, n, seed=0):
     return v
 
 
+@cache
+def tree_of_float64_keys(kind, n, order, seed=0):
+    """The reference's, which takes most of the time of the tests that share it."""
+    return tree(features(kind, n, seed), order, reference_backend)
+
+
 KINDS = (
     "real", "positive", "scattered", "clusters", "integers", "dead", "dead first", "orthogonal",
     "apart", "all dead",
@@ -79,8 +86,7 @@ KINDS = (
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", SIZES)
 def test_the_tree_is_that_of_float64_keys_whatever_the_precision(precision, order, kind, n):
-    v = features(kind, n, seed=n)
-    expected = tree(v, order, reference_backend)
+    v, expected = features(kind, n, seed=n), tree_of_float64_keys(kind, n, order, seed=n)
     assert torch.equal(tree(v, order, plan=BY_TILES._replace(dtype=precision)), expected)
 
 
@@ -89,8 +95,7 @@ def test_the_tree_is_that_of_float64_keys_whatever_the_precision(precision, orde
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [2, 3, 31, 32, 33, 64, 65, 200])
 def test_so_it_is_where_all_similarities_are_held_at_once(precision, order, kind, n):
-    v = features(kind, n, seed=n)
-    expected = tree(v, order, reference_backend)
+    v, expected = features(kind, n, seed=n), tree_of_float64_keys(kind, n, order, seed=n)
     assert torch.equal(tree(v, order, plan=Plan(dtype=precision)), expected)
 
 
@@ -226,7 +231,7 @@ def test_alike_neurons_are_told_apart_in_float32(n):
     assert torch.equal(together, torch.stack(alone))
 
 
-@pytest.fixture(params=[2, 3, 7])
+@pytest.fixture
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -234,13 +239,14 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("threads")
 @precisions
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", ["real", "integers", "dead"])
+@pytest.mark.parametrize(
+    ("threads", "kind"), [(2, "real"), (3, "integers"), (7, "dead")], indirect=["threads"]
+)
+@pytest.mark.usefixtures("threads")
 def test_threads_that_share_a_search_find_the_same_tree(precision, order, kind):
-    v = features(kind, 1100)
-    expected = tree(v, order, reference_backend)
+    v, expected = features(kind, 1100), tree_of_float64_keys(kind, 1100, order)
     plan = BY_TILES._replace(dtype=precision)
     assert torch.equal(tree(v, order, plan=plan), expected)
     assert torch.equal(tree(v, order, plan=plan._replace(many=0, capacity=1 << 14)), expected)
