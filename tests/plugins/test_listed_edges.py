@@ -338,6 +338,7 @@ for loss, in_one_graph in (("t1", True), ("t2", False)):
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_a_graph_equals_eager_when_it_is_compiled():
     # In a process of its own: the run-time checks of shapes here get in the compiler's way.
     ran = subprocess.run(
