@@ -1,10 +1,11 @@
 """What one process finds of those that train together."""
 
 import copy
+import weakref
 
 import torch
 import torch.distributed as dist
-from distributed.models import OF_WEIGHTS, PENALTIES, SAMPLES, data, gradients, model
+from distributed.models import OF_WEIGHTS, PENALTIES, SAMPLES, STEPS, data, gradients, model
 from processes import bytes_sent, message
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -94,10 +95,43 @@ def main(rank, size):
     penalty = topoloss.attach(net := model(), "t1", group=world)
     net(own(data()))
     found["bytes"] = bytes_sent(penalty)
+    found["steps"], found["bytes of steps"] = steps(rank, world, own)
+    found["freed"] = freed(world, own)
     found["errors"] = errors(rank, world, own)
     net(own(data()))
     found["after errors"] = penalty().detach()
     return found
+
+
+def steps(rank, world, own):
+    """Values, and bytes sent, where batches change their size and a process fails in between."""
+    penalty = topoloss.attach(net := model(), "t1", group=world)
+    values, sent = [], []
+
+    def valued():
+        values.append(penalty().detach())
+
+    def failed():
+        values.append(message(penalty))
+
+    for step, samples in enumerate(STEPS):
+        x = own(data(step)[:samples])
+        penalty.paused = samples == 0 and rank == 1  # one process lets this pass go by
+        net(x if samples else own(data(step)))
+        sent.append(bytes_sent(valued if samples else failed))
+    return values, sent
+
+
+def freed(world, own):
+    """Whether what was gathered is there after the penalty, and within the next pass."""
+    penalty = topoloss.attach(net := model(), "t1", group=world)
+    net(own(data()))
+    penalty()
+    gathered = weakref.ref(penalty.activations()["0"])
+    there = [gathered() is not None]
+    net[0].register_forward_pre_hook(lambda *_: there.append(gathered() is not None))
+    net(own(data()))
+    return there
 
 
 def side_by_side(penalty):

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 from distributed.features import ORDERS, SIZES, gaussian, whole_numbers
-from distributed.models import OF_WEIGHTS, PENALTIES, SAMPLES, data, gradients, model
+from distributed.models import OF_WEIGHTS, PENALTIES, SAMPLES, STEPS, data, gradients, model
 from processes import findings
 from torch import nn
 
@@ -25,6 +25,7 @@ def test_processes_find_together_what_one_would(size, tmp_path):
     check_trained(attached)
     check_attached(attached, size)
     check_bytes_of_activations(attached, size)
+    check_steps(attached, size)
     check_errors_of_attached(attached)
     check_accelerated([one["accelerated"] for one in found])
     for one in found:
@@ -144,6 +145,23 @@ def check_attached(found, size):
         assert "samples: those of this process" in alone.splitlines()
         assert f"samples: those of {size} processes, valued as one batch" in together.splitlines()
     assert set(found[0]["samples"].values()) == {SAMPLES}
+
+
+def check_steps(found, size):
+    for one in found:
+        for step, (value, samples) in enumerate(zip(one["steps"], STEPS, strict=True)):
+            if samples:
+                torch.testing.assert_close(value, first_value("t1", data(step)[:samples]))
+            else:
+                assert "nothing was recorded of the latest forward pass" in value
+        assert one["freed"] == [True, False]
+    activations = (size - 1) * -(-SAMPLES // size) * (8 + 6 + 3) * 8
+    # Where shapes stay as they are, nothing but the activations and some bytes around them is sent.
+    settled = [2, 3, 7, 11]
+    for one in found:
+        sent = one["bytes of steps"]
+        assert all(activations < sent[step] < activations + 600 * (size - 1) for step in settled)
+        assert all(sent[step] > sent[3] for step in (0, 1, 4, 5, 6, 8, 9))
 
 
 def first_value(regulariser, x):

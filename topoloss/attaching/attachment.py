@@ -333,6 +333,8 @@ class Attachment(Observation):
 
     def _start_recording(self) -> None:
         super()._start_recording()
+        if self._gathering is not None and self._link.recorder is not None:
+            self._link.recorder.on_begin = self._gathering.forget
         self._set_rest()
 
     def _set_rest(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from topoloss.errors import AttachmentError
 from topoloss.processes import Processes
@@ -18,6 +17,8 @@ __all__ = ["Gathering", "check_whole", "whole"]
 
 # Of a layer: its name, samples, neurons and dtype.
 _Shape: TypeAlias = tuple[str, int, int, str]
+# Each layer begins at a multiple of so many bytes, which numbers of every dtype may.
+_ALIGNED = 16
 
 
 class Gathering:
@@ -31,10 +32,16 @@ class Gathering:
     -----
     Of one pass activations are gathered once, however often they are asked for, so that one
     process may ask again by itself.
+
+    Processes tell each other the shapes of their layers, and then send the layers in one message.
+    Where the shapes were the same twice in a row, the message is sent at once. It then says whether
+    its process has these shapes again. If one has not, or has failed, all begin with shapes.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
+        self._packing: _Packing | None = None
+        self._settled = False
         self.forget()
 
     def forget(self) -> None:
@@ -59,27 +66,92 @@ class Gathering:
         for kind in (True, gradients):
             if kind in self._gathered:
                 return self._gathered[kind]
+        self._gathered[gradients] = self._exchanged(own)
+        return self._gathered[gradients]
+
+    def _exchanged(self, own: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         layers: dict[str, Tensor] = {}
+        failure: Exception | None = None
+        try:
+            layers = own()
+        except Exception as error:  # raised below, once the others know of it
+            failure = error
 
         def shapes() -> list[_Shape]:
-            layers.update(own())
-            return [(name, *x.shape, str(x.dtype)) for name, x in layers.items()]
+            if failure is not None:
+                raise failure
+            return _shapes(layers)
 
-        every = self.processes.all_gather(shapes)
-        _check_alike(every)
-        found = {}
-        for k, (name, x) in enumerate(layers.items()):
-            counts = [shapes[k][1] for shapes in every]
-            found[name] = _Gathered.apply(x, counts, self.processes)  # type: ignore[no-untyped-call]
-        self._gathered[gradients] = found
-        return found
+        packing = self._packing if self._settled else None
+        found = None if packing is None else packing.exchange(layers, self.processes)
+        if packing is None or found is None:
+            known, self._packing, self._settled = self._packing, None, False
+            every = self.processes.all_gather(shapes)
+            _check_alike(every)
+            self._packing = packing = _Packing(every, layers)
+            self._settled = known is not None and known.every == every
+            found = packing.exchange(layers, self.processes)
+            assert found is not None
+        start = [sum(counts[: self.processes.rank]) for counts in packing.counts]
+        return {
+            name: _Joined.apply(x, rows, first, self.processes.size)  # type: ignore[no-untyped-call]
+            for (name, x), rows, first in zip(layers.items(), found, start, strict=True)
+        }
 
     def __reduce__(self) -> tuple[type[Gathering], tuple[Processes]]:
         return Gathering, (self.processes,)
 
 
-class _Gathered(torch.autograd.Function):
-    """Rows of all processes.
+class _Packing:
+    """Where in a message each layer lies, as far as all processes have layers of known shapes.
+
+    Parameters
+    ----------
+    every : sequence of list of _Shape
+        By rank: the same layers, with samples of their own.
+    layers : dict of str to Tensor
+        Of this process.
+    """
+
+    def __init__(self, every: Sequence[list[_Shape]], layers: dict[str, Tensor]) -> None:
+        self.every = every
+        self.counts = [[shape[1] for shape in of_layer] for of_layer in zip(*every, strict=True)]
+        self._device = next(iter(layers.values())).device
+        # In the first bytes a process says whether its layers have these shapes.
+        self._slots, self._bytes = [], _ALIGNED
+        for x, counts in zip(layers.values(), self.counts, strict=True):
+            self._slots.append((self._bytes, max(counts), x.shape[1], x.dtype))
+            size = max(counts) * x.shape[1] * x.element_size()
+            self._bytes += -(-size // _ALIGNED) * _ALIGNED
+
+    def exchange(self, layers: dict[str, Tensor], processes: Processes) -> list[Tensor] | None:
+        """By layer the rows of all processes, or None if one of them has other shapes."""
+        as_known = _shapes(layers) == self.every[processes.rank]
+        # A group exchanges tensors of one shape, and not every group exchanges every dtype.
+        message = torch.empty(self._bytes, dtype=torch.uint8, device=self._device)
+        message[0] = as_known
+        if as_known:
+            for x, (start, *_) in zip(layers.values(), self._slots, strict=True):
+                part = x.detach().contiguous().view(torch.uint8).flatten()
+                message[start : start + len(part)] = part
+        every = message.new_empty(processes.size, self._bytes)
+        with processes.talking():
+            dist.all_gather(list(every), message, processes.group)
+        if not every[:, 0].all():
+            return None
+        found = []
+        for x, counts, slot in zip(layers.values(), self.counts, self._slots, strict=True):
+            start, most, n, dtype = slot
+            rows = every[:, start : start + most * n * x.element_size()].view(dtype)
+            parts = rows.reshape(len(rows), most, n)
+            # Smaller batches do not fill their slots.
+            joined = [part[:count] for part, count in zip(parts, counts, strict=True)]
+            found.append(torch.cat(joined).to(x.device))
+        return found
+
+
+class _Joined(torch.autograd.Function):
+    """The rows of all processes in place of one's own.
 
     Every process values the same rows, and so knows the gradient of its own ones: nothing is sent
     in the backward pass. Averaged over p processes, as DDP and FSDP do, the gradients of parameters
@@ -87,25 +159,18 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, counts: list[int], processes: Processes) -> Tensor:
-        ctx.start = sum(counts[: processes.rank])
-        ctx.size = processes.size
-        ctx.stop = ctx.start + len(x)
-        # A group exchanges tensors of one shape: those of smaller batches are filled up. And bytes,
-        # as not every group exchanges every dtype.
-        most = max(counts)
-        rows = x.contiguous() if len(x) == most else pad(x, (0, 0, 0, most - len(x)))
-        every = x.new_empty(len(counts), *rows.shape)
-        with processes.talking():
-            parts = list(every.view(torch.uint8))
-            dist.all_gather(parts, rows.view(torch.uint8), processes.group)
-        if min(counts) == most:
-            return every.flatten(0, 1)
-        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+    def forward(ctx: Any, own: Tensor, rows: Tensor, start: int, processes: int) -> Tensor:
+        ctx.start, ctx.stop, ctx.processes = start, start + len(own), processes
+        # Returned as it is, an input would pass for one that was changed in place.
+        return rows.view_as(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.size * gradient[ctx.start : ctx.stop], None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.processes * gradient[ctx.start : ctx.stop], None, None, None
+
+
+def _shapes(layers: dict[str, Tensor]) -> list[_Shape]:
+    return [(name, *x.shape, str(x.dtype)) for name, x in layers.items()]
 
 
 def _check_alike(every: Sequence[list[_Shape]]) -> None:

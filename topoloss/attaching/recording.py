@@ -150,6 +150,8 @@ class Recorder:
         # Both are set from outside. Then nothing is recorded of any pass, or of one of training.
         self.paused = False
         self.at_rest = False
+        # Set from outside, too: called when a pass begins, which takes the place of the latest one.
+        self.on_begin: Callable[[], None] = _nothing
         self.passes = 0
         self._replicated = False
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -285,6 +287,8 @@ class Recorder:
         if repeating and repeating[-1] is not self:
             return
         self.passes += 1
+        if not repeating:
+            self.on_begin()
         rests = not repeating and self._mark(module)
         if rests:
             args, kwargs = (), {}
@@ -616,6 +620,10 @@ def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
         f"layer {name or '(model)'!r} put out {given}; expected a floating-point tensor with a "
         "sample axis. Choose other layers with layers=."
     )
+
+
+def _nothing() -> None:
+    pass
 
 
 def _not_run() -> AttachmentError:
