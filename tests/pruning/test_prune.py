@@ -353,6 +353,30 @@ def test_shared_weights_keep_their_layers_whole():
         topoloss.prune(model, torch.randn(5, 4))
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (nn.utils.parametrizations.weight_norm, "computes its weight from other parameters"),
+        (lambda layer: None, "was not called"),
+    ],
+    ids=["computed", "not called"],
+)
+def test_why_a_layer_stays_is_told(changed, reason):
+    model = Around(lambda m, h: m.b(h))
+    model.c = nn.Linear(3, 3)
+    changed(model.c)
+    with pytest.raises(topoloss.AttachmentError, match=f"'c' {reason}"):
+        topoloss.prune(model, torch.randn(5, 4), layers="c")
+
+
+def test_who_shares_a_weight_is_told():
+    model = Around(lambda m, h: m.b(h))
+    model.tokens, model.head = nn.Embedding(5, 3), nn.Linear(3, 5)
+    model.head.weight = model.tokens.weight
+    with pytest.raises(topoloss.AttachmentError, match="'head' shares its weight with 'tokens'"):
+        topoloss.prune(model, torch.randn(5, 4), layers="head")
+
+
 def test_grouped_convolutions_keep_their_channels():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 1))
     x = torch.randn(5, 1, 6, 6)
@@ -391,6 +415,60 @@ def test_a_model_without_anything_to_cut_is_told():
 def test_wrong_options_are_told(options, message):
     with pytest.raises(topoloss.TopolossError, match=message):
         topoloss.prune(dense(nn.ReLU()), X, **options)
+
+
+@pytest.mark.parametrize("eval_pass", [False, True])
+@pytest.mark.parametrize("look", [topoloss.prune, topoloss.redundancy])
+def test_penalties_see_nothing_of_it(look, eval_pass):
+    model = dense(nn.Tanh())
+    penalty = topoloss.attach(model, eval_pass=eval_pass)
+    model(X[:10])
+    expected = penalty().detach()
+    look(model, X)
+    assert penalty() == expected
+    penalty().backward()
+    assert penalty.activations()["0"].shape[0] == 10
+
+
+def test_the_penalty_of_a_compiled_model_sees_nothing_of_it():
+    model = dense(nn.Tanh())
+    penalty = topoloss.attach(model)
+    model(X)
+    model.compile(backend="eager")
+    model(X[:10])
+    expected = penalty().detach()
+    assert topoloss.prune(model, X)[0].out_features == 7
+    assert penalty() == expected
+
+
+@pytest.mark.parametrize("look", [topoloss.prune, topoloss.redundancy])
+def test_drawing_batches_leaves_the_random_state(look):
+    model, random = dense(nn.Tanh()), torch.random.get_rng_state()
+    look(model, (X[torch.randperm(20)] for _ in range(2)))
+    assert torch.equal(random, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_outputs_may_hold_what_is_not_finite(value):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = dense(nn.Tanh())
+
+        def forward(self, x):
+            return self.inner(x).masked_fill(torch.tensor([False, True]), value)
+
+    model = Masked()
+    smaller = topoloss.prune(model, X)
+    assert smaller.inner[0].out_features == 7
+    assert_same_outputs(smaller.inner, model.inner, X)
+
+
+def test_a_hidden_reader_is_noticed_beside_infinite_outputs():
+    model = Around(lambda m, h: torch.cat((F.linear(h, m.b.weight, m.b.bias), m.infinite), 1))
+    model.infinite = torch.full((5, 1), float("inf"))
+    with pytest.raises(topoloss.AttachmentError, match="cannot be seen"):
+        topoloss.prune(model, torch.randn(5, 4), layers="a")
 
 
 def test_a_smaller_model_trains_on():

@@ -30,6 +30,7 @@ from topoloss.attaching.recording import (
     Pass,
     Recorder,
     Watching,
+    unseen,
 )
 from topoloss.errors import (
     AttachmentError,
@@ -507,6 +508,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in flags:
                 module.training = training
+
+
+@contextmanager
+def looking(model: nn.Module, seen: Observation | None = None) -> Iterator[None]:
+    """In this context the model is run for a look at it, which leaves no trace.
+
+    In evaluation mode, without gradients and not compiled. Of all that observes it, its latest pass
+    is seen by `seen` alone.
+    """
+    passes = unseen() if seen is None else seen._recorder().alone()
+    with torch.no_grad(), evaluating(model), passes, torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def unknown_option(function: Callable[..., Any], given: str) -> OptionError:

@@ -119,7 +119,8 @@ class _Repeating(threading.local):
     """The recorders that repeat a pass on this thread: to all others it does not happen."""
 
     def __init__(self) -> None:
-        self.recorders: list[Recorder] = []
+        # None is nobody: the passes are a look that no recorder is to see.
+        self.recorders: list[Recorder | None] = []
 
 
 _repeating = _Repeating()
@@ -577,8 +578,13 @@ class Recorder:
         return made
 
 
+def unseen() -> _Alone:
+    """In this context passes of any model are seen by no recorder."""
+    return _Alone(None)
+
+
 class _Alone:
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = recorder
 
     def __enter__(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from topoloss import components
 from topoloss.attaching.layers import Layers
 from topoloss.attaching.neurons import Units
-from topoloss.attaching.observation import evaluating, observe
+from topoloss.attaching.observation import looking, observe
 from topoloss.errors import InputError, check_choice, check_number
 from topoloss.pruning.data import Data, batches, run
 from topoloss.regularisers import side_by_side
@@ -183,7 +183,7 @@ def redundancy(
     """
     check_number("level", level, least=0, most=1)
     check_choice("per", per, ("network", "layer"))
-    with observe(model, layers, units) as seen, torch.no_grad(), evaluating(model):
+    with observe(model, layers, units) as seen, looking(model, seen):
         parts: dict[str, list[Tensor]] = {}
         for batch in batches(data):
             run(model, batch)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from topoloss.attaching.layers import Choice, Layers
-from topoloss.attaching.observation import evaluating
+from topoloss.attaching.observation import looking
 from topoloss.errors import AttachmentError, OptionError, check_flag, check_number
 from topoloss.pruning.data import Data, batches, run
 from topoloss.pruning.folding import Channels, Fold, cheapest, copies, fold
@@ -107,8 +107,8 @@ def prune(
     check_number("level", level or 0, least=0, most=1)
     check_number("share", share or 0, least=0, most=1)
     check_flag("refit", refit)
-    given = list(batches(data))
-    with torch.no_grad(), evaluating(model):
+    with looking(model):
+        given = list(batches(data))
         chosen = _chosen(model, given[0], layers)
         channels = _channels(model, given, chosen)
     if share is None:

@@ -103,7 +103,7 @@ def wires(model: nn.Module, batch: Batch) -> dict[str, Wire]:
     found = watch.wires
     for name, module in model.named_modules():
         if isinstance(module, _LINEAR) and not watch.calls[name]:
-            found[name] = Wire(name, obstacle="was not called")
+            found[name] = Wire(name, obstacle=watch.why_not_called(name, module))
     for wire in found.values():
         wire.obstacle = wire.obstacle or watch.obstacle(wire)
     free = [wire for wire in found.values() if not wire.obstacle]
@@ -214,6 +214,14 @@ class _Watch(TorchFunctionMode):
             if module in self._other_uses:
                 return f"{its}has parameters that {self._other_uses[module]} reads, too"
         return ""
+
+    def why_not_called(self, name: str, module: nn.Module) -> str:
+        """Why no function was seen to multiply by the weight of a module as its own."""
+        weight = module._parameters.get("weight")
+        if weight is None:
+            return "computes its weight from other parameters"
+        others = [owner for owner, _ in self._owners[id(weight)] if owner != name]
+        return f"shares its weight with {others[0]!r}" if others else "was not called"
 
     def _keep(self, tensor: Tensor, flow: _Flow) -> None:
         self._flows[id(tensor)] = flow
@@ -435,7 +443,8 @@ class _Probe:
 
 def _equal(first: Tensor, second: Tensor) -> bool:
     """Whether two outputs are the same but for rounding: equal products may round differently."""
-    if not first.is_floating_point() or not first.numel():
+    if first.shape != second.shape or not first.is_floating_point():
         return torch.equal(first, second)
-    tolerance = 1024 * torch.finfo(first.dtype).eps * float(first.abs().max())
-    return first.shape == second.shape and bool(((first - second).abs() <= tolerance).all())
+    finite = first[first.isfinite()].abs()
+    tolerance = 1024 * torch.finfo(first.dtype).eps * float(finite.max()) if len(finite) else 0
+    return torch.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True)
