@@ -138,6 +138,7 @@ bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.recording
 	$(BIN)/python -m benchmarks.loops
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.processes --processes 2
 	$(BIN)/python -m benchmarks.processes --processes 4
