@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import runpy
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def refusals(text):
     run_or_no_code = {"{code-cell}", "{eval-rst}", "{include}", "{toctree}"}
     blocks = [fence for fence in fences(text) if fence.split(" ")[0] not in run_or_no_code]
     return blocks + re.findall(r"skip-execution|raises-exception|code-block|literalinclude", text)
+
+
+def test_the_picture_of_the_concepts_is_what_its_script_draws(tmp_path, monkeypatch):
+    script = runpy.run_path(str(ROOT / "docs" / "filtration.py"))
+    path = tmp_path / "drawn.svg"
+    monkeypatch.setitem(script["main"].__globals__, "PICTURE", path)
+    script["main"]()
+    drawn, committed = (
+        re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text(encoding="utf-8"))
+        for picture in (path, ROOT / "docs" / "images" / "filtration.svg")
+    )
+    assert drawn == committed
+    assert {"up to 0: 7 components", "up to 1.4: 1 component"} <= set(drawn)
 
 
 def test_there_are_pages():
