@@ -122,6 +122,15 @@ def test_train_records_what_inspect_shows(run, tmp_path):
     assert "has no end: training still runs or was interrupted" in out
 
 
+def test_train_repeats_a_run_of_compare(run, tmp_path):
+    run("compare", "l2=1e-4", "--splits", 2, "--max-epochs", 1, "--out", tmp_path)
+    (again,) = (one for one in read(tmp_path / "runs.csv") if one.seed == 1)
+    same = ("--regulariser", "l2", "--weight", 1e-4, "--seed", 1, "--max-epochs", 1)
+    status, out, _ = run("train", *same)
+    assert status == 0
+    assert f"test accuracy {100 * again.outcome.test_score:.2f} %, validation" in out
+
+
 def test_train_takes_options_and_the_users_own(run, own_module):
     short = ("--max-epochs", 1, "--weight", 0.1)
     own = f"{own_module(OWN_REGULARISER)}:Mean[power=2]"

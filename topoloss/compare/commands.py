@@ -235,6 +235,9 @@ def compare(
 
     Finished runs are kept in the folder. To go on with an interrupted comparison, give the same
     command again, without --fresh.
+
+    Epochs are not recorded for `topoloss inspect`. To look into one of the runs, do it again by
+    `topoloss train`, with its regulariser, --weight and --seed (the split, from 0), and --out.
     """
     console = _console()
     check_choice("search", search, ("grid", "tpe"))
