@@ -1,89 +1,35 @@
 """Differentiable topology for PyTorch: filtration -> persistence -> loss, as plugins."""
 
-from topoloss import plot as plot
-from topoloss.attaching import Attachment, Observation, attach, observe
-from topoloss.components import filtration, loss, persistence, pipeline, regulariser, sampler
-from topoloss.diagrams import Diagram
-from topoloss.engines import CriticalEdges, Persistence
-from topoloss.errors import (
-    AttachmentError,
-    AttachmentWarning,
-    InputError,
-    MissingExtraError,
-    NonFiniteError,
-    OptionError,
-    PluginError,
-    PluginWarning,
-    TooLargeError,
-    TopolossError,
-    UnknownNameError,
-    check_choice,
-    check_flag,
-    check_number,
-)
-from topoloss.filtrations import Filtration, Order
-from topoloss.hookspecs import hookimpl
-from topoloss.losses import Loss
-from topoloss.plugins import (
-    PluginInfo,
-    available,
-    installed_plugins,
-    register,
-    registered,
-    unregister,
-)
-from topoloss.processes import Processes
-from topoloss.pruning import Redundancy, prune, redundancy
-from topoloss.regularisers import Pipeline, Regulariser
-from topoloss.samplers import Sampler
-from topoloss.transforms import outside
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topoloss.public import *  # noqa: F403
+    from topoloss.public import __all__ as __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Attachment",
-    "AttachmentError",
-    "AttachmentWarning",
-    "CriticalEdges",
-    "Diagram",
-    "Filtration",
-    "InputError",
-    "Loss",
-    "MissingExtraError",
-    "NonFiniteError",
-    "Observation",
-    "OptionError",
-    "Order",
-    "Persistence",
-    "Pipeline",
-    "PluginError",
-    "PluginInfo",
-    "PluginWarning",
-    "Processes",
-    "Redundancy",
-    "Regulariser",
-    "Sampler",
-    "TooLargeError",
-    "TopolossError",
-    "UnknownNameError",
-    "attach",
-    "available",
-    "check_choice",
-    "check_flag",
-    "check_number",
-    "filtration",
-    "hookimpl",
-    "installed_plugins",
-    "loss",
-    "observe",
-    "outside",
-    "persistence",
-    "pipeline",
-    "prune",
-    "redundancy",
-    "register",
-    "registered",
-    "regulariser",
-    "sampler",
-    "unregister",
-]
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is first asked for.
+
+    The public names need torch, which takes seconds to import, and the command line must answer
+    before that. No module has the name of a public function, so both can be looked up.
+    """
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    public = import_module(f"{__name__}.public")
+    globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+    try:
+        return globals()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module(f"{__name__}.public").__all__})

@@ -18,11 +18,25 @@ ROOT = Path(__file__).parents[2]
 def test_importing_the_core_loads_no_plugin_and_nothing_heavy():
     script = (
         "import sys, topoloss\n"
+        "topoloss.attach\n"
         "heavy = {'numba', 'scipy', 'matplotlib', 'optuna', 'typer', 'rich', 'sklearn', 'pandas'}\n"
         "print([m for m in sys.modules if m.startswith('topoloss_') or m in heavy])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_importing_the_package_waits_for_nothing_and_offers_every_public_name():
+    script = (
+        "import sys, topoloss\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert set(topoloss.__all__) <= set(dir(topoloss))\n"
+        "assert not hasattr(topoloss, 'nothing')\n"
+        "from topoloss import *\n"
+        "print(attach.__name__, topoloss.plot.__name__, topoloss.errors.__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "attach topoloss.plot topoloss.errors\n"
 
 
 def test_importing_the_core_loads_no_installed_plugin_before_the_first_lookup(install, tmp_path):
