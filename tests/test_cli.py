@@ -7,6 +7,9 @@ import pytest
 
 import topoloss
 from topoloss.__main__ import main
+from topoloss.cli import words
+from topoloss.compare import data, names, networks, protocols, treatments
+from topoloss.compare.paper import networks as papers
 from topoloss.compare.paper.protocols import setup
 from topoloss.compare.runs import read
 from topoloss.testing.kinds import KINDS
@@ -45,8 +48,8 @@ def test_plugins_lists_every_installed_plugin(run):
     assert status == 0
     for info in topoloss.installed_plugins():
         assert info.name in out
-        for names in info.offers.values():
-            assert ", ".join(names) in out
+        for offered in info.offers.values():
+            assert ", ".join(offered) in out
 
 
 OFFERS_T1 = """
@@ -66,14 +69,11 @@ def test_plugins_lists_what_failed_with_distribution_and_cause(run, install):
     install("third_party_b", "raise SystemExit(3)", "b")
     status, out, err = run("plugins")
     assert status == 1
-    (a,), (b,) = (
-        [line for line in out.splitlines() if f"third_party_{x} 1.2" in line] for x in "ab"
-    )
-    assert "failed" in a
-    assert "pip install 'third_party_a[f]'" in a
-    assert "failed" in b
-    assert "SystemExit: 3" in b
-    assert "correlation, cosine" in out
+    for module, cause in (("a", "pip install 'third_party_a[f]'"), ("b", "SystemExit: 3")):
+        assert f"third_party_{module} 1.2\n" in out
+        (told,) = [line for line in out.splitlines() if cause in line]
+        assert f"{module} failed: " in told
+    assert "signed-correlation, cosine" in out
     assert err == ""
 
 
@@ -112,7 +112,7 @@ def test_train_records_what_inspect_shows(run, tmp_path):
     assert elsewhere.read_text(encoding="utf-8") == page
     for taken in (folder, folder / "run.jsonl"):
         status, _, err = run("inspect", folder / "run.jsonl", "--out", taken)
-        assert status == 1
+        assert status == 2
         assert f"--out {taken} is taken; name a file" in err
     # Without its end, as when the training still runs.
     lines = (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()
@@ -178,9 +178,8 @@ def test_compare_names_arms_with_their_options(run, tmp_path, own_module):
     command = ("compare", *arms, "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
     status, out, _ = run(*command)
     assert status == 0
-    folded = "".join(line.split("│")[1].strip() for line in out.splitlines() if "│" in line)
     for arm in arms.values():
-        assert arm in folded
+        assert f"\n{arm} " in out
     runs = read(tmp_path / "runs.csv")
     assert list(dict.fromkeys(r.arm.regulariser for r in runs)) == list(arms.values())
     # The options make a difference.
@@ -227,9 +226,26 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
         (("compare", "nowhere:reg=1"), "there is no module 'nowhere'"),
         (("compare", "t1"), "'t1' has no weight"),
         (("compare", "none", "--model", "nowhere:f"), "no module 'nowhere'"),
-        (("compare", "none", "--protocol", "fix"), "Did you mean 'fixed'?"),
+        (("compare", "none", "--protocol", "fix"), "error: --protocol fix: there is no such"),
+        (("compare", "none", "--protocol", "fix"), "faithful or today. Did you mean 'fixed'?"),
+        (("train", "--protocol", "fix"), "Did you mean 'fixed'?"),
+        (("train", "--layers", "all"), "--layers all: there is no such choice; choose auto or tr"),
+        (("train", "--weight", "inf"), "--weight inf: expected a number between 0 and 1e+09"),
+        (("train", "--weight", "nan"), "--weight nan: expected a number between 0 and 1e+09"),
+        (("train", "--weight", "-1"), "--weight -1: expected a number between 0 and 1e+09"),
+        (("train", "--seed", str(10**30)), "'--seed'"),
+        (("check", "t1", "--seed", str(10**30)), "'--seed'"),
+        (("train", "--splits", "3"), "no such option: --splits"),
+        (("trane",), "no such command 'trane'"),
+        (("compare",), "missing argument"),
+        (("compare", "none", "--storage", "sqlite:///:memory:"), "would be lost with this process"),
+        (("compare", "none", "--storage", "sqlite://"), "would be lost with this process"),
+        (("train", "--device", "meta"), "the device 'meta' cannot be used here"),
         (("compare", "none", "--monitor", "los"), "Did you mean 'loss'?"),
-        (("compare", "none", "--search", "random"), "search='random' is not one of 'grid', 'tpe'"),
+        (
+            ("compare", "none", "--search", "random"),
+            "--search random: there is no such choice; choose grid or tpe",
+        ),
         (("compare", "t1=1", "--search", "tpe"), "t1=1 is no range to search"),
         (("compare", "none", "--runs", "none.csv"), "cannot be read from none.csv"),
         (("compare", "none", "--fresh", "--storage", "sqlite:///a.db"), "a --storage is shared"),
@@ -237,8 +253,8 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
             ("compare", "none", "--data", "breast-cancer", "--protocol", "faithful"),
             "no pixels to divide twice",
         ),
-        (("compare", "none", "--device", "tpu9"), "device='tpu9' cannot be used here"),
-        (("train", "--device", "tpu9"), "device='tpu9' cannot be used here"),
+        (("compare", "none", "--device", "tpu9"), "the device 'tpu9' cannot be used here"),
+        (("train", "--device", "tpu9"), "the device 'tpu9' cannot be used here"),
         (("report", "nowhere.csv"), "cannot be read from nowhere.csv"),
         (("inspect", "nowhere"), "there is no nowhere; record one with `topoloss train --out"),
     ],
@@ -248,7 +264,7 @@ def test_a_command_that_fails_says_why_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     status, _, err = run(*arguments)
-    assert status == 1
+    assert status == 2
     assert err.startswith("error: ")
     assert message in err
     assert files_in(tmp_path) == []
@@ -287,9 +303,9 @@ def test_report_rebuilds_what_compare_wrote(run, tmp_path):
 
 
 def test_report_joins_runs_and_counts_none_twice(run, tmp_path):
-    for data in ("digits", "breast-cancer"):
-        run("compare", "none", "--data", data, "--max-epochs", 1, "--out", tmp_path / data)
-    folders = [tmp_path / data for data in ("digits", "breast-cancer", "digits")]
+    for each in ("digits", "breast-cancer"):
+        run("compare", "none", "--data", each, "--max-epochs", 1, "--out", tmp_path / each)
+    folders = [tmp_path / each for each in ("digits", "breast-cancer", "digits")]
     run("report", *folders, "--out", tmp_path / "both")
     assert len((tmp_path / "both" / "runs.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
     assert "## net0 on breast-cancer" in (tmp_path / "both" / "report.md").read_text("utf-8")
@@ -308,7 +324,7 @@ def test_a_smaller_comparison_loses_no_runs(run, tmp_path):
 
 def test_a_report_of_several_needs_a_folder_of_its_own(run, tmp_path):
     status, _, err = run("report", tmp_path / "a", tmp_path / "b")
-    assert status == 1
+    assert status == 2
     assert "needs a folder of its own: --out" in err
 
 
@@ -316,7 +332,7 @@ def test_out_that_is_a_file_is_refused(run, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("mine", encoding="utf-8")
     status, _, err = run("compare", "none", "--out", taken)
-    assert status == 1
+    assert status == 2
     assert "is a file; name a folder" in err
     assert taken.read_text(encoding="utf-8") == "mine"
 
@@ -324,7 +340,7 @@ def test_out_that_is_a_file_is_refused(run, tmp_path):
 def test_a_folder_with_runs_of_another_version_is_refused_before_training(run, tmp_path):
     (tmp_path / "runs.csv").write_text("model,wait\n", encoding="utf-8")
     status, _, err = run("compare", "none", "--out", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "its columns differ" in err
     assert files_in(tmp_path) == ["runs.csv"]
 
@@ -333,7 +349,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(run, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("mine", encoding="utf-8")
     status, out, err = run("compare", "none", "--out", taken / "runs")
-    assert status == 1
+    assert status == 2
     assert f"files cannot be written into {taken / 'runs'}: Not a directory. Choose" in err
     assert "split 0" not in out
 
@@ -342,7 +358,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(run, tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(run, tmp_path):
     tmp_path.chmod(0o555)
     status, out, err = run("compare", "none", "--out", tmp_path)
-    assert status == 1
+    assert status == 2
     assert f"files cannot be written into {tmp_path}: Permission denied" in err
     assert "split 0" not in out
 
@@ -356,7 +372,7 @@ def test_a_report_that_finds_the_disk_full_says_so_and_loses_no_run(run, tmp_pat
     with monkeypatch.context() as full:
         full.setattr("matplotlib.figure.Figure.savefig", fail)
         status, _, err = run(*command)
-    assert status == 1
+    assert status == 2
     assert "figure.png cannot be written: No space left on device. Make room" in err
     # Seconds are measured, so an equal file shows that nothing was trained again.
     first = (tmp_path / "runs.csv").read_text(encoding="utf-8")
@@ -384,7 +400,7 @@ import topoloss
 def test_an_error_in_a_run_says_which_run_and_how_to_go_on(run, tmp_path, own_module):
     network = f"{own_module(NARROW)}:network"
     status, _, err = run("compare", "none", "--model", network, "--out", tmp_path / "runs")
-    assert status == 1
+    assert status == 2
     assert err.splitlines()[0] == "error: too narrow"
     assert re.search(r"The run none, split \d failed\.", err)
     assert "study.db has the finished runs: repeat the command to go on." in err
@@ -396,11 +412,11 @@ def test_an_interrupted_compare_says_how_to_go_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("topoloss.compare.setups.train", interrupt)
     command = ("compare", "none", "--jobs", 1, "--out", tmp_path / "runs")
-    status, out, _ = run(*command)
+    status, _, err = run(*command)
     assert status == 130
-    assert "repeat the command to go on" in out
-    _, out, _ = run(*command, "--fresh")
-    assert "repeat the command without --fresh to go on" in out
+    assert "repeat the command to go on" in err
+    _, _, err = run(*command, "--fresh")
+    assert "repeat the command without --fresh to go on" in err
 
 
 def test_version_is_printed(run):
@@ -412,27 +428,29 @@ def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("topoloss.compare.setups.train", interrupt)
-    status, out, _ = run("train", "--plot", tmp_path / "p.png")
+    status, _, err = run("train", "--plot", tmp_path / "p.png")
     assert status == 130
-    assert "interrupted; nothing was written" in out
+    assert "interrupted; nothing was written" in err
     assert files_in(tmp_path) == []
-    status, out, _ = run("train", "--out", tmp_path)
+    status, _, err = run("train", "--out", tmp_path)
     assert status == 130
-    assert "has the epochs until now" in " ".join(out.split())
+    assert "has the epochs until now" in err
 
 
 def test_a_missing_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "topoloss.cli")
+    for name in [name for name in sys.modules if name.startswith("topoloss.cli.")]:
+        if name != "topoloss.cli.failures":
+            monkeypatch.delitem(sys.modules, name)
     status, _, err = run("plugins")
-    assert status == 1
+    assert status == 2
     assert "typer is not installed; run: pip install 'topoloss-framework[cli]'" in err
 
 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("train", ["'t1[reduction=mean]'", "[default: useful for net0]"]),
+        ("train", ["'t1[reduction=mean]'", "[default: for t1 0.001, t2 1, naive 0.3]"]),
         ("compare", ["'t1[reduction=mean]=0.01'", "cosine/mst/t2=1", "[default: a file in the"]),
         ("check", ["'t1[reduction=mean]'", "--expected MODULE:FUNCTION"]),
     ],
@@ -601,7 +619,7 @@ def test_check_tells_what_follows_from_another_failure(run, own_module):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cosin",), "nothing is named 'cosin'; there are ['all',"),
+        (("cosin",), "nothing is named 'cosin'; there are all, "),
         (("cosin",), "Did you mean 'cosine'?"),
         (("cosine", "--kind", "loss"), "no loss is named 'cosine'"),
         (("cosine", "--kind", "los"), "Did you mean 'loss'?"),
@@ -625,3 +643,64 @@ def test_check_refuses_a_plugin_class_as_register_does(run, own_module):
     status, _, err = run("check", f"{module}:P")
     assert status == 2
     assert "class P was given; expected an instance" in err
+
+
+# What a terminal shows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["compare", "--help"], 0),
+        (["trane"], 2),
+        (["train", "--regulariser", "t3"], 2),
+        (["train", "--model", "net9"], 2),
+        (["train", "--data", "nothing"], 2),
+        (["train", "--weight", "inf"], 2),
+        (["compare", "none", "t3=1"], 2),
+        (["compare", "none", "--protocol", "foo"], 2),
+        (["compare", "none", "--search", "foo"], 2),
+        (["check", "cosin"], 2),
+        (["check", "cosin/mst/t1"], 2),
+        (["check", "t1", "--kind", "los"], 2),
+    ],
+)
+def test_nobody_waits_for_torch_to_be_told_of_a_typing_error(run, arguments, status, monkeypatch):
+    """An import of torch would raise."""
+    for name in [name for name in sys.modules if name.startswith("topoloss")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found, _, err = run(*arguments)
+    assert found == status
+    assert "torch" not in err
+
+
+def test_the_names_that_need_no_torch_are_those_of_a_comparison():
+    assert set(names.MODELS) == {*papers.NETWORKS, *networks.NETWORKS}
+    assert set(names.DATA) == set(data.DATASETS)
+    assert names.PROTOCOLS == protocols.PROTOCOLS
+    assert set(names.TREATMENTS) == set(treatments.TREATMENTS)
+
+
+def test_the_names_in_the_source_of_plugins_are_those_that_they_offer():
+    assert {kind: sorted(offered) for kind, offered in words.offered().items()} == {
+        kind: topoloss.available(kind) for kind in words.HOOKS.values()
+    }
+    assert {hook: kind for kind, (hook, _) in topoloss.plugins.KINDS.items()} == words.HOOKS
+
+
+UNREADABLE = [
+    OFFERS_T1.replace('{"t1": Mine}', "dict(t1=Mine)"),
+    OFFERS_T1.replace('{"t1": Mine}', '{"t1".lower(): Mine}'),
+    OFFERS_T1.replace('{"t1": Mine}', '{**{"t1": Mine}}'),
+    "from third_party_hooks import *",
+]
+
+
+@pytest.mark.parametrize("code", UNREADABLE)
+def test_nothing_is_refused_early_where_a_plugin_may_offer_it(install, code):
+    install("third_party_unreadable", code)
+    words.check_components("whatever")
+    words.check_name_of_any("whatever")

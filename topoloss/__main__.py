@@ -1,10 +1,12 @@
-"""The command ``topoloss``: its errors on one line, and what to install when it cannot start."""
+"""The command ``topoloss``."""
+
+from __future__ import annotations
 
 import sys
 import warnings
 from pathlib import Path
 
-from topoloss.errors import TopolossError
+from topoloss.cli.failures import status_of, warn
 from topoloss.extras import needs_extra
 
 
@@ -13,19 +15,18 @@ def main() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        with needs_extra("cli"):
-            from topoloss.cli import app
-        with warnings.catch_warnings():
-            warnings.showwarning = _print_warning  # type: ignore[assignment]
-            app()
-    except TopolossError as error:
-        print("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), file=sys.stderr)
-        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a letter shows another one
+            stream.reconfigure(errors="replace")
+    sys.exit(status_of(_command))
 
 
-def _print_warning(message: Warning | str, *rest: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _command() -> object:
+    with needs_extra("cli"):
+        from topoloss.cli.app import app
+    with warnings.catch_warnings():
+        warnings.showwarning = warn  # type: ignore[assignment]
+        return app(prog_name="topoloss", standalone_mode=False)
 
 
 if __name__ == "__main__":

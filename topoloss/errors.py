@@ -26,6 +26,7 @@ __all__ = [
     "check_choice",
     "check_flag",
     "check_number",
+    "listed",
     "nearest",
     "shown",
 ]
@@ -76,6 +77,19 @@ class PluginWarning(UserWarning):
 
     Everything else still works.
     """
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Write words as a sentence does.
+
+    Examples
+    --------
+    >>> from topoloss.errors import listed
+    >>> listed(["t1", "t2", "naive"])
+    't1, t2 and naive'
+    """
+    *others, end = list(words) or ["none"]
+    return f"{', '.join(others)} {last} {end}" if others else end
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

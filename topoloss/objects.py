@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from topoloss.errors import InputError
+from topoloss.owners import no_exit
 
 __all__ = ["call", "find"]
 
@@ -28,7 +29,8 @@ def call(reference: str, purpose: str) -> Any:
         raise InputError(
             f"{purpose} {reference!r} is called without arguments: {error}."
         ) from error
-    return function()
+    with no_exit(f"{purpose} {reference!r}"):
+        return function()
 
 
 def find(reference: str, purpose: str, what: str) -> Any:
@@ -49,7 +51,8 @@ def find(reference: str, purpose: str, what: str) -> Any:
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise InputError(f"{purpose} {reference!r} is not of the form package.module:{what}.")
     try:
-        module = importlib.import_module(module_name)
+        with no_exit(f"{purpose} {reference!r}: the module {module_name}"):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
             f"{purpose} {reference!r}: there is no module {error.name!r}; expected "

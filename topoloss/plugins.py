@@ -17,7 +17,14 @@ import pluggy
 
 from topoloss import hookspecs
 from topoloss.engines import Persistence
-from topoloss.errors import PluginError, PluginWarning, UnknownNameError, check_choice, nearest
+from topoloss.errors import (
+    PluginError,
+    PluginWarning,
+    UnknownNameError,
+    check_choice,
+    listed,
+    nearest,
+)
 from topoloss.extras import remedy
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
@@ -161,7 +168,7 @@ class PluginRegistry:
             if name is None or not self._manager.has_plugin(name):
                 known = sorted(str(n) for n, _ in self._manager.list_name_plugin())
                 raise UnknownNameError(
-                    f"no plugin {name_or_plugin!r} is registered; there are {known}."
+                    f"no plugin {name_or_plugin!r} is registered; there are {listed(known)}."
                 )
             self._forget(name)
 
@@ -249,8 +256,8 @@ class PluginRegistry:
         for kind, factories in offers.items():
             for offered, factory in factories.items():
                 self._table[kind][offered][name] = factory
-        listed = {kind: tuple(factories) for kind, factories in offers.items() if factories}
-        self._infos[name] = PluginInfo(name, source, "loaded", listed, shipped=shipped)
+        of_kind = {kind: tuple(factories) for kind, factories in offers.items() if factories}
+        self._infos[name] = PluginInfo(name, source, "loaded", of_kind, shipped=shipped)
 
     def _ask(self, plugin: object, name: str) -> dict[str, Mapping[str, Factory]]:
         offers: dict[str, Mapping[str, Factory]] = {}
@@ -305,11 +312,11 @@ class PluginRegistry:
 
     def _unknown(self, kind: str, name: object) -> str:
         known = self._available(kind)
-        message = f"no {kind} is named {name!r}; there are {known}."
+        message = f"no {kind} is named {name!r}; there are {listed(known)}."
         others = [other for other in KINDS if name in self._available(other)]
         if others:
-            listed = " and a ".join(others)
-            message += f" {name!r} is a {listed}: topoloss.{others[0]}({name!r})."
+            written = " and a ".join(others)
+            message += f" {name!r} is a {written}: topoloss.{others[0]}({name!r})."
             if kind == "regulariser" and others[0] in _STAGES:
                 message += (
                     f" A regulariser with it is for example {_with_stage(others[0], name)!r}."
@@ -335,11 +342,11 @@ class PluginRegistry:
 
     def _clash(self, kind: str, name: str) -> str:
         spellings = self._spellings(kind, name)
-        listed = ", ".join(f"{owner!r} ({self._infos[owner].source})" for owner in spellings)
+        owned = ", ".join(f"{owner!r} ({self._infos[owner].source})" for owner in spellings)
         shipped = f"{name!r} means the shipped one, " if name in spellings.values() else ""
         qualified = [repr(spelling) for spelling in spellings.values() if spelling != name]
         return (
-            f"the {kind} {name!r} is offered by {listed}; {shipped}write {' or '.join(qualified)} "
+            f"the {kind} {name!r} is offered by {owned}; {shipped}write {' or '.join(qualified)} "
             f"{'for another' if shipped else 'for one of them'}, or disable all but one with "
             f"{DISABLE_VARIABLE} or topoloss.unregister."
         )

@@ -293,5 +293,5 @@ def test_an_object_that_makes_no_component_is_an_error(own_module, name, error, 
 def test_neither_plugin_nor_module_of_a_name_is_told():
     with pytest.raises(topoloss.UnknownNameError) as error:
         topoloss.loss("nowhere:t1")
-    assert "no loss is named 'nowhere:t1'; there are ['beta-connectivity'," in str(error.value)
+    assert "no loss is named 'nowhere:t1'; there are beta-connectivity, " in str(error.value)
     assert "there is no module 'nowhere'" in str(error.value)

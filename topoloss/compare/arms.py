@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 from topoloss import components
+from topoloss.compare.names import LARGEST_WEIGHT
 from topoloss.compare.paper.protocols import WEIGHTS
 from topoloss.compare.records import Arm, exactly
 from topoloss.compare.treatments import TREATMENTS, Treatment, has_strength
@@ -25,9 +26,7 @@ from topoloss.expressions import parse as parse_expression
 from topoloss.expressions import parse_start
 from topoloss.regularisers import refuse_labels
 
-__all__ = ["LARGEST_WEIGHT", "Recipe", "parse", "recipe"]
-
-LARGEST_WEIGHT = 1e9
+__all__ = ["Recipe", "parse", "recipe"]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from topoloss.errors import (
     OptionError,
     UnknownNameError,
     check_number,
+    listed,
     nearest,
 )
 from topoloss.expressions import Part as ExpressionPart
@@ -129,8 +130,8 @@ def _made(name: str) -> Dataset:
         return _own(name)
     if name not in DATASETS:
         raise UnknownNameError(
-            f"no data set is named {name!r}; there are {sorted(DATASETS)}, and "
-            f"package.module:function.{nearest(name, DATASETS)}"
+            f"no data set is named {name!r}; there are {listed(DATASETS)}, and "
+            f"your own as package.module:function.{nearest(name, DATASETS)}"
         )
     with needs_extra("compare"):
         return DATASETS[name]()
@@ -291,14 +292,22 @@ def _own(reference: str) -> Dataset:
 
 
 def _tensor(values: Any) -> Tensor:
+    if hasattr(values, "toarray") or not _is_dense(values):
+        raise ValueError("they are sparse; return .toarray(), or .to_dense() of a tensor.")
     tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     if tensor.is_complex():
         raise ValueError("they are complex numbers.")
     return tensor if tensor.ndim else tensor[None]
 
 
+def _is_dense(values: Any) -> bool:
+    return not isinstance(values, Tensor) or values.layout == torch.strided
+
+
 def _checked(data: Dataset, name: str) -> Dataset:
     x, y = data.x, data.y
+    if not (_is_dense(x) and _is_dense(y)):
+        raise InputError(f"data {name!r}: the tensors are sparse; return .to_dense() of them.")
     if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x)):
         raise InputError(
             f"data {name!r}: the inputs are {_described(x)}; expected a floating-point tensor of "

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from topoloss.errors import InputError, TopolossError
 
@@ -44,7 +45,8 @@ def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
     TopolossError
         If the file cannot be written. What stood in its place is still there.
     """
-    partial = path.with_name(path.name + ".partial")
+    # A name of its own: another process may write the same file at the same time.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         make(partial)
         os.replace(partial, path)

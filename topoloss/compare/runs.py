@@ -11,7 +11,9 @@ measure that is not known. Scores are fractions. Files of earlier versions lack 
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 from topoloss.compare.files import write_whole
@@ -42,8 +44,15 @@ def joined(*several: Iterable[Run]) -> list[Run]:
     return list(found.values())
 
 
-def read(path: Path) -> list[Run]:
+def read(path: Path, *, mend: bool = False) -> list[Run]:
     """Read runs from a CSV file.
+
+    Parameters
+    ----------
+    path : Path
+    mend : bool
+        Leave out a last line that was cut short, with a warning, because its run is known
+        elsewhere. A file that is empty holds no runs then.
 
     Raises
     ------
@@ -51,10 +60,19 @@ def read(path: Path) -> list[Run]:
         If there is no such file, or it holds other columns or values.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
+        text = path.read_bytes()
+        if mend and not text.endswith(b"\n"):
+            text = text[: text.rfind(b"\n") + 1]
+            warnings.warn(
+                f"{path} was cut short; it is written again from the runs of this comparison in "
+                "its study. Repeat other comparisons in this folder to get theirs again.",
+                stacklevel=2,
+            )
+            if not text:
+                return []
+        header, *lines = list(csv.reader(StringIO(text.decode(), newline=""))) or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"runs cannot be read from {path}: {error}.") from error
+        raise InputError(f"runs cannot be read from {path}: {_reason(error)}.") from error
     expected = columns(Run)
     if not header:
         raise InputError(f"{path} is empty. Restore it, {_REMEDY}")
@@ -76,6 +94,10 @@ def read(path: Path) -> list[Run]:
                 f"{path}, line {number} holds no run: {error}. Restore the file, {_REMEDY}"
             ) from error
     return found
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 _REMEDY = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from topoloss.compare.arms import LARGEST_WEIGHT
 from topoloss.compare.arms import parse as parse_arm
+from topoloss.compare.names import LARGEST_WEIGHT
 from topoloss.compare.paper.protocols import WEIGHTS
 from topoloss.errors import OptionError
 

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from topoloss.errors import InputError, TopolossError
+from topoloss.errors import InputError, OptionError, TopolossError
 from topoloss.extras import needs_extra
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-__all__ = ["database", "open_storage", "reading", "using", "using_experimental"]
+__all__ = [
+    "check_address",
+    "database",
+    "open_storage",
+    "reading",
+    "using",
+    "using_experimental",
+]
 
 
 def database(folder: Path) -> str:
-    """The address of a folder's own storage."""
-    return f"sqlite:///{folder / 'study.db'}"
+    """The address of a folder's own storage, whatever letters its path has."""
+    return f"{_SQLITE}{_quoted(str(folder / 'study.db'))}"
+
+
+_SQLITE = "sqlite:///"
+
+
+def _quoted(path: str) -> str:
+    """With those letters percent-encoded that mean something in an address."""
+    return "".join(f"%{ord(c):02X}" if c in "%?#{}" else c for c in path)
+
+
+def _file(address: str) -> str | None:
+    """The path in an address of SQLite that has no options, or None."""
+    if not address.startswith(_SQLITE) or "?" in address:
+        return None
+    return unquote(address.removeprefix(_SQLITE))
+
+
+def check_address(address: str) -> None:
+    """Raise an `OptionError` for a database in memory, which no other process sees."""
+    if address == "sqlite://" or ":memory:" in address or _file(address) == "":
+        raise OptionError(
+            f"--storage {address} would be lost with this process; name a file, such as "
+            "sqlite:///runs.db."
+        )
 
 
 def open_storage(address: str, heartbeat: int) -> RDBStorage:
@@ -42,14 +75,13 @@ def open_storage(address: str, heartbeat: int) -> RDBStorage:
         import optuna
         import sqlalchemy
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed run raises its error anyway
-    # Several processes wait for one another's writes.
-    engine = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None
+    url, engine = _engine(address)
     # When several processes make the tables of a new storage at once, all but one fail at first.
     for attempt in reversed(range(5)):
         try:
             with using_experimental(optuna):
                 made = optuna.storages.RDBStorage(
-                    address, engine_kwargs=engine, heartbeat_interval=heartbeat
+                    url, engine_kwargs=engine, heartbeat_interval=heartbeat
                 )
             break
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
@@ -63,6 +95,20 @@ def open_storage(address: str, heartbeat: int) -> RDBStorage:
     if made.engine.dialect.name == "sqlite":
         _lock_from_the_start(made.engine)
     return made
+
+
+def _engine(address: str) -> tuple[str, dict[str, Any] | None]:
+    """What Optuna is told of a storage. Several processes wait for one another's writes."""
+    file = _file(address)
+    if file is None:
+        waits = {"connect_args": {"timeout": 60}}
+        return address, waits if address.startswith("sqlite") else None
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(file, timeout=60, check_same_thread=False)
+
+    # The path does not go through an address, of which versions of SQLAlchemy think differently.
+    return "sqlite:///study.db", {"creator": connect}
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from topoloss import owners
 from topoloss.compare.records import Arm, Epoch, Outcome, Run, Setup, from_row, to_row
 from topoloss.compare.searches import Search, state_of
 from topoloss.compare.setups import dataset, run
 from topoloss.compare.storage import open_storage, reading, using_experimental
 from topoloss.errors import InputError
+from topoloss.owners import no_exit
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -39,6 +41,11 @@ class Plan:
     storage: str
     device: str
     heartbeat: int
+
+    @property
+    def runs(self) -> int:
+        """How many runs it asks for."""
+        return len(self.seeds) * sum(search.runs for search in self.searches)
 
 
 class Studies:
@@ -216,8 +223,10 @@ class _Study:
             arm = self._arm(self._search.weight(trial))
             on_start(arm, self._seed)
             try:
-                done = run(self._plan.setup, arm, self._seed, on_epoch, self._plan.device)
+                with no_exit(f"code that the run {arm} called"):
+                    done = run(self._plan.setup, arm, self._seed, on_epoch, self._plan.device)
             except Exception as error:
+                owners.note(error)  # here, for another process would not see the frames
                 error.add_note(
                     f"The run {arm}, split {self._seed} failed. {self._plan.storage} has the "
                     "finished runs: repeat the command to go on."

@@ -42,6 +42,7 @@ def sweep(
     known: Sequence[Run] = (),
     device: str = "cpu",
     heartbeat: int = HEARTBEAT_SECONDS,
+    on_found: Callable[[int], None] = lambda number: None,
     on_start: Callable[[Arm, int], None] = lambda arm, seed: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_finish: Callable[[Run], None] = lambda run: None,
@@ -68,6 +69,8 @@ def sweep(
     heartbeat : int
         Seconds between signs of life. If a process gave none for twice as long, any process
         that notices does its run again.
+    on_found : callable
+        Called once, with how many runs were found finished.
     on_start, on_epoch, on_finish : callable
         Called for every run. For a run that was found finished, or that another process did,
         only `on_finish` is called.
@@ -99,6 +102,7 @@ def sweep(
 
         report()
         missing = studies.missing()
+        on_found(plan.runs - missing)
         if jobs == 1:
             with _one_thread():
                 studies.work(on_start, on_epoch, report)

@@ -94,19 +94,21 @@ class Row:
         several = len(self.weights) > 1
         chosen = (f"{w:g}" + f" x {n}" * several for w, n in self.weights.items())
         weights = "-" if list(self.weights) == [0] else ", ".join(chosen)
-        counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        note = f" ({told})" if told else ""
         spread = "" if isnan(self.deviation) else f" ± {self.deviation:.2f}"
         return (
             self.regulariser,
             weights,
             f"{self.splits}",
-            f"{self.score:.2f}{spread}{note}",
+            f"{self.score:.2f}{spread}",
             "-" if self.gain is None else f"{self.gain:+.2f}",
             f"{self.epochs:.0f}",
             f"{self.seconds:.1f}",
         )
+
+    def note(self) -> str:
+        """What else is to be told of the runs, or nothing."""
+        counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def header(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -148,7 +150,10 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
 
 def summary(rows: Sequence[Row]) -> str:
     """One line for each regulariser: its weight, test score, gain, epochs and time."""
-    return as_markdown(header(rows), [row.cells() for row in rows])
+    cells = [list(row.cells()) for row in rows]
+    for row, line in zip(rows, cells, strict=True):
+        line[3] += f" ({row.note()})" if row.note() else ""
+    return as_markdown(header(rows), cells)
 
 
 def ranks(table: DataFrame, blocks: str) -> str:

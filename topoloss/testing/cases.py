@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from topoloss import components, objects, plugins
-from topoloss.errors import OptionError, UnknownNameError, check_choice, nearest, shown
+from topoloss.errors import OptionError, UnknownNameError, check_choice, listed, nearest, shown
 from topoloss.expressions import parse
+from topoloss.owners import no_exit
 from topoloss.testing.checks import Case, Subject
 from topoloss.testing.kinds import KINDS
 from topoloss.testing.kinds.plugins import found, offers
@@ -78,7 +79,15 @@ def kinds_of(component: object) -> list[str]:
     made = component
     if inspect.isroutine(component):
         components.check_options(_label(component), component, options)
-        made = component(**options)
+        try:
+            inspect.signature(component).bind(**options)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"{_label(component)} is called to make a component, and that is not possible: "
+                f"{error}. Expected a function without arguments but options."
+            ) from error
+        with no_exit(_label(component)):
+            made = component(**options)
     made_type = made if inspect.isclass(made) else type(made)
     kinds = [kind for kind, (_, base) in plugins.KINDS.items() if issubclass(made_type, base)]
     if not kinds and offers(made):
@@ -145,8 +154,8 @@ def _kinds_of_name(name: str) -> list[str]:
         offered = (plugins.available(kind) for kind in plugins.KINDS)  # type: ignore[arg-type]
         names = sorted({*installed, *itertools.chain.from_iterable(offered)})
         raise UnknownNameError(
-            f"nothing is named {name!r}; there are {names}, and your own as package.module:object."
-            f"{nearest(name, names)}"
+            f"nothing is named {name!r}; there are {listed(names)}, and your own as "
+            f"package.module:object.{nearest(name, names)}"
         )
     return kinds
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from topoloss.compare.data import Dataset
 from topoloss.compare.records import Protocol
-from topoloss.errors import InputError, UnknownNameError, nearest
+from topoloss.errors import InputError, UnknownNameError, listed, nearest
 
 __all__ = ["NETWORKS", "FullyConnected", "Vgg", "find", "protocol"]
 
@@ -100,8 +100,8 @@ def find(name: str) -> FullyConnected | Vgg:
     """
     if name not in NETWORKS:
         raise UnknownNameError(
-            f"no network is named {name!r}; there are {sorted(NETWORKS)}, and "
-            f"package.module:function.{nearest(name, NETWORKS)}"
+            f"no network is named {name!r}; there are {listed(sorted(NETWORKS))}, and "
+            f"your own as package.module:function.{nearest(name, NETWORKS)}"
         )
     return NETWORKS[name]
 

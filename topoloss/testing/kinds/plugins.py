@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from topoloss import components, objects, plugins
-from topoloss.errors import OptionError, PluginError, UnknownNameError, nearest
+from topoloss.errors import OptionError, PluginError, UnknownNameError, listed, nearest
 from topoloss.expressions import is_writable
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
@@ -117,7 +117,8 @@ def found(name: str) -> object:
     if ":" in name:
         return objects.find(name, "plugin", "object")
     raise UnknownNameError(
-        f"no plugin is named {name!r}; there are {sorted(_infos())}.{nearest(name, _infos())}"
+        f"no plugin is named {name!r}; there are {listed(sorted(_infos()))}."
+        f"{nearest(name, _infos())}"
     )
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from topoloss.cli.options import Quiet
+from topoloss.cli.screen import Screen
 from topoloss.errors import OptionError
-from topoloss.inspection import pages, reading
 
 __all__ = ["inspect"]
 
@@ -19,17 +20,21 @@ def inspect(
         typer.Argument(metavar="RUN", help="The folder that `topoloss train --out` recorded in."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page. [default: inspect.html in the folder]")
+        Path | None, typer.Option(help="The page.  [default: inspect.html in the folder]")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show on one HTML page what training did to the neurons, epoch by epoch.
 
     The page needs no network: send it, or open it in any browser.
     """
+    from topoloss.inspection import pages, reading
+
+    screen = Screen(quiet)
     found = reading.read(run)
     path = out or (run if run.is_dir() else run.parent) / "inspect.html"
     if path.is_dir() or path == run:
         raise OptionError(f"--out {path} is taken; name a file, such as inspect.html.")
-    typer.echo(f"wrote {pages.write(found, path)}")
+    screen.say(f"wrote {pages.write(found, path)}")
     if not found.finished:
-        typer.echo(f"{run} has no end: training still runs or was interrupted.")
+        screen.result(f"{run} has no end: training still runs or was interrupted.")

@@ -1,0 +1,184 @@
+"""What a command shows: lines, tables and progress that fit the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+__all__ = ["Screen", "Steps"]
+
+_GAP = 2  # blanks between two columns
+
+
+class Screen:
+    """Standard output.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show results alone: no progress, and nothing of what was written where.
+    as_json : bool
+        Standard output is for JSON: show nothing else.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet or as_json
+        self._as_json = as_json
+        # NO_COLOR turns colours off (no-color.org); Rich itself would keep bold letters.
+        colours = None if os.environ.get("NO_COLOR") else "auto"
+        self._console = Console(markup=False, highlight=False, emoji=False, color_system=colours)  # type: ignore[arg-type]
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line, whatever is shown below it; the terminal wraps it, so it can be copied."""
+        if not self.quiet:
+            self.result(text, style)
+
+    def result(self, text: str, style: str = "") -> None:
+        """Print a line also where only results are asked for."""
+        if not self._as_json:
+            self._console.print(self._plain(text), style=style, soft_wrap=True)
+
+    def json(self, found: Any) -> None:
+        """Print a result as JSON, if that was asked for. Numbers that JSON lacks are null."""
+        if self._as_json:
+            print(json.dumps(_finite(found), indent=2))
+
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str = "",
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Print a table, and notes below it; nothing in it is ever cut short.
+
+        Cells are folded between words. Where even that is too wide, each row becomes a list.
+        """
+        if self._as_json:
+            return
+        if title:
+            self._console.print(Text(self._plain(title), style="bold"))
+        cells = [[self._plain(cell) for cell in row] for row in rows]
+        if _least_width([list(header), *cells]) <= self._console.width:
+            self._console.print(_grid(header, cells))
+        else:
+            self._lists(header, cells)
+        for note in notes:
+            self._console.print(Text(self._plain(note)))
+
+    def _lists(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        for row in rows:
+            self._console.print()
+            self._console.print(Text(row[0], style="bold", overflow="fold"))
+            for name, cell in zip(header[1:], row[1:], strict=True):
+                line = f"  {name}: {cell}" if name else f"  {cell}"
+                self._console.print(Text(line, overflow="fold"))
+        self._console.print()
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Steps]:
+        """Show how far a command is, how long the rest takes, and what it does now."""
+        columns = (
+            BarColumn(bar_width=max(5, min(24, self._console.width // 5))),
+            MofNCompleteColumn(),
+            _TimeLeft(),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+        )
+        with Progress(
+            *columns, console=self._console, transient=True, expand=True, disable=self.quiet
+        ) as shown:
+            yield Steps(shown, total, what)
+
+    def _plain(self, text: str) -> str:
+        """The text in letters that the terminal has."""
+        try:
+            text.encode(self._console.encoding)
+        except (UnicodeEncodeError, LookupError):
+            return text.replace("±", "+/-")
+        return text
+
+
+class Steps:
+    """The steps of a command, for whoever does them to tell."""
+
+    def __init__(self, shown: Progress, total: int, what: str) -> None:
+        self._shown = shown
+        self._task = shown.add_task(what, total=total, found=0, last=None)
+
+    def found(self, number: int) -> None:
+        """So many steps were done before, and say nothing about how long one takes."""
+        self._shown.update(self._task, completed=number, found=number)
+
+    def advance(self) -> None:
+        self._shown.update(self._task, advance=1, last=time.monotonic())
+
+    def now(self, what: str) -> None:
+        """Say what is done now."""
+        self._shown.update(self._task, description=what)
+
+
+class _TimeLeft(ProgressColumn):
+    """The time that the other steps take, if each takes as long as those until now.
+
+    Rich's own looks back 30 seconds, and knows nothing if a step takes a minute.
+    """
+
+    def render(self, task: Task) -> Text:
+        return Text(_time_left(task), style="progress.remaining", no_wrap=True)
+
+
+def _time_left(task: Task) -> str:
+    done = task.completed - task.fields["found"]
+    last = task.fields["last"]
+    if task.total is None or not done or last is None or task.start_time is None:
+        return f"{_clock(task.elapsed or 0)} so far"
+    each = (last - task.start_time) / done
+    since = time.monotonic() - last
+    return f"{_clock(max(0, each * (task.total - task.completed) - since))} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP, 0, 0), show_edge=False)
+    for name, *column in zip(header, *rows, strict=True):
+        least = max(map(len, " ".join([name, *column]).split()), default=0)
+        table.add_column(name, min_width=least, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _least_width(rows: Sequence[Sequence[str]]) -> int:
+    """How wide a table is at least, if no word is broken."""
+    words = [
+        max((len(word) for cell in column for word in cell.split()), default=0)
+        for column in zip(*rows, strict=True)
+    ]
+    return sum(words) + _GAP * len(words)
+
+
+def _finite(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _finite(value) for key, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [_finite(value) for value in found]
+    return None if isinstance(found, float) and not isfinite(found) else found
