@@ -1,17 +1,25 @@
 import errno
+import io
+import json
+import operator
 import os
 import re
+import subprocess
 import sys
 
+import optuna
 import pytest
 
 import topoloss
 from topoloss.__main__ import main
 from topoloss.cli import words
+from topoloss.cli.screen import Screen
 from topoloss.compare import data, names, networks, protocols, treatments
+from topoloss.compare.files import write_whole
 from topoloss.compare.paper import networks as papers
 from topoloss.compare.paper.protocols import setup
 from topoloss.compare.runs import read
+from topoloss.compare.storage import database, open_storage
 from topoloss.testing.kinds import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -704,3 +712,316 @@ def test_nothing_is_refused_early_where_a_plugin_may_offer_it(install, code):
     install("third_party_unreadable", code)
     words.check_components("whatever")
     words.check_name_of_any("whatever")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_tables_fit_the_terminal_and_nothing_is_cut_short(monkeypatch, capsys, width):
+    header = ("regulariser", "weight", "test accuracy (%)", "epochs")
+    rows = [
+        ("cosine[constant=drop]/mst/t1", "0.001 x 2, 0.01 x 1", "97.25 ± 0.50", "120"),
+        ("none", "-", "96.00 ± 1.00", "12"),
+    ]
+    monkeypatch.setenv("COLUMNS", str(width))
+    Screen().table(header, rows, "net0 on digits", ["none: 2 stopped at the limit of epochs"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    for cell in (*header[1:], *(cell for row in rows for cell in row)):
+        for word in cell.split():
+            assert word in shown
+    assert shown.index("none: 2") > shown.index("96.00")
+
+
+def test_a_name_that_is_wider_than_the_terminal_is_folded(monkeypatch, capsys):
+    name = "package.module:regulariser[" + 30 * "a" + "]"
+    monkeypatch.setenv("COLUMNS", "40")
+    Screen().table(("regulariser", "splits"), [(name, "3")])
+    shown = capsys.readouterr().out
+    assert name in shown.replace("\n", "")
+
+
+def test_a_table_on_a_terminal_of_few_letters(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    Screen().table(("a", "b"), [("1", "97.25 ± 0.50")])
+    shown.flush()
+    assert "97.25 +/- 0.50" in shown.buffer.getvalue().decode()
+
+
+def terminal(monkeypatch, **environment):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_no_color_turns_colours_off(monkeypatch, capsys):
+    terminal(monkeypatch)
+    Screen().say("passed", "green")
+    assert "\x1b[32m" in capsys.readouterr().out
+    terminal(monkeypatch, NO_COLOR="1")
+    Screen().say("passed", "green")
+    Screen().table(("a",), [("1",)], "title")
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_progress_shows_bar_and_time_left(monkeypatch, capsys, width):
+    terminal(monkeypatch, COLUMNS=str(width), NO_COLOR="1")
+    long = "t1[reduction=mean]=0.001, split 3, epoch 100, validation 97.1 %"
+    with Screen().progress(10, long) as steps:
+        steps.found(4)
+        steps.advance()
+    last = re.split("[\r\n]", capsys.readouterr().out.replace("\x1b[2K", ""))
+    line = next(line for line in reversed(last) if "5/10" in line)
+    assert re.search(r"5/10 0:00:\d\d left t1", line)
+    assert "━━━" in line
+    assert len(line.split("\x1b")[0]) <= width
+
+
+# Results as JSON, and results alone
+
+
+def test_plugins_as_json(run, install):
+    install("third_party_a", "import fast_trees", "a")
+    status, out, _ = run("plugins", "--json")
+    assert status == 1
+    told = json.loads(out)
+    assert told["clashes"] == []
+    by_name = {each["name"]: each for each in told["plugins"]}
+    assert by_name["samplers"]["offers"] == {"sampler": ["importance", "random", "all"]}
+    assert by_name["a"]["status"] == "failed"
+    assert "fast_trees" in by_name["a"]["reason"]
+
+
+def test_check_as_json_or_quietly(run, own_module):
+    module = own_module(ASYMMETRIC)
+    status, out, _ = run("check", f"{module}:Asymmetric", "--json")
+    assert status == 1
+    told = json.loads(out)
+    broken = {rule["rule"] for rule in told["rules"] if rule["outcome"] == "failed"}
+    assert {"symmetry", "pairwise"} <= broken
+    assert told["counts"]["failed"] == len(broken)
+    status, quiet, _ = run("check", f"{module}:Asymmetric", "--quiet")
+    assert status == 1
+    assert "breaks the rule 'symmetry'" in quiet
+    assert "determinism" not in quiet
+
+
+def test_train_as_json_or_quietly(run, tmp_path):
+    short = ("train", "--max-epochs", 1, "--out", tmp_path)
+    status, out, _ = run(*short, "--json")
+    told = json.loads(out)
+    assert status == 0
+    assert (told["regulariser"], told["weight"], told["epochs"]) == ("t1", 0.001, 1)
+    # Of the 450 + 350 + 200 hidden neurons and the 10 outputs, one death fewer than neurons.
+    assert sum(told["after"]["deaths"]) == 1009
+    status, out, _ = run(*short, "--quiet")
+    assert status == 0
+    assert "constant neurons" in out
+    assert f"{told['after']['constant']} of 1010" in out
+    assert "wrote" not in out
+
+
+def test_compare_shows_the_table_alone_if_quiet(run, tmp_path):
+    status, out, _ = run("compare", "none", "--max-epochs", 1, "--quiet", "--out", tmp_path)
+    assert status == 0
+    assert out.startswith("net0 on digits, 3 splits\n")
+    assert out.endswith("none: 3 stopped at the limit of epochs\n")
+    assert "split 0" not in out
+
+
+# Whose error it is
+
+
+OWN_FAILURES = """
+import sys
+import torch
+
+class Custom(Exception):
+    def __init__(self, first, second):
+        super().__init__(first)
+
+class Network(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        if self.training:
+            fail()
+        return super().forward(x)
+
+def network():
+    return Network()
+
+def data():
+    fail()
+"""
+FAILURES = {
+    'raise ZeroDivisionError("too small")': "ZeroDivisionError: too small",
+    'raise Custom("first", "second")': "Custom: first",
+    "open('/no/such/file')": "FileNotFoundError: ",
+    "sys.exit(0)": "sys.exit(0)",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("where", ["network", "data"])
+def test_an_error_in_the_users_code_is_said_to_be_theirs(run, own_module, failure, where):
+    module = own_module(f"{OWN_FAILURES}\ndef fail():\n    {failure}\n")
+    option = "--model" if where == "network" else "--data"
+    status, _, err = run("train", option, f"{module}:{where}", "--max-epochs", 1)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert FAILURES[failure] in err
+    if "exit" not in failure:
+        assert "raised by code of your own, " in err
+        assert "in fail\n" in err
+    # Only their part of the traceback is shown.
+    assert "topoloss/compare" not in err
+
+
+def test_an_error_that_no_process_can_be_given_is_told_all_the_same(run, tmp_path, monkeypatch):
+    failure = 'raise Custom("first", "second")'
+    (tmp_path / "custom_failure.py").write_text(f"{OWN_FAILURES}\ndef fail():\n    {failure}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ("compare", "none", "--model", "custom_failure:network", "--jobs", 2)
+    status, _, err = run(*command, "--max-epochs", 1)
+    assert status == 2
+    assert err.startswith("error: Custom: first\nIt was raised by code of your own, ")
+
+
+def test_a_module_that_ends_python_does_not_end_a_command_well(run, own_module):
+    module = own_module("import sys\nsys.exit(0)\n")
+    for command in (("check",), ("compare",), ("train", "--model"), ("train", "--data")):
+        arm = "=1" if command == ("compare",) else ""
+        status, _, err = run(*command, f"{module}:f{arm}")
+        assert status == 2
+        assert "ended Python with sys.exit(0)" in err
+
+
+def test_a_plugin_that_raises_is_named(run, install):
+    install("third_party_loss", RAISES, "their-plugin")
+    status, _, err = run("train", "--regulariser", "correlation/mst/theirs", "--weight", 1)
+    assert status == 2
+    assert err.startswith("error: ZeroDivisionError: in the plugin\n")
+    assert "the plugin their-plugin of third_party_loss 1.2:" in err
+
+
+RAISES = """
+import topoloss
+
+class Theirs(topoloss.Loss):
+    def forward(self, diagrams):
+        raise ZeroDivisionError("in the plugin")
+
+@topoloss.hookimpl
+def topoloss_losses():
+    return {"theirs": Theirs}
+"""
+
+
+def test_a_defect_of_ours_is_one_line_and_asks_for_a_report(run, monkeypatch):
+    # As a release of pluggy might that breaks ours: nobody else's code takes part.
+    monkeypatch.setattr("topoloss.plugins.clashes", operator.truediv)
+    status, _, err = run("plugins")
+    assert status == 2
+    assert "Traceback" not in err
+    assert err.startswith("error: TypeError: ")
+    assert "probably a defect of topoloss. Please report it" in err
+    monkeypatch.setenv("TOPOLOSS_TRACEBACK", "1")
+    assert "Traceback" in run("plugins")[2]
+
+
+@pytest.mark.parametrize("given", ["json:dumps", "math:pow", "os:getcwd", "builtins:print"])
+def test_what_makes_no_component_is_refused(run, given):
+    status, _, err = run("check", given)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert "defect" not in err
+
+
+SPARSE = """
+import numpy, scipy.sparse, torch
+
+def tensor():
+    return torch.eye(50).to_sparse(), torch.arange(50) % 2
+
+def matrix():
+    return scipy.sparse.eye(50), numpy.arange(50) % 2
+"""
+
+
+def test_sparse_data_are_refused_with_what_to_do(run, own_module):
+    module = own_module(SPARSE)
+    for function in ("tensor", "matrix"):
+        status, _, err = run("train", "--data", f"{module}:{function}")
+        assert status == 2
+        assert "they are sparse; return .toarray(), or .to_dense()" in err
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "topoloss", "--help"]
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    os.close(write)
+    assert ran.returncode == 141
+    assert ran.stderr == b""
+
+
+def test_python_m_topoloss_is_the_command(tmp_path):
+    command = [sys.executable, "-m", "topoloss", "--version"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    ran = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert ran.stdout.decode() == f"topoloss {topoloss.__version__}\n"
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["what?", "a#b", "50%25", "{x}", "mit Leerzeichen", "größe&"])
+def test_any_letter_may_stand_in_the_path_of_a_folder(run, tmp_path, name):
+    folder = tmp_path / name
+    status, _, _ = run("compare", "none", "--splits", 1, "--max-epochs", 1, "--out", folder)
+    assert status == 0
+    assert "study.db" in files_in(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert optuna.study.get_all_study_names(open_storage(database(folder), 20))
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path):
+    """Two comparisons write their report into one folder, the second while the first does."""
+    path = tmp_path / "report.md"
+
+    def second(partial):
+        partial.write_text("first", encoding="utf-8")
+        write_whole(path, lambda other: other.write_text("second", encoding="utf-8"))
+        assert partial.read_text(encoding="utf-8") == "first"
+
+    write_whole(path, second)
+    assert path.read_text(encoding="utf-8") == "first"
+    assert files_in(tmp_path) == ["report.md"]
+
+
+@pytest.mark.filterwarnings("default:.*was cut short")
+def test_runs_that_were_cut_short_are_mended_from_the_study(run, tmp_path):
+    command = ("compare", "none", "l2=1e-4", "--splits", 2, "--max-epochs", 1, "--out", tmp_path)
+    run(*command)
+    file = tmp_path / "runs.csv"
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for cut in (0, 7, len(lines[0]) + 20, len(whole) - 2, len(whole) - 40):
+        file.write_bytes(whole[:cut])
+        status, _, err = run(*command)
+        assert status == 0
+        assert "runs.csv was cut short" in err
+        # Equal seconds show that nothing was trained again.
+        assert file.read_bytes() == whole
+    (tmp_path / "study.db").unlink()
+    file.write_bytes(whole[:-40])
+    status, out, err = run(*command)
+    assert status == 2
+    assert "line 5 holds no run" in err
+    assert "split 0" not in out  # told before training

@@ -15,6 +15,7 @@ from topoloss.errors import (
     OptionError,
     PluginError,
     UnknownNameError,
+    listed,
     nearest,
     shown,
 )
@@ -220,4 +221,4 @@ def check_options(what: str, factory: plugins.Factory, options: Mapping[str, Any
         ]
         unknown = [option for option in options if option not in known]
         hint = nearest(unknown[0], known) if unknown else ""
-        raise OptionError(f"{what}: {error}; its options are {known or 'none'}.{hint}") from error
+        raise OptionError(f"{what}: {error}; its options are {listed(known)}.{hint}") from error

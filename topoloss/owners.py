@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from types import TracebackType
 
 from topoloss.errors import InputError, TopolossError
 
-__all__ = ["has_note", "is_of_others", "no_exit", "note"]
+__all__ = ["has_note", "is_of_others", "no_exit", "note", "picklable"]
 
-_BEGIN = "This error was raised by"
+_BEGIN = "It was raised by"
 _PACKAGE = Path(__file__).parent
 _OURS = (_PACKAGE, _PACKAGE.parent / "plugins")
 _LIBRARIES = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
@@ -57,6 +58,18 @@ def no_exit(whose: str) -> Iterator[None]:
             f"{whose} ended Python with sys.exit({stop.code!r}); remove that call, or put it below "
             'if __name__ == "__main__".'
         ) from stop
+
+
+def picklable(error: Exception) -> Exception:
+    """The error, or one that says the same where another process could not be given it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:  # whatever the error's own methods raise
+        told = TopolossError(f"{type(error).__name__}: {error}")
+        for each in getattr(error, "__notes__", ()):
+            told.add_note(each)
+        return told
 
 
 def _first_of_others(error: BaseException) -> tuple[str, TracebackType] | None:

@@ -131,7 +131,7 @@ def compare(
     _runs_in(out, storage)  # what cannot be read is told now and not after hours of training
     total = splits * sum(each.runs for each in asked)
     try:
-        with screen.progress(total, "starting") as steps:
+        with screen.progress(total, "first runs") as steps:
             live = _Live(screen, steps)
             finished = sweep(
                 asked,
@@ -189,6 +189,7 @@ class _Live:
         self._screen = screen
         self._steps = steps
         self._run = ""
+        self._best: Run | None = None
 
     def start(self, arm: Arm, seed: int) -> None:
         self._run = f"{arm}, split {seed}"
@@ -200,6 +201,9 @@ class _Live:
     def finish(self, run: Run) -> None:
         self._steps.advance()
         score = 100 * run.outcome.validation_score
+        if self._best is None or score > 100 * self._best.outcome.validation_score:
+            self._best = run
+            self._steps.now(f"best {run.arm}, split {run.seed}, {score:.1f} %")
         self._screen.say(
             f"{run.arm}, split {run.seed}: validation {run.outcome.metric} {score:.2f} %, "
             f"{run.outcome.epochs} epochs" + (", diverged" if run.outcome.diverged else "")

@@ -27,13 +27,13 @@ def status_of(command: Callable[[], object]) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except BrokenPipeError:
-        # Python would complain again when it flushes what nobody reads.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _UNREAD
+        return _unread()
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _unread()
         if not owners.is_of_others(stop):
             raise  # shell completion ends so
         return _failed(stop)
@@ -42,6 +42,12 @@ def status_of(command: Callable[[], object]) -> int:
             _say("interrupted")
             return INTERRUPTED
         return _failed(error)
+
+
+def _unread() -> int:
+    # Python would complain when it flushes what nobody reads, into file 1.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return _UNREAD
 
 
 def _failed(error: BaseException) -> int:

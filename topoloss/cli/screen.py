@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["Screen", "Steps"]
+__all__ = ["Screen", "Steps", "time_left"]
 
 _GAP = 2  # blanks between two columns
 
@@ -99,8 +98,9 @@ class Screen:
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
             ),
         )
+        hidden = self.quiet or not self._console.is_terminal
         with Progress(
-            *columns, console=self._console, transient=True, expand=True, disable=self.quiet
+            *columns, console=self._console, transient=True, expand=True, disable=hidden
         ) as shown:
             yield Steps(shown, total, what)
 
@@ -125,7 +125,8 @@ class Steps:
         self._shown.update(self._task, completed=number, found=number)
 
     def advance(self) -> None:
-        self._shown.update(self._task, advance=1, last=time.monotonic())
+        now = self._shown.tasks[0].elapsed
+        self._shown.update(self._task, advance=1, last=now)
 
     def now(self, what: str) -> None:
         """Say what is done now."""
@@ -133,23 +134,36 @@ class Steps:
 
 
 class _TimeLeft(ProgressColumn):
-    """The time that the other steps take, if each takes as long as those until now.
-
-    Rich's own looks back 30 seconds, and knows nothing if a step takes a minute.
-    """
+    """Rich's own looks back 30 seconds, and knows nothing if a step takes a minute."""
 
     def render(self, task: Task) -> Text:
-        return Text(_time_left(task), style="progress.remaining", no_wrap=True)
+        last, now = task.fields["last"], task.elapsed or 0.0
+        done = int(task.completed) - task.fields["found"]
+        left = int(task.total or 0) - int(task.completed)
+        return Text(time_left(done, left, now if last is None else last, now), no_wrap=True)
 
 
-def _time_left(task: Task) -> str:
-    done = task.completed - task.fields["found"]
-    last = task.fields["last"]
-    if task.total is None or not done or last is None or task.start_time is None:
-        return f"{_clock(task.elapsed or 0)} so far"
-    each = (last - task.start_time) / done
-    since = time.monotonic() - last
-    return f"{_clock(max(0, each * (task.total - task.completed) - since))} left"
+def time_left(done: int, left: int, last: float, now: float) -> str:
+    """How long the other steps take, if each takes as long as those until now.
+
+    Parameters
+    ----------
+    done, left : int
+        Steps.
+    last, now : float
+        When the last step was done, and now: seconds since the first began.
+
+    Examples
+    --------
+    >>> from topoloss.cli.screen import time_left
+    >>> time_left(done=2, left=3, last=120.0, now=150.0)  # 3 minutes, of which half of one passed
+    '0:02:30 left'
+    >>> time_left(done=0, left=5, last=0.0, now=90.0)
+    '0:01:30 so far'
+    """
+    if not done:
+        return f"{_clock(now)} so far"
+    return f"{_clock(max(0.0, last / done * left - (now - last)))} left"
 
 
 def _clock(seconds: float) -> str:

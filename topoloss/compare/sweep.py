@@ -23,6 +23,7 @@ from topoloss.compare.setups import check
 from topoloss.compare.storage import using
 from topoloss.compare.studies import Plan, Studies
 from topoloss.errors import TopolossError
+from topoloss.owners import picklable
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -157,5 +158,8 @@ def _work_in_child(plan: Plan) -> None:
         if _stop.is_set():
             raise KeyboardInterrupt
 
-    with using(plan.storage), Studies(plan) as studies:
-        studies.work(on_epoch=end_if_told)
+    try:
+        with using(plan.storage), Studies(plan) as studies:
+            studies.work(on_epoch=end_if_told)
+    except Exception as error:
+        raise picklable(error) from error

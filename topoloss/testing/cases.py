@@ -90,7 +90,7 @@ def kinds_of(component: object) -> list[str]:
             made = component(**options)
     made_type = made if inspect.isclass(made) else type(made)
     kinds = [kind for kind, (_, base) in plugins.KINDS.items() if issubclass(made_type, base)]
-    if not kinds and offers(made):
+    if not kinds and not isinstance(made, str) and offers(made):
         kinds = ["plugin"]
     if not kinds:
         raise OptionError(
