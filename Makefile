@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
+WHEELS := .wheels
 LOWEST := .venv-lowest
 BENCH_INSTALLED := $(VENV)/.installed-bench
 DOCS_INSTALLED := $(VENV)/.installed-docs
@@ -17,7 +19,7 @@ GPU_RUN = PYTHONPATH=.:plugins:$(GPU_SITE) $(or $(GPU_PYTHON),$(BIN)/python)
 # Further options of pytest, such as -W default where a newer torch warns of more.
 GPU_OPTIONS ?=
 
-.PHONY: demo test test-slow test-browser test-deep test-zoo test-lowest test-mutants test-gpu gpu-wheels lint types check docs bench bench-report bench-gpu paper paper-report clean help
+.PHONY: demo test test-slow test-browser test-deep test-zoo test-lowest test-mutants test-gpu gpu-wheels wheels lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
 	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
@@ -30,6 +32,7 @@ help:
 	@echo "make test-mutants  plant bugs, and see which the tests notice: hours; goes on where it ended; JOBS=2"
 	@echo "make test-gpu  what needs a GPU; GPU_PYTHON=python3 for an interpreter of your own"
 	@echo "make gpu-wheels  what such an interpreter may lack, to be carried where there is no network"
+	@echo "make wheels  the wheel, installed by itself and tried on each Python of PYTHONS"
 	@echo "make lint   ruff and spelling          make types  mypy"
 	@echo "make docs   the site, in docs/_build/html; every code block is run"
 	@echo "make bench  the benchmark, beside the peers; SIZES='1010 4096' for some sizes only"
@@ -41,7 +44,7 @@ help:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	touch $@ $(DEMO_INSTALLED)
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -56,8 +59,21 @@ $(BROWSER_INSTALLED): $(INSTALLED)
 	-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	touch $@
 
-demo: $(INSTALLED)
-	$(BIN)/topoloss compare none t1=1e-3 t2=1 naive=0.3 --splits 3 --out runs/demo --fresh
+# Less than the tests need, and with progress: the first command of whoever tries this.
+$(DEMO_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --constraint constraints.txt --editable '.[cli,compare]'
+	touch $@
+
+# The libraries of every process use one thread: threads that wait for one another beside busy
+# processes make training many times slower.
+demo: $(DEMO_INSTALLED)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/topoloss \
+		compare none t1=1e-3 t2=1 naive=0.3 --splits 3 --out runs/demo --fresh
+	@echo
+	@echo "Try next: $(BIN)/topoloss compare none t1=1e-4,1e-3 t2=0.3,1 --splits 8"
+	@echo "          $(BIN)/topoloss train --regulariser t1 --max-epochs 150 --out runs/t1"
+	@echo "          $(BIN)/topoloss inspect runs/t1"
 
 # Processes that share the tests; by default one for each core.
 WORKERS ?= auto
@@ -112,6 +128,24 @@ test-gpu: $(GPU_READY)
 	$(GPU_RUN) -m pytest $(GPU_OPTIONS) tests/gpu tests/plugins/test_triton_backend.py \
 		tests/plugins/test_triton_light.py tests/plugins/test_triton_tensor_cores.py \
 		tests/testing/test_shipped.py
+
+# Interpreters to install the wheel on. One that is not here is told and left out.
+PYTHONS ?= python3.11 python3.12 python3.13
+
+# Outside the checkout, or Python would find the package there.
+wheels:
+	rm -rf $(WHEELS)
+	$(PYTHON) -m venv $(WHEELS)/build
+	$(WHEELS)/build/bin/pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	for python in $(PYTHONS); do \
+		$$python --version || { echo "$$python is not here: not tried"; continue; }; \
+		$$python -m venv $(WHEELS)/$$python && \
+		$(WHEELS)/$$python/bin/pip install --quiet --constraint constraints.txt \
+			"$$(echo $(WHEELS)/*.whl)[cli,compare]" && \
+		(cd $(WHEELS)/$$python && for command in --version plugins "check t1 --quiet" \
+			"train --max-epochs 2 --quiet" "compare none t1=1e-3 --max-epochs 2 --quiet"; do \
+			bin/python -m topoloss $$command || exit 1; done) || exit 1; \
+	done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
