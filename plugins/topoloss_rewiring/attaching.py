@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from topoloss_plugins.hooks import OwnHook
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import topoloss
 from topoloss_rewiring.choosing import moved
 
 __all__ = ["Rewiring", "rewire"]
+
+# Layers that are kept sparse now.
+_SPARSE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def rewire(
@@ -34,7 +41,8 @@ def rewire(
     fraction : float
         The share of these that move at each step, from 0 to 1.
     layers : sequence of str, optional
-        Names of linear layers; by default all.
+        Names of linear layers; by default all but those inside of attention, which it does not
+        call.
     seed : int
         Of the first connections.
 
@@ -46,13 +54,21 @@ def rewire(
     Raises
     ------
     OptionError
-        For a name that is no linear layer's, or a model without one.
+        For a name that is no linear layer's, a model without one, or a layer whose weight is not
+        its own to be kept sparse: frozen, shared with another module, computed (as by a weight
+        norm), or sparse already.
 
     Notes
     -----
     At each step the connections of smallest absolute weight go. As many come between the neurons
     whose activations in the latest training pass have the largest absolute cosine. These
     begin with weight 0, so the network computes the same as without them.
+
+    **Checkpoints.** Save `state_dict()` beside those of the model and the optimiser. To go on,
+    rewire a new model first, as this cuts weights, and then load all of them.
+
+    **Copies.** A copy of the model alone is no longer kept sparse; `copy.deepcopy` of a structure
+    that holds model and rewiring copies both.
 
     References
     ----------
@@ -76,13 +92,39 @@ def rewire(
     topoloss.check_number("fraction", fraction, least=0, most=1)
     topoloss.check_number("seed", seed, whole=True, least=0)
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    chosen = list(linear) if layers is None else layers
-    if not chosen or isinstance(chosen, str) or any(name not in linear for name in chosen):
+    # Attention multiplies by the weight of such a layer itself.
+    called = [n for n, m in linear.items() if not isinstance(m, NonDynamicallyQuantizableLinear)]
+    chosen = called if layers is None else layers
+    named = isinstance(chosen, (list, tuple)) and all(name in linear for name in chosen)
+    if not chosen or not named:
         raise topoloss.OptionError(
             f"layers={layers!r} was given; expected a list of names among the model's linear "
             f"layers, {list(linear)}."
         )
+    for name in chosen:
+        _check_own_weight(model, name, linear[name])
     return Rewiring(model, {name: linear[name] for name in chosen}, density, fraction, seed)
+
+
+def _check_own_weight(model: nn.Module, name: str, layer: nn.Linear) -> None:
+    """Raise an `OptionError` unless this layer alone decides which of its weights are 0."""
+    weight = dict(layer.named_parameters(recurse=False)).get("weight")
+    parameters = model.named_parameters(remove_duplicate=False)
+    holders = [] if weight is None else [n for n, p in parameters if p is weight]
+    if weight is None:
+        what = "computes its weight, as by a parametrisation or a weight norm"
+    elif layer in _SPARSE:
+        what = "is kept sparse already: call remove() of what rewire returned first"
+    elif not weight.requires_grad:
+        what = "is frozen: its weight has requires_grad=False"
+    elif len(holders) > 1:
+        what = f"shares its weight: it is {' and '.join(map(repr, holders))}"
+    else:
+        return
+    raise topoloss.OptionError(
+        f"layer {name!r} {what}. Expected layers that learn a weight of their own; choose them "
+        "with layers=."
+    )
 
 
 class Rewiring:
@@ -102,21 +144,33 @@ class Rewiring:
         fraction: float,
         seed: int,
     ) -> None:
+        self._model = model
         self._layers = layers
         self._fraction = fraction
-        self._inputs: dict[str, Tensor] = {}
+        self._removed = False
         # Neurons are what follows a layer, its activation included.
         self._seen = topoloss.observe(model, layers=list(layers), units="channel")
         generator = torch.Generator().manual_seed(seed)
         self.connected = {
             name: _at_random(layer.weight, density, generator) for name, layer in layers.items()
         }
+        self._connect()
         self._cut()
-        self._handles: list[Any] = [register_optimizer_step_post_hook(self._after_step)]
-        for name, layer in layers.items():
-            self._handles.append(layer.register_forward_pre_hook(self._noting(name)))
-            mask = layer.weight.register_hook(self._masking(name))  # type: ignore[no-untyped-call]
-            self._handles.append(mask)
+
+    def _connect(self) -> None:
+        # Of the latest training pass.
+        self._trained = False
+        self._inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] | None = None
+        # Before the observation's own, which forgets the pass before.
+        begin = self._model.register_forward_pre_hook(OwnHook(self._before_pass), prepend=True)
+        self._handles: list[Any] = [register_optimizer_step_post_hook(self._after_step), begin]
+        for name, layer in self._layers.items():
+            note = OwnHook(partial(self._note, name))
+            self._handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
+            mask = partial(self._masked, name)
+            self._handles.append(layer.weight.register_hook(mask))  # type: ignore[no-untyped-call]
+            _SPARSE.add(layer)
 
     def __call__(self) -> Tensor:
         """Return 0: connections are no term of the loss."""
@@ -129,27 +183,69 @@ class Rewiring:
         Raises
         ------
         AttachmentError
-            If there was none.
+            If there was none, or the rewiring was removed.
+        NonFiniteError
+            If weights or neurons hold NaN or infinity.
         """
+        if self._removed:
+            raise topoloss.AttachmentError(
+                "this rewiring was removed; call topoloss_rewiring.rewire again."
+            )
         if not self._inputs:
             raise topoloss.AttachmentError(
                 "no training pass was seen since the last step; run the model in training mode "
                 "before step()."
             )
-        outputs = self._seen.activations()
+        if self._outputs is None and not self._trained:
+            raise topoloss.AttachmentError(
+                "the latest pass of this compiled model was in evaluation mode; call step() after "
+                "training and before it."
+            )
+        outputs = self._seen.activations() if self._outputs is None else self._outputs
         for name, layer in self._layers.items():
-            if name not in self._inputs:
-                continue  # the pass did not call it
             x, y = self._inputs[name].flatten(0, -2), outputs[name]
-            self.connected[name] = moved(self.connected[name], layer.weight, x, y, self._fraction)
-        self._inputs = {}
+            here = self.connected[name].to(layer.weight.device)
+            self.connected[name] = moved(here, layer.weight, x, y, self._fraction)
+        self._inputs, self._outputs = {}, None
+        self._cut()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, beside the model's state, to go on with the connections."""
+        return {"connected": {name: c.clone() for name, c in self.connected.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the connections that ``state_dict()`` returned, and cut all others.
+
+        Raises
+        ------
+        OptionError
+            If it is the state of something else.
+        """
+        expected = {name: tuple(c.shape) for name, c in self.connected.items()}
+        connected = state.get("connected") if isinstance(state, Mapping) else None
+        if not isinstance(connected, Mapping):
+            connected = {}
+        received = {n: tuple(c.shape) for n, c in connected.items() if isinstance(c, Tensor)}
+        if received != expected:
+            raise topoloss.OptionError(
+                f"the state holds connections of the shapes {received}; expected {expected}, as "
+                "state_dict() of a rewiring of this model returns them."
+            )
+        self.connected = {
+            name: connected[name].to(layer.weight.device, torch.bool, copy=True)
+            for name, layer in self._layers.items()
+        }
         self._cut()
 
     def remove(self) -> None:
         """Let all connections learn again; those that are 0 begin there."""
+        if self._removed:
+            return
         for handle in self._handles:
             handle.remove()
         self._seen.remove()
+        _SPARSE.difference_update(self._layers.values())
+        self._removed = True
 
     def __enter__(self) -> Rewiring:
         return self
@@ -157,24 +253,45 @@ class Rewiring:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("_handles", "_inputs", "_outputs", "_trained"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._connect()
+        if self._removed:
+            self._removed = False
+            self.remove()
+
     @torch.no_grad()
     def _cut(self) -> None:
         for name, layer in self._layers.items():
-            layer.weight.mul_(self.connected[name])
+            layer.weight.mul_(self.connected[name].to(layer.weight.device))
 
     def _after_step(self, *step: object) -> None:
         # Momentum moves a weight also where it has no gradient.
         self._cut()
 
-    def _noting(self, name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if module.training:
-                self._inputs[name] = args[0].detach()
+    def _before_pass(self, model: nn.Module, args: object) -> None:
+        if model.training:
+            self._inputs, self._outputs = {}, None
+        elif not torch.compiler.is_compiling() and self._trained and self._inputs:
+            # This pass, an evaluation, is about to take the place of the training pass.
+            self._outputs = {name: y.detach() for name, y in self._seen.activations().items()}
+        self._trained = model.training
 
-        return note
+    def _note(
+        self, name: str, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> None:
+        # Of several calls in a pass the first, as the observation names it.
+        if module.training and name not in self._inputs:
+            self._inputs[name] = (args[0] if args else kwargs["input"]).detach()
 
-    def _masking(self, name: str) -> Any:
-        return lambda gradient: gradient * self.connected[name]
+    def _masked(self, name: str, gradient: Tensor) -> Tensor:
+        return gradient * self.connected[name].to(gradient.device)
 
 
 def _at_random(weight: Tensor, density: float, generator: torch.Generator) -> Tensor:

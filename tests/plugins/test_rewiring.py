@@ -1,5 +1,8 @@
 """Cosine-similarity rewiring: which connections move by hand, and what training leaves sparse."""
 
+import copy
+import io
+
 import pytest
 import torch
 from topoloss_rewiring import moved, rewire
@@ -42,6 +45,14 @@ def test_no_more_move_than_asked_and_than_there_are_places(fraction, expected):
     connected = torch.tensor([[True, True, True, False]])
     weight = torch.tensor([[0.1, 2.0, 3.0, 0.0]])
     assert moved(connected, weight, X, Y, fraction).tolist() == [expected]
+
+
+def test_the_share_that_moves_is_that_of_the_fraction_as_written():
+    """0.29 of 100 are 29, though the product of floats is 28.999999999999996."""
+    connected = torch.arange(200)[None] < 100
+    x = torch.rand(5, 200, generator=torch.Generator().manual_seed(0))
+    found = moved(connected, torch.rand(1, 200), x, x[:, :1], fraction=0.29)
+    assert int((connected & ~found).sum()) == 29
 
 
 def test_a_constant_zero_neuron_is_like_none():
@@ -102,6 +113,206 @@ def test_a_step_is_that_of_the_latest_training_pass():
     sparse.remove()
 
 
+def test_a_pass_in_evaluation_mode_changes_no_step():
+    """The validation after an epoch, of as many samples or of others."""
+    x = torch.randn(16, 10)
+    after = []
+    for validation in (None, torch.randn(16, 10), torch.randn(5, 10)):
+        model = network()
+        with rewire(model, density=0.5, fraction=0.3) as sparse:
+            model(x)
+            if validation is not None:
+                model.eval()
+                for _ in range(2):
+                    model(validation)
+                model.train()
+            sparse.step()
+            after.append(sparse.connected)
+    for connected in after[1:]:
+        assert all(torch.equal(connected[name], after[0][name]) for name in connected)
+
+
+def test_a_compiled_model_must_not_be_evaluated_before_a_step():
+    model, x = network(), torch.randn(16, 10)
+    with rewire(model, density=0.5) as sparse:
+        before = sparse.connected["0"].clone()
+        model(x)  # shows what follows each layer
+        model.eval()(x)
+        compiled = torch.compile(model.train(), backend="eager")
+        compiled(x)
+        sparse.step()
+        assert not torch.equal(sparse.connected["0"], before)
+        compiled(x)
+        compiled.eval()
+        compiled(x)
+        with pytest.raises(topoloss.AttachmentError, match="after training and before it"):
+            sparse.step()
+
+
+def test_a_layer_may_be_called_by_keyword_and_more_than_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.layer(input=torch.relu(self.layer(input=x)))
+
+    torch.manual_seed(0)
+    model, x = Twice(), torch.randn(9, 6)
+    with rewire(model, density=0.5) as sparse:
+        before = sparse.connected["layer"].clone()
+        weight = model.layer.weight.detach().clone()
+        model(x)
+        expected = moved(before, weight, x, torch.relu(model.layer(x)).detach(), 0.3)
+        sparse.step()
+        assert torch.equal(sparse.connected["layer"], expected)
+
+
+def test_attention_is_rewired_but_for_the_layer_that_it_does_not_call():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with rewire(model, density=0.3) as sparse:
+        assert list(sparse.connected) == ["linear1", "linear2"]
+        model(torch.randn(3, 5, 8))
+        sparse.step()
+
+
+def test_training_goes_on_from_a_checkpoint_with_its_connections():
+    x, saved = torch.randn(16, 10), io.BytesIO()
+
+    def make(seed):
+        model = network()
+        sparse = rewire(model, density=0.25, fraction=0.5, seed=seed)
+        return model, sparse, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def epochs(model, sparse, optimiser, count):
+        for _ in range(count):
+            train(model, optimiser, sparse, x)
+            sparse.step()
+
+    first = make(seed=0)
+    epochs(*first, 2)
+    torch.save([each.state_dict() for each in first], saved)
+    epochs(*first, 2)
+    second = make(seed=1)
+    saved.seek(0)
+    for each, state in zip(second, torch.load(saved), strict=True):
+        each.load_state_dict(state)
+    epochs(*second, 2)
+    for name, connected in first[1].connected.items():
+        assert torch.equal(second[1].connected[name], connected)
+    for ours, theirs in zip(first[0].parameters(), second[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_loading_cuts_what_is_not_connected():
+    model = network()
+    with rewire(model, density=0.25) as sparse:
+        state = sparse.state_dict()
+        model.load_state_dict(network().state_dict())
+        sparse.load_state_dict(state)
+        for name, connected in state["connected"].items():
+            assert torch.equal(model.get_submodule(name).weight != 0, connected)
+        for wrong in ({}, {"connected": {}}, {"connected": {"0": torch.ones(2, 2)}}, None):
+            with pytest.raises(topoloss.OptionError, match=r"expected \{'0': \(8, 10\)"):
+                sparse.load_state_dict(wrong)
+
+
+def test_a_copy_of_the_model_alone_is_not_kept_sparse_and_tells_the_original_nothing():
+    model, x = network(), torch.randn(16, 10)
+    with rewire(model, density=0.25) as sparse:
+        model(x)
+        alone = copy.deepcopy(model)
+        train(alone, torch.optim.SGD(alone.parameters(), lr=0.1), lambda: 0, torch.randn(3, 10))
+        assert (alone[0].weight != 0).all()
+        expected = moved(
+            sparse.connected["0"], model[0].weight.detach(), x, hidden_of(model, x), 0.3
+        )
+        sparse.step()
+        assert torch.equal(sparse.connected["0"], expected)
+
+
+def through_pickle(both):
+    saved = io.BytesIO()
+    torch.save(both, saved)
+    saved.seek(0)
+    return torch.load(saved, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_model_and_rewiring_are_copied_together(copied):
+    model, x = network(), torch.randn(16, 10)
+    with rewire(model, density=0.25, fraction=0.5) as sparse:
+        other, its = copied((model, sparse))
+        before = its.connected["0"].clone()
+        optimiser = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+        train(other, optimiser, its, x)
+        its.step()
+        assert int((before & ~its.connected["0"]).sum()) == 10
+        assert torch.equal(sparse.connected["0"], before)
+        train(other, optimiser, its, x)
+        assert not other[0].weight[~its.connected["0"]].any()
+        its.remove()
+        _, removed = copied((other, its))
+        with pytest.raises(topoloss.AttachmentError, match="was removed"):
+            removed.step()
+
+
+def test_a_model_that_moves_to_another_dtype_stays_sparse():
+    model = network()
+    with rewire(model, density=0.25) as sparse:
+        model.double()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(model, optimiser, sparse, torch.randn(16, 10, dtype=torch.float64))
+        sparse.step()
+        assert not model[0].weight[~sparse.connected["0"]].any()
+
+
+def frozen():
+    return nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 2))
+
+
+def tied():
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
+    model[1].weight = model[0].weight
+    return model
+
+
+def normed():
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (frozen, "layer '0' is frozen"),
+        (tied, "layer '1' shares its weight: it is '0.weight' and '1.weight'"),
+        (normed, "layer '0' computes its weight"),
+    ],
+)
+def test_a_weight_that_is_not_a_layers_own_is_refused(make, message):
+    with pytest.raises(topoloss.OptionError, match=message):
+        rewire(make())
+
+
+def test_a_layer_is_kept_sparse_once():
+    model = network()
+    sparse = rewire(model)
+    with pytest.raises(topoloss.OptionError, match="layer '0' is kept sparse already"):
+        rewire(model)
+    sparse.remove()
+    rewire(model).remove()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_nothing_is_alike_to_what_is_not_finite(bad):
+    model = network()
+    with rewire(model) as sparse:
+        model(torch.full((3, 10), bad))
+        with pytest.raises(topoloss.NonFiniteError, match="x and y hold NaN or infinity"):
+            sparse.step()
+
+
 def test_the_same_seed_begins_alike():
     one, two, other = (rewire(network(), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.connected["0"], two.connected["0"])
@@ -130,7 +341,10 @@ def test_removed_it_leaves_nothing_behind():
         (lambda: rewire(network(), fraction=2), "0 <= fraction <= 1"),
         (lambda: rewire(network(), layers=["1"]), "linear layers, .'0', '2'"),
         (lambda: rewire(nn.Sequential(nn.ReLU())), "linear layers"),
+        (lambda: rewire(network(), layers=3), "a list of names"),
         (lambda: rewire(network()).step(), "run the model in training mode"),
+        (lambda: moved(X > 0, X, X, Y, 0.5), r"'y': \(2, 1\)"),
+        (lambda: moved(X[:1] > 0, X[:1], X, Y, 2), "0 <= fraction <= 1"),
     ],
 )
 def test_wrong_uses_are_errors_of_the_library(use, message):
