@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from topoloss_plugins.hooks import OwnHook
 from torch import Tensor, nn
 
 import topoloss
@@ -13,7 +14,11 @@ from topoloss_structured_noise.layer import StructuredNoise
 
 __all__ = ["NoiseAttachment", "structured_noise"]
 
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink,
+    nn.Tanhshrink, nn.Threshold, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softplus, nn.Softsign,
+)  # fmt: skip
 
 
 def structured_noise(
@@ -36,7 +41,13 @@ def structured_noise(
     Raises
     ------
     OptionError
-        For a name that is no module's, or a model without such an activation.
+        For a name that is no module's or stands there twice, or a model without such an
+        activation.
+
+    Notes
+    -----
+    A copy of the model alone has no noise; `copy.deepcopy` of a structure that holds model and
+    attachment copies both.
 
     Examples
     --------
@@ -53,11 +64,16 @@ def structured_noise(
     modules = dict(model.named_modules())
     if layers is None:
         layers = [name for name, module in modules.items() if isinstance(module, _ACTIVATIONS)]
-    unknown = [name for name in layers if name not in modules]
-    if unknown or not layers or isinstance(layers, str):
+        if not layers:
+            raise topoloss.OptionError(
+                f"{type(model).__name__} has no activation that is a module, such as ReLU; name "
+                "the modules whose output to disturb with layers=."
+            )
+    listed = isinstance(layers, (list, tuple)) and all(name in modules for name in layers)
+    if not listed or not layers or len(set(layers)) < len(layers):
         raise topoloss.OptionError(
-            f"layers={layers!r} was given; expected a list of at least one name among "
-            f"{list(modules)[1:]}. By default the activations are taken that are modules."
+            f"layers={layers!r} was given; expected a list of at least one name, each once, among "
+            f"{list(modules)[1:]}."
         )
     return NoiseAttachment(model, StructuredNoise(variance), tuple(layers))
 
@@ -72,27 +88,50 @@ class NoiseAttachment:
 
     def __init__(self, model: nn.Module, noise: StructuredNoise, layers: tuple[str, ...]) -> None:
         self.layers = layers
-        self._device = next((p.device for p in model.parameters()), None)
+        self._model = model
+        self._noise = noise
+        self._removed = False
+        self._connect()
 
-        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            noise.train(module.training)
-            noisy: Tensor = noise(output)
-            return noisy
+    def _connect(self) -> None:
+        modules = dict(self._model.named_modules())
+        hook = OwnHook(self._disturb)
+        self._hooks = [modules[name].register_forward_hook(hook) for name in self.layers]
 
-        modules = dict(model.named_modules())
-        self._hooks = [modules[name].register_forward_hook(hook) for name in layers]
+    def _disturb(self, module: nn.Module, args: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise topoloss.InputError(
+                f"a {type(module).__name__} put out something of type {type(output).__name__}, and "
+                "structured noise multiplies a tensor; choose other modules with layers=."
+            )
+        self._noise.train(module.training)
+        noisy: Tensor = self._noise(output)
+        return noisy
 
     def __call__(self) -> Tensor:
         """Return 0: the noise is in the forward pass, and adds nothing to the loss."""
-        return torch.zeros((), device=self._device)
+        parameter = next(self._model.parameters(), None)
+        return torch.zeros((), device=None if parameter is None else parameter.device)
 
     def remove(self) -> None:
         """Take the noise out of the model."""
         for hook in self._hooks:
             hook.remove()
+        self._removed = True
 
     def __enter__(self) -> NoiseAttachment:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        del kept["_hooks"]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hooks = []
+        if not self._removed:
+            self._connect()

@@ -49,6 +49,12 @@ def correlated(
     >>> correlated(x, torch.tensor([[0.0, 2**0.5]]), torch.zeros(1, 2))
     tensor([[ 1., -2.]])
     """
+    draws, samples = len(shared), len(x)
+    if shared.shape != (draws, samples) or own.shape != (draws, *x.shape[1:]) or x.ndim != 2:
+        raise topoloss.InputError(
+            f"tensors of the shapes {tuple(x.shape)}, {tuple(shared.shape)} and {tuple(own.shape)} "
+            "were given; expected (samples, n), (draws, samples) and (draws, n)."
+        )
     centred = x - x.mean(0)
     noise: Tensor = shared @ centred / len(x) ** 0.5 + _RIDGE**0.5 * own
     return noise
@@ -92,10 +98,15 @@ class StructuredNoise(nn.Module):
 
     def forward(self, x: Float[Tensor, "samples *neurons"]) -> Float[Tensor, "samples *neurons"]:
         """Multiply activations by noise in training mode; return them as they are otherwise."""
-        if x.ndim < 2 or not x.is_floating_point():
+        if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
+            given = (
+                f"a tensor of shape {tuple(x.shape)} and {x.dtype}"
+                if isinstance(x, Tensor)
+                else f"something of type {type(x).__name__}"
+            )
             raise topoloss.InputError(
-                f"a tensor of shape {tuple(x.shape)} and {x.dtype} was given; expected "
-                "floating-point activations (samples, neurons), or with further axes."
+                f"{given} was given; expected floating-point activations (samples, neurons), or "
+                "with further axes."
             )
         if not self.training or self.variance == 0:
             return x

@@ -1,6 +1,7 @@
 """Adaptive structured noise: its covariance by hand, and where it is added."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -77,12 +78,78 @@ def test_attached_it_is_the_network_with_layers_of_it_until_it_is_removed():
 
 
 @pytest.mark.parametrize(
+    "activation",
+    [
+        *(nn.ReLU, nn.ReLU6, nn.PReLU, nn.SELU, nn.CELU, nn.Mish, nn.Hardswish, nn.Hardtanh),
+        *(nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.RReLU, nn.LogSigmoid, nn.Tanhshrink),
+    ],
+)
+def test_every_elementwise_activation_is_found(activation):
+    model = nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 5), nn.ReLU())
+    with structured_noise(model) as noise:
+        assert noise.layers == ("1", "3")
+
+
+def varies(model, x):
+    return not torch.equal(model(x), model(x))
+
+
+def test_a_copy_of_the_model_alone_has_no_noise():
+    model, x = network(), torch.randn(8, 4)
+    with structured_noise(model):
+        alone = copy.deepcopy(model)
+        assert varies(model, x)
+        assert not varies(alone, x)
+
+
+def through_pickle(both):
+    saved = io.BytesIO()
+    torch.save(both, saved)
+    saved.seek(0)
+    return torch.load(saved, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_model_and_noise_are_copied_together(copied):
+    model, x = network(), torch.randn(8, 4)
+    with structured_noise(model) as noise:
+        other, its = copied((model, noise))
+        assert varies(other, x)
+        its.remove()
+        assert not varies(other, x)
+        assert varies(model, x)
+        removed, _ = copied((other, its))
+        assert not varies(removed, x)
+
+
+def test_a_compiled_model_has_noise_in_training_alone():
+    model, x = network(), torch.randn(8, 4)
+    with structured_noise(model):
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert varies(compiled, x)
+        assert not varies(compiled.eval(), x)
+
+
+def test_a_module_that_puts_out_no_tensor_is_named():
+    model = nn.Sequential(nn.LSTM(4, 3))
+    with (
+        structured_noise(model, layers=["0"]),
+        pytest.raises(topoloss.InputError, match="a LSTM put out something of type tuple"),
+    ):
+        model(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
     ("use", "message"),
     [
         (lambda: StructuredNoise(variance=-1), "variance >= 0"),
         (lambda: StructuredNoise()(torch.ones(3).long()), "expected"),
         (lambda: structured_noise(None), "expected a Module"),
-        (lambda: structured_noise(nn.Linear(2, 2)), "at least one name"),
+        (lambda: StructuredNoise()(None), "something of type NoneType"),
+        (lambda: structured_noise(nn.Linear(2, 2)), "no activation that is a module"),
+        (lambda: structured_noise(network(), layers=["1", "1"]), "each once"),
+        (lambda: structured_noise(network(), layers=1), "a list"),
+        (lambda: correlated(torch.ones(4, 3), torch.ones(2, 3), torch.ones(2, 3)), "draws, samp"),
         (lambda: structured_noise(network(), layers=["7"]), "at least one name"),
         (lambda: structured_noise(network(), layers="1"), "a list"),
     ],
