@@ -152,10 +152,11 @@ def check_named(
 ) -> Mapping[str, Tensor]:
     """Return `given` if it is a mapping from names to tensors."""
     if isinstance(given, Mapping):
-        wrong = next((name for name, x in given.items() if not isinstance(x, Tensor)), None)
+        wrong = next((n for n, x in given.items() if not isinstance(x, Tensor) or x.is_meta), None)
         if wrong is None:
             return given
-        was_given = f"{describe(given[wrong])} for {wrong!r}"
+        no_values = " that holds no values (meta)" if isinstance(given[wrong], Tensor) else ""
+        was_given = f"{describe(given[wrong])}{no_values} for {wrong!r}"
     else:
         was_given = describe(given)
     raise InputError(

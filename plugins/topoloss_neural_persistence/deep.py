@@ -172,8 +172,9 @@ def _standard_scores(w: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outpu
     fixed = w.detach()
     constant = fixed.amax() == fixed.amin()
     # In units of a power of two, which rounds nothing, squares do not overflow.
-    exponent = torch.frexp(fixed.abs().amax()).exponent
-    scaled = torch.where(constant, 0, w) * torch.ldexp(torch.ones_like(fixed[0, 0]), -exponent)
+    # That just below the largest weight is a number itself, of subnormal weights, too.
+    exponent = torch.frexp(fixed.abs().amax()).exponent - 1
+    scaled = torch.where(constant, 0, w) / torch.ldexp(torch.ones_like(fixed[0, 0]), exponent)
     centred = scaled - scaled.mean()
     variance = torch.where(constant, 1, centred.square().mean())
     return centred.abs() * variance.rsqrt()

@@ -76,6 +76,9 @@ def _matrix(name: str, w: Tensor, convolution: Convolution, remedy: str) -> Tens
             f"layer {name!r} has a weight of shape {tuple(w.shape)} and {w.dtype}; expected "
             "floating-point numbers of shape (outputs, inputs), at least one of each."
         )
+    if w.layout != torch.strided or w.is_meta:
+        what = "no values (meta)" if w.is_meta else f"the layout {w.layout}"
+        raise topoloss.InputError(f"layer {name!r} has a weight of {what}; expected a dense one.")
     if w.ndim > 2 and convolution == "raise":
         raise topoloss.InputError(
             f"layer {name!r} has a weight of shape {tuple(w.shape)}: a convolution, whose graph "

@@ -44,6 +44,9 @@ def check_weight(name: str, w: object) -> None:
         raise topoloss.InputError(
             f"layer {name!r} has a weight of shape {tuple(w.shape)} and {w.dtype}; {expected}."
         )
+    if w.layout != torch.strided or w.is_meta:
+        what = "no values (meta)" if w.is_meta else f"the layout {w.layout}"
+        raise topoloss.InputError(f"layer {name!r} has a weight of {what}; expected a dense one.")
 
 
 def spectrum_of(name: str, weight: Float[Tensor, "outputs inputs *kernel"]) -> Spectrum:
@@ -66,7 +69,8 @@ def spectrum(matrix: Float[Tensor, "outputs inputs"]) -> Spectrum:
     """Decompose a matrix, differentiably."""
     # In units of a power of two, which rounds nothing, squares neither over- nor underflow.
     largest = matrix.detach().abs().amax()
-    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
+    # That just below the largest entry is a number itself, however large that is.
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     unit = torch.where(largest == 0, 1, unit)
     left, values, right = _Decomposition.apply(matrix / unit)  # type: ignore[no-untyped-call]
     live = values.detach() > _rounding(matrix.shape, values.detach())

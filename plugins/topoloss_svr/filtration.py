@@ -11,6 +11,7 @@ from torch import Tensor
 
 import topoloss
 from topoloss_svr.network import spectral_graph
+from topoloss_svr.overlaps import MOST_SIGMA
 
 __all__ = ["SpectralFiltration"]
 
@@ -61,7 +62,7 @@ class SpectralFiltration(topoloss.Filtration):
     def __init__(self, *, sigma: float | None = 3.0) -> None:
         super().__init__()
         if sigma is not None:
-            topoloss.check_number("sigma", sigma, least=0, instead="None")
+            topoloss.check_number("sigma", sigma, least=0, most=MOST_SIGMA, instead="None")
         self.sigma = sigma
 
     def vertices(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -69,7 +69,9 @@ def spectral_graph(
     Parameters
     ----------
     network : Sequential, or dict of str to Tensor
-        Fully connected layers and convolutions, one after the other; or their weights by name.
+        Fully connected layers and convolutions, one after the other; or their weights by name. A
+        weight does not say what its layer is: by name each counts as that of a fully connected
+        layer, or of an ungrouped convolution that reads the outputs of the layer before.
     sigma : float
         See :func:`significance_threshold`.
 
@@ -139,9 +141,11 @@ def checked(weights: Mapping[str, Tensor]) -> None:
 
 
 def _layers(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(module, nn.Sequential):
-        for child, part in module.named_children():
-            yield from _layers(part, f"{name}.{child}" if name else child)
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        # A layer that stands in two places is one layer in each.
+        for child, part in module.named_modules(remove_duplicate=False):
+            if child and "." not in child:
+                yield from _layers(part, f"{name}.{child}" if name else child)
         return
     if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
         raise topoloss.InputError(
@@ -151,8 +155,9 @@ def _layers(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
         yield name, module.weight
     elif next(module.parameters(), None) is not None:
+        what = f"layer {name!r}" if name else "the network"
         raise topoloss.InputError(
-            f"layer {name!r} is a {type(module).__name__}, for which the singular value "
-            "representation is not defined; expected fully connected layers, convolutions, and "
+            f"{what} is a {type(module).__name__}, for which the singular value representation is "
+            "not defined; expected a Sequential of fully connected layers, convolutions, and "
             "modules without parameters. To leave it out, give the weights by name."
         )

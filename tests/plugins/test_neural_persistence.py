@@ -190,6 +190,20 @@ def test_neither_the_unit_of_the_weights_nor_the_order_of_neurons_matters(name):
     assert reg.of_layers(moved).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["neural-persistence", "deep-graph-persistence"])
+def test_the_unit_may_be_as_large_or_small_as_the_numbers_allow(name, dtype):
+    """Of deep graph persistence that of each layer, of neural persistence that of all."""
+    reg = topoloss.regulariser(name)
+    weights = {"a": randn(5, 7).to(dtype), "b": randn(3, 5, seed=1).to(dtype)}
+    expected = reg.of_layers(weights).item()
+    largest = max(w.abs().max() for w in weights.values())
+    # Subnormal numbers have some digits only.
+    for unit in (0.99 * torch.finfo(dtype).max / largest, torch.finfo(dtype).tiny / 64):
+        scaled = {layer: unit * w for layer, w in weights.items()}
+        assert reg.of_layers(scaled).item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_deep_graph_persistence_ignores_shift_and_scale_of_a_layer():
     weights = {"a": randn(5, 7), "b": randn(3, 5, seed=1)}
     expected = deep_graph_persistence(weights).item()
@@ -336,6 +350,12 @@ def test_a_skip_connection_is_an_error_that_names_the_layer():
         ({"a": torch.ones(3)}, topoloss.InputError, r"layer 'a' .*\(3,\)"),
         ({"a": torch.ones(3, 0)}, topoloss.InputError, r"layer 'a' .*\(3, 0\)"),
         ({"a": torch.ones(3, 2, dtype=torch.int64)}, topoloss.InputError, "torch.int64"),
+        ({"a": torch.eye(3).to_sparse()}, topoloss.InputError, "'a' .*torch.sparse_coo.*a dense"),
+        (
+            {"a": torch.empty(3, 3, device="meta")},
+            topoloss.InputError,
+            r"no values \(meta\) for 'a'",
+        ),
         ({"a": torch.tensor([[1.0, torch.nan]])}, topoloss.NonFiniteError, r"\['a'\]"),
         ({"a": torch.tensor([[1.0, torch.inf]])}, topoloss.NonFiniteError, r"\['a'\]"),
     ],
@@ -353,6 +373,12 @@ def test_a_remedy_for_convolutions_is_one_that_works():
         with pytest.raises(topoloss.InputError, match="layers=") as error:
             topoloss.regulariser(name).of_layers(weights)
         assert ("convolution='patch'" in str(error.value)) is takes_patches
+
+
+@pytest.mark.parametrize("function", [neural_persistence, deep_graph_persistence])
+def test_a_weight_without_values_is_refused(function):
+    with pytest.raises(topoloss.InputError, match=r"layer 'a' has .*\(meta\); expected a dense"):
+        function({"a": torch.empty(3, 3, device="meta")})
 
 
 @pytest.mark.parametrize(

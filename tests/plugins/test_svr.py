@@ -127,6 +127,24 @@ def test_overlaps_ignore_a_positive_factor_of_a_layer(shapes):
     torch.testing.assert_close(overlaps(7 * first, second / 3), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_overlaps_ignore_the_unit_of_a_layer_up_to_the_ends_of_the_numbers(dtype):
+    first, second = randn(6, 5).to(dtype), randn(4, 6, seed=1).to(dtype)
+    expected = overlaps(first, second)
+    # To the largest numbers, and to subnormal ones that still have some digits.
+    most = torch.finfo(dtype).max / first.abs().max()
+    torch.testing.assert_close(overlaps(0.99 * most * first, second), expected)
+    least = torch.finfo(dtype).tiny / 64
+    torch.testing.assert_close(overlaps(least * first, second), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_layers_of_two_dtypes_are_valued_in_the_wider():
+    first, second = randn(6, 5), randn(4, 6, seed=1).float()
+    found = overlaps(first, second)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, overlaps(first, second.double()), rtol=0, atol=1e-6)
+
+
 def test_the_overlaps_of_a_neuron_with_a_whole_basis_add_up_to_1():
     """A square layer has left singular vectors in all directions."""
     a = overlaps(randn(6, 6), randn(9, 6, seed=1))
@@ -170,7 +188,7 @@ def test_random_layers_exceed_the_threshold_as_rarely_as_stated(channels, positi
     assert share == pytest.approx(stats.norm.sf(2), rel=0.1)
 
 
-@pytest.mark.parametrize("sigma", [0, 1, 3, 6])
+@pytest.mark.parametrize("sigma", [0, 1, 3, 6, 37])
 @pytest.mark.parametrize(("channels", "positions"), [(1, 1), (512, 9), (512, 49), (10, 1000)])
 def test_the_threshold_is_the_quantile_of_scipy(channels, positions, sigma):
     expected = stats.chi2.isf(stats.norm.sf(sigma), positions) / (channels * positions)
@@ -300,6 +318,18 @@ def test_a_plot_shows_each_spectral_neuron_and_the_strongest_edges(sigma):
 # What is refused
 
 
+def test_a_layer_in_two_places_is_a_layer_in_each():
+    shared = nn.Linear(4, 4)
+    graph = spectral_graph(nn.Sequential(nn.Linear(5, 4), shared, nn.ReLU(), shared))
+    assert graph.layers == ("0", "1", "3")
+    torch.testing.assert_close(graph.overlaps[1], overlaps(shared.weight, shared.weight))
+
+
+class SequentialSkip(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 class Skips(nn.Module):
     def __init__(self):
         super().__init__()
@@ -315,6 +345,7 @@ class Skips(nn.Module):
         ([nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1)], "layer '0' is a convolution of 2 gro"),
         ([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=4)], "layer '1' is a convolution of 4 gro"),
         ([nn.Linear(4, 4), Skips(), nn.Linear(4, 2)], "layer '1' is a Skips"),
+        ([nn.Linear(4, 4), SequentialSkip(nn.Linear(4, 4))], "layer '1' is a SequentialSkip"),
         ([nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)], "layer '1' is a BatchNorm1d"),
         ([nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 2, 1)], "layer '1' is a ConvTranspose2d"),
         ([nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 1)], "layer '2' is a conv"),
@@ -380,11 +411,24 @@ def test_a_network_without_a_significant_edge_is_told_once():
         lambda w: plot({"a": w}),
         lambda w: topoloss.filtration("svr", sigma=-1),
         lambda w: significance_threshold(3, sigma=-1.0),
+        lambda w: significance_threshold(3, sigma=38),
+        lambda w: topoloss.filtration("svr", sigma=38),
     ],
 )
 def test_wrong_uses_are_errors_of_the_library(use):
     with pytest.raises(topoloss.TopolossError, match=r"expected|holds NaN"):
         use(torch.ones(3, 3))
+
+
+def test_a_network_that_is_no_sequential_is_told():
+    with pytest.raises(topoloss.InputError, match=r"the network is a Skips, .*expected a Sequ"):
+        spectral_graph(Skips())
+
+
+@pytest.mark.parametrize("wrong", [torch.eye(3).to_sparse(), torch.empty(3, 3, device="meta")])
+def test_a_weight_that_is_not_dense_is_refused(wrong):
+    with pytest.raises(topoloss.InputError, match=r"layer 'b' has a weight of .*expected a dense"):
+        spectral_graph({"a": torch.ones(3, 3), "b": wrong})
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(0, 3), torch.ones(2, 3).long()])
