@@ -14,12 +14,13 @@ __all__ = ["check_matrix", "least_similarity_cost", "similarity_cost"]
 def check_matrix(name: str, x: object, neurons: int | None = None) -> None:
     """Raise an `InputError` unless this is a matrix (samples, neurons)."""
     shape = f"(samples, {'neurons' if neurons is None else neurons})"
-    expected = f"expected floating-point numbers of shape {shape}"
+    expected = f"expected floating-point numbers of shape {shape}, at least one sample"
     if not isinstance(x, Tensor):
         raise topoloss.InputError(
             f"{name}: something of type {type(x).__name__} was given; {expected}."
         )
-    if x.ndim != 2 or neurons not in (None, x.shape[1]) or not x.is_floating_point():
+    fits = x.ndim == 2 and len(x) > 0 and neurons in (None, x.shape[1])
+    if not fits or not x.is_floating_point():
         raise topoloss.InputError(
             f"{name} of shape {tuple(x.shape)} and {x.dtype} were given; {expected}."
         )
@@ -38,6 +39,7 @@ def similarity_cost(
     Returns
     -------
     Tensor, shape ()
+        In at least float32.
 
     Examples
     --------
@@ -54,10 +56,12 @@ def similarity_cost(
             f"inputs of {len(inputs)} samples and outputs of {len(outputs)} were given; expected "
             "as many."
         )
-    samples = len(inputs)
-    # Products of features, not of samples: there are usually more samples than features.
-    inner, cross, outer = inputs.mT @ inputs, inputs.mT @ outputs, outputs.mT @ outputs
-    squares = [(product / samples).square().sum() for product in (inner, cross, outer)]
+    dtype = torch.promote_types(torch.promote_types(inputs.dtype, outputs.dtype), torch.float32)
+    with torch.autocast(inputs.device.type, enabled=False):
+        x, r = inputs.to(dtype), outputs.to(dtype)
+        # Products of features, not of samples: there are usually more samples than features.
+        products = (x.mT @ x, x.mT @ r, r.mT @ r)
+    squares = [(product / len(x)).square().sum() for product in products]
     return (squares[0] - 2 * squares[1] + squares[2]) / 2
 
 
@@ -76,5 +80,11 @@ def least_similarity_cost(inputs: Float[Tensor, "samples n"], outputs: int) -> F
     """
     topoloss.check_number("outputs", outputs, whole=True, least=1)
     check_matrix("inputs", inputs)
-    left: Tensor = torch.linalg.svdvals(inputs)[outputs:]
+    if not torch.isfinite(inputs).all():
+        raise topoloss.NonFiniteError(
+            "the inputs hold NaN or infinity, so they have no principal directions; leave such "
+            "samples out."
+        )
+    x = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    left: Tensor = torch.linalg.svdvals(x)[outputs:]
     return (left.square() / len(inputs)).square().sum() / 2

@@ -109,17 +109,23 @@ class HebbianLayer(nn.Module):
     def forward(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples outputs"]:
         """Return the outputs on which the layer settles; they carry no gradient."""
         check_matrix("samples", x, self.weight.shape[1])
-        drive = x @ self.weight.mT
+        with torch.autocast(x.device.type, enabled=False):
+            return self._outputs(x).to(x.dtype)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        """Settle, in at least float32."""
+        dtype = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
+        drive, inhibition = x.to(dtype) @ self.weight.to(dtype).mT, self.inhibition.to(dtype)
         if self.activation == "linear":
             try:
-                settled: Tensor = torch.linalg.solve(self.inhibition, drive.mT).mT
+                settled: Tensor = torch.linalg.solve(inhibition, drive.mT).mT
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise topoloss.TopolossError(
                     "the outputs do not settle, as the lateral weights have no inverse; learn at a "
                     "lower rate, or with smaller inputs."
                 ) from error
             return settled
-        return self._settled(drive)
+        return self._settled(drive, inhibition)
 
     @torch.no_grad()
     def learn(
@@ -153,9 +159,9 @@ class HebbianLayer(nn.Module):
             outputs.append(r)
         return torch.stack(outputs)
 
-    def _settled(self, drive: Tensor) -> Tensor:
+    def _settled(self, drive: Tensor, inhibition: Tensor) -> Tensor:
         f = _ACTIVATIONS[self.activation]
-        among = self.inhibition - torch.eye(len(self.inhibition)).to(self.inhibition)
+        among = inhibition - torch.eye(len(inhibition)).to(inhibition)
         # Short enough for the strongest inhibition.
         step = 1 / (1 + torch.linalg.matrix_norm(among, 2))
         u = torch.zeros_like(drive)
@@ -180,4 +186,8 @@ def _connections(option: str, given: Tensor | None, shape: tuple[int, int]) -> T
     if not isinstance(given, Tensor) or given.shape != shape:
         received = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise topoloss.OptionError(f"{option} is {received}; expected a tensor of shape {shape}.")
+    if not ((given == 0) | (given == 1)).all():
+        raise topoloss.OptionError(
+            f"{option} holds other numbers than 0 and 1; expected which connections there are."
+        )
     return given.to(torch.get_default_dtype())

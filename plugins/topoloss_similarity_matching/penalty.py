@@ -178,6 +178,12 @@ def _checked_masks(option: str, masks: object) -> dict[str, Tensor]:
             "layers to masks, tensors of two axes. A mapping cannot be written in a name: make "
             f"topoloss.regulariser('similarity-matching', {option}={{...}}), and pass that."
         )
+    for name, mask in masks.items():
+        if not ((mask >= 0) & (mask <= 1)).all():
+            raise topoloss.OptionError(
+                f"the mask of {option} for layer {name!r} holds other numbers than those from 0 to "
+                "1; expected how much each connection counts."
+            )
     return dict(masks)
 
 

@@ -288,6 +288,12 @@ def test_layers_and_masks_that_do_not_fit_are_an_error(options, layers, message)
     [
         ({"feedforward": torch.ones(2, 2)}, "feedforward of type Tensor was given"),
         ({"lateral": {"a": 1}}, "lateral of type dict was given"),
+        (
+            {"feedforward": {"a": torch.tensor([[0.0, 2.0]])}},
+            "'a' holds other numbers than .*0 to 1",
+        ),
+        ({"lateral": {"a": torch.tensor([[torch.nan]])}}, "'a' holds other numbers than .*0 to 1"),
+        ({"lateral": {"a": -torch.eye(2)}}, "'a' holds other numbers than .*0 to 1"),
         ({"gamma": 0.0}, "gamma="),
         ({"activation": "sigmoid"}, "activation="),
     ],
@@ -302,6 +308,8 @@ def test_options_that_make_no_sense_are_refused(options, message):
     [
         ({"lateral": tensor([[1, 1], [0, 1]])}, "symmetric"),
         ({"lateral": tensor([[0, 1], [1, 1]])}, "1 on its diagonal"),
+        ({"lateral": tensor([[1, -1], [-1, 1]])}, "lateral holds other numbers than 0 and 1"),
+        ({"feedforward": torch.full((2, 3), torch.nan)}, "feedforward holds other numbers than 0"),
         ({"feedforward": torch.ones(3, 2)}, r"feedforward is \(3, 2\); expected .*\(2, 3\)"),
     ],
 )
@@ -340,9 +348,41 @@ def test_complex_layers_are_an_error():
         topoloss.regulariser("similarity-matching").of_layers(layers)
 
 
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh"])
+def test_a_layer_works_in_any_dtype_and_under_autocast(activation):
+    """Sums are in at least float32; half precision holds three digits of its inputs."""
+    layer, x = HebbianLayer(5, 3, activation=activation), randn(6, 5).float()
+    expected = layer(x)
+    torch.testing.assert_close(layer(x.double()), expected.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), expected)
+    for dtype, digits in ((torch.bfloat16, 0.03), (torch.float16, 0.004)):
+        half = HebbianLayer(5, 3, activation=activation).to(dtype)
+        found = half(x.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, rtol=digits, atol=digits)
+        assert half.learn(x.to(dtype), rate=0.1).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_costs_of_half_precision_are_those_of_its_numbers_in_float32(dtype):
+    x = (300 * randn(40, 6)).to(dtype)
+    r = x[:, :2]
+    assert similarity_cost(x, r).item() == similarity_cost(x.float(), r.float()).item()
+    assert similarity_cost(x.float(), r).item() == similarity_cost(x.float(), r.float()).item()
+    assert least_similarity_cost(x, 2).item() == least_similarity_cost(x.float(), 2).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert similarity_cost(x.float(), r).item() == similarity_cost(x, r).item()
+
+
 @pytest.mark.parametrize(
     "use",
     [
+        lambda x: similarity_cost(x[:0], x[:0]),
+        lambda x: least_similarity_cost(x[:0], 1),
+        lambda x: least_similarity_cost(x * torch.nan, 1),
+        lambda x: HebbianLayer(4, 2)(x[:0]),
+        lambda x: HebbianLayer(4, 2).learn(x[:0], rate=0.1),
         lambda x: HebbianLayer(3, 2)(x),
         lambda x: HebbianLayer(3, 2).learn(x, rate=0.1),
         lambda x: HebbianLayer(4, 2).learn(x * torch.nan, rate=0.1),
