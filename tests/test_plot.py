@@ -71,6 +71,24 @@ def test_layers_are_drawn_together():
     np.testing.assert_array_equal(image(topoloss.plot.correlations(layers)), image(drawn))
 
 
+def test_as_many_neurons_are_drawn_as_were_allowed():
+    assert image(topoloss.plot.correlations(torch.randn(9, 2), most=2)).shape == (2, 2)
+    with pytest.raises(topoloss.TooLargeError, match=r"3 neurons were given.*at most 2"):
+        topoloss.plot.correlations(torch.randn(9, 3), most=2)
+    with pytest.raises(topoloss.OptionError, match="most >= 2"):
+        topoloss.plot.correlations(torch.randn(9, 1), most=1)
+
+
+def test_one_neuron_is_drawn_alone():
+    x = torch.randn(9, 1)
+    np.testing.assert_allclose(image(topoloss.plot.correlations(x)), [[1]], rtol=1e-6)
+    (found,) = topoloss.regulariser("t1").diagrams(x)
+    lines = topoloss.plot.diagram(found).get_lines()
+    ((birth, never),) = next(line.get_xydata() for line in lines if line.get_label() == "H0")
+    assert birth == 0 < never
+    assert len(topoloss.plot.barcode(found).texts) == 1
+
+
 def circle():
     angles = torch.arange(8) * 2 * torch.pi / 8
     x = torch.stack((angles.cos(), angles.sin()))
@@ -103,6 +121,10 @@ def test_deaths_over_training_are_their_quantiles():
     ax = topoloss.plot.deaths(history, label="t1")
     (median,) = ax.get_lines()
     np.testing.assert_allclose(median.get_xydata(), [[0, 0.5], [50, 0.25]], atol=1e-6)
+    bands = [path.vertices for c in ax.collections for path in c.get_paths()]
+    at_0, at_50 = ([sorted({*band[band[:, 0] == k, 1]}) for band in bands] for k in (0, 50))
+    np.testing.assert_allclose(at_0, [[0.05, 0.95], [0.25, 0.75]], atol=1e-6)
+    assert at_50 == [[0.25], [0.25]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["t1"]
     topoloss.plot.deaths(list(history.values()), ax)
     assert len(ax.get_lines()) == 2
@@ -130,6 +152,10 @@ def test_the_tree_is_drawn_on_the_layers(per):
     assert all(tuple(end) in dots for edge in edges for end in edge)
     if per == "layer":
         assert all(start[0] == end[0] for start, end in edges)
+    found = penalty.diagrams()
+    deaths = [d[0].deaths for d in (found.values() if per == "layer" else [found])]
+    shades = np.concatenate([c.get_colors()[:, 3] for c in ax.collections])
+    np.testing.assert_allclose(shades, (1 - torch.cat(deaths)).clamp(0.05, 1).tolist())
 
 
 def every():
