@@ -472,6 +472,15 @@ for name in ("t1", "t2", "naive"):
         torch.testing.assert_close(q, p)
         assert not torch.equal(p, start)
     print(name, "step")
+
+for name in ("t1", "t2", "naive"):
+    torch._dynamo.reset()
+    skipping = topoloss.regulariser(name, on_nonfinite="skip")
+    compiled = torch.compile(skipping, fullgraph=True, backend="eager")
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    assert [compiled(x * scale).item() == 0 for scale in (torch.nan, 1, torch.inf)] == [1, 0, 1]
+    assert skipping.skipped == 2
+    print(name, "skips")
 """
 
 
@@ -485,4 +494,5 @@ def test_regularisers_and_training_steps_compiled_in_one_graph_equal_eager():
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [*NAMES, *(f"{name} step" for name in NAMES)]
+    shown = [f"{name}{what}" for what in ("", " step", " skips") for name in NAMES]
+    assert ran.stdout.splitlines() == shown
