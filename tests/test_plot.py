@@ -148,7 +148,8 @@ def test_the_tree_is_drawn_on_the_layers(per):
     edges = [path.vertices for c in ax.collections for path in c.get_paths()]
     assert len(edges) == (5 if per == "network" else 4)
     dots = [tuple(dot) for line in ax.get_lines() for dot in line.get_xydata()]
-    assert len(dots) == 6
+    # The neurons of a layer stand one above the other, each in the middle of its share.
+    assert dots == [(0, (k + 0.5) / 4) for k in range(4)] + [(1, 0.25), (1, 0.75)]
     assert all(tuple(end) in dots for edge in edges for end in edge)
     if per == "layer":
         assert all(start[0] == end[0] for start, end in edges)
