@@ -70,6 +70,37 @@ def test_layers_that_work_with_samples_first_are_turned_round(positions):
     assert_observes(SamplesFirst(), by_hand, torch.randn(positions, 6, 4), batch_dim=1)
 
 
+class FeaturesAveraged(nn.Module):
+    """(positions, samples, features) to (positions, samples), which may be turned round."""
+
+    def __init__(self, positions, turned):
+        super().__init__()
+        self.turned = turned
+        self.embed, self.head = nn.Linear(5, 5), nn.Linear(positions if turned else 5, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.embed(x)).mean(2)
+        return self.head(h.T if self.turned else h)
+
+
+def test_the_axis_of_samples_is_followed_where_another_one_is_reduced():
+    def by_hand(model, x):
+        embed = torch.tanh(model.embed(x))
+        return {"embed": embed.transpose(0, 1), "head": model.head(embed.mean(2).T)}
+
+    assert_observes(FeaturesAveraged(4, turned=True), by_hand, torch.randn(4, 5, 5), batch_dim=1)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_where_any_axis_may_have_been_reduced_the_layer_is_left_out(turned):
+    """5 positions, 5 samples, 5 features: (5, 5) may be what is left of any two of them."""
+    model = FeaturesAveraged(5, turned)
+    seen = topoloss.observe(model, batch_dim=1)
+    model(torch.randn(5, 5, 5))
+    with pytest.warns(topoloss.AttachmentWarning, match="'head' .* could not be told"):
+        assert list(seen.activations()) == ["embed"]
+
+
 @pytest.mark.parametrize("positions", [5, 6])
 def test_a_linear_map_on_the_positions_is_a_layer_of_the_samples(positions):
     """As MLP-Mixer does it."""
