@@ -7,6 +7,7 @@ import numpy as np
 import persim
 import pytest
 import torch
+from topoloss_plugins.matching import assignment, bottleneck_cost
 
 import topoloss
 from topoloss.testing import check
@@ -186,3 +187,22 @@ def test_a_target_may_be_given_by_name(name):
     assert "target of 2 points" in repr(by_name)
     with pytest.raises(topoloss.OptionError, match=r"by name as in 'wasserstein\[target=\[\("):
         topoloss.loss(f"{name}[target=near]")
+
+
+# The operators in PyTorch
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_the_operators_pass_opcheck(batch):
+    torch.library.opcheck(assignment, (torch.rand(*batch, 3, 4) - 0.5,))
+    # Three points and four of the target: 12 pairs, and 3 and 4 lives.
+    torch.library.opcheck(bottleneck_cost, (torch.rand(*batch, 19), 3))
+
+
+@pytest.mark.parametrize("in_dim", [0, 1, -1])
+def test_the_operators_map_over_any_axis(in_dim):
+    pairs, costs = torch.rand(5, 3, 4) - 0.5, torch.rand(5, 19)
+    mapped = torch.vmap(assignment, in_dims=in_dim)(pairs.movedim(0, in_dim))
+    assert torch.equal(mapped, torch.stack([assignment(each) for each in pairs]))
+    mapped = torch.vmap(lambda x: bottleneck_cost(x, 3), in_dims=in_dim)(costs.movedim(0, in_dim))
+    assert torch.equal(mapped, torch.stack([bottleneck_cost(each, 3) for each in costs]))
