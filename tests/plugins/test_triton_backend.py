@@ -11,7 +11,7 @@ import torch
 import triton
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from topoloss_mst import selection
+from topoloss_mst import operators, selection
 from topoloss_mst.backends import triton_backend
 from topoloss_mst.backends.triton_backend.components import Components
 from topoloss_mst.backends.triton_backend.forest import grow
@@ -369,6 +369,13 @@ def test_the_triton_backend_says_why_it_cannot_run(monkeypatch):
 
 def out_of_memory(*args):
     raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_the_size_of_a_matrix_is_told_in_gib():
+    """The square of 50,000 numbers of 4 bytes is 10^10 bytes, and a GiB has 2^30."""
+    error = operators.out_of_memory(torch.empty(50_000, 3, device="meta"), "ask for less")
+    assert "50000 x 50000 keys, 9.3 GiB each" in str(error)
+    assert "ask for less; or take a fraction" in str(error)
 
 
 class Manhattan(topoloss.Filtration):
