@@ -1,6 +1,7 @@
 """Plant bugs and run the tests of their package; goes on where an earlier run ended.
 
-    python -m tests.mutants run [core attaching mst plugins] [--size 300] [--jobs 1] [--survivors]
+    python -m tests.mutants run [core attaching mst triton plugins] [--size 300] [--jobs 1]
+    python -m tests.mutants run --survivors
     python -m tests.mutants report
 
 A survivor that is no bug, or is not worth a test, gets its reason in `reasons.csv`.
@@ -15,23 +16,21 @@ import os
 import sys
 import tempfile
 from difflib import unified_diff
+from itertools import chain, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
 from tests.mutants.executed import Executed
 from tests.mutants.mutants import PACKAGES, Mutant, sample
+from tests.mutants.results import COLUMNS, NO_PROGRAM, RESULTS, found, rows
 from tests.mutants.trials import copy_of, first_failure, recorded
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results.csv"
-REASONS = Path(__file__).parent / "reasons.csv"
 # Which tests run which lines, kept for the next run.
 RECORDED = ROOT / "runs" / "executed.pickle"
-COLUMNS = ("package", "key", "noticed_by", "file", "line", "operator", "code", "change")
-# The tool takes the star in "def f(*, a)" for a product.
-NO_PROGRAM = "no program"
-AT_LEAST = 0.9
 FEW = 60
+# Seconds of tests, as they took when their lines were recorded: a survivor would run all of them.
+ENOUGH = 100
 
 
 def main() -> None:
@@ -44,27 +43,25 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "run":
         run(given.packages, given.size, given.jobs, given.survivors)
-    sys.exit(0 if report(given.size) else 1)
+    sys.exit(0 if report() else 1)
 
 
 def run(packages: list[str], size: int, jobs: int, survivors: bool) -> None:
     """Try the mutants of each package's sample that have no result yet."""
     last = {row["key"]: row["noticed_by"] for row in rows(RESULTS)}
     done = {key for key, noticed_by in last.items() if noticed_by or not survivors}
-    pending = [
-        (name, mutant.key)
-        for name in packages
-        for mutant in sample(ROOT, PACKAGES[name], size)
-        if mutant.key not in done
-    ]
+    samples = [[(name, m) for m in sample(ROOT, PACKAGES[name], size)] for name in packages]
+    # In turn, so that what a run that ends early has tried is a sample of each package.
+    turns = chain.from_iterable(zip_longest(*samples))
+    pending = [each for each in turns if each and each[1].key not in done]
     if not RESULTS.exists():
         RESULTS.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         copies = [copy_of(ROOT, Path(folder).resolve() / str(job)) for job in range(jobs)]
         tests = {test for name in packages for test in PACKAGES[name].tests}
-        executed = recorded(copies[0], sorted(tests), RECORDED)
+        executed = recorded(copies, sorted(tests), RECORDED)
         processes = [
-            get_context("fork").Process(target=share, args=(copy, pending[k::jobs], size, executed))
+            get_context("fork").Process(target=share, args=(copy, pending[k::jobs], executed))
             for k, copy in enumerate(copies)
         ]
         for process in processes:
@@ -73,19 +70,17 @@ def run(packages: list[str], size: int, jobs: int, survivors: bool) -> None:
             process.join()
 
 
-def share(copy: Path, pending: list[tuple[str, str]], size: int, executed: Executed) -> None:
+def share(copy: Path, pending: list[tuple[str, Mutant]], executed: Executed) -> None:
     """Try mutants one by one in a copy of the repository."""
-    for name in dict.fromkeys(name for name, _ in pending):
-        mutants = {mutant.key: mutant for mutant in sample(copy, PACKAGES[name], size)}
-        for key in [key for package, key in pending if package == name]:
-            try_one(copy, name, mutants[key], executed)
+    for name, mutant in pending:
+        try_one(copy, name, mutant, executed)
 
 
 def try_one(copy: Path, name: str, mutant: Mutant, executed: Executed) -> None:
     """Plant a bug, run the tests that run its line, and take it out again."""
-    tests = executed.tests_of(copy, mutant.file, mutant.line, PACKAGES[name].tests)
+    tests = executed.tests_of(copy, mutant.file, mutant.line, PACKAGES[name].tests, ENOUGH)
     path = copy / mutant.file
-    source, found = path.read_text(encoding="utf-8"), path.stat()
+    source, before = path.read_text(encoding="utf-8"), path.stat()
     planted = mutant.planted_in(source)
     path.write_text(planted, encoding="utf-8")
     # Python tells by a file's time whether to compile it again: each mutant has a time of its own.
@@ -95,10 +90,10 @@ def try_one(copy: Path, name: str, mutant: Mutant, executed: Executed) -> None:
         # Most are noticed by one of the first tests, and collecting all the others takes seconds.
         for some in filter(None, (tests[:FEW], tests[FEW:])):
             limit = 60 + 10 * sum(executed.seconds[test] for test in some)
-            noticed_by = noticed_by or first_failure(copy, some, limit, "numba" in source)
+            noticed_by = noticed_by or first_failure(copy, some, limit, "compiled" in source)
     finally:
         path.write_text(source, encoding="utf-8")
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     append(name, mutant, noticed_by, source, planted)
 
 
@@ -121,34 +116,15 @@ def append(package: str, mutant: Mutant, noticed_by: str, source: str, planted: 
         csv.writer(file, lineterminator="\n").writerow(row)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def report(size: int) -> bool:
+def report() -> bool:
     """Print how many were noticed, and who survived; return whether enough were noticed."""
-    reasons = {row["key"]: row for row in rows(REASONS)}
-    # Of one that was tried again the last result counts.
-    results = {row["key"]: row for row in rows(RESULTS)}
-    enough = True
-    for name, package in PACKAGES.items():
-        found = [results[m.key] for m in sample(ROOT, package, size) if m.key in results]
-        found = [r for r in found if r["noticed_by"] != NO_PROGRAM]
-        survivors = [r for r in found if not r["noticed_by"]]
-        alike = [r for r in survivors if reasons.get(r["key"], {}).get("verdict") == "equivalent"]
-        noticed, counted = len(found) - len(survivors), len(found) - len(alike)
-        print(f"{name}: {noticed} of {counted} noticed, {len(alike)} equivalent")
-        enough &= noticed >= AT_LEAST * counted
-        for r in survivors:
-            if r not in alike:
-                why = reasons.get(r["key"], {}).get("reason", "no reason yet")
-                print(
-                    f"  {r['key']} {r['file']}:{r['line']} {r['operator']}: {r['change']} ({why})"
-                )
-    return enough
+    counted = found()
+    for package, of_package in counted.items():
+        print(f"{package}: {of_package}")
+        for row in of_package.survivors:
+            what = f"{row['file']}:{row['line']} {row['operator']}: {row['change']}"
+            print(f"  {row['key']} {what} ({row['reason']})")
+    return all(of_package.are_enough for of_package in counted.values())
 
 
 if __name__ == "__main__":

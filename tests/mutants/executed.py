@@ -6,8 +6,10 @@ import ast
 import math
 import sys
 from collections.abc import Generator, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import coverage
 import pytest
@@ -103,19 +105,33 @@ class Executed(NamedTuple):
         started = {context for context in self.started if kept(context)} | other.started
         return Executed(seconds | other.seconds, contexts, started)
 
-    def tests_of(self, root: Path, file: str, line: int, among: tuple[str, ...]) -> list[str]:
-        """Name the tests that may run a line, the fastest first.
+    def tests_of(
+        self, root: Path, file: str, line: int, among: tuple[str, ...], enough: float
+    ) -> list[str]:
+        """Name the tests that may run a line, the most likely to notice a bug first.
 
         Some lines are never seen: they run on import, or are compiled. For these the narrowest
         surroundings that any test runs stand in: statement, function, class, file, folder. If there
         are none, all tests are named. Tests that start processes come last.
+
+        One case of each test comes first, by speed, then the others, `enough` seconds in all.
         """
         every = [test for test in self.seconds if test.startswith(among)]
         unseen = {test for test in every if test.startswith(tuple(self.started))}
         for contexts in self._surroundings(root, file, line):
             if found := {test for test in every if test.startswith(tuple(contexts))}:
-                return sorted(found - unseen, key=self._speed) + sorted(unseen, key=self._speed)
-        return sorted(every, key=self._speed)
+                break
+        else:
+            found = set(every)
+        chosen = [*self._in_turn(found - unseen), *self._in_turn(unseen)]
+        until = accumulate(self.seconds[test] for test in chosen)
+        return [test for test, seconds in zip(chosen, until, strict=True) if seconds <= enough]
+
+    def _in_turn(self, tests: set[str]) -> list[str]:
+        # Hashes mix the cases of a test, the first of which are often the smallest.
+        mixed = sorted(tests, key=lambda test: crc32(test.encode()))
+        first = {test.split("[")[0]: test for test in mixed}.values()
+        return [*sorted(first, key=self._speed), *sorted(tests - {*first}, key=self._speed)]
 
     def _surroundings(self, root: Path, file: str, line: int) -> Iterator[set[str]]:
         source = (root / file).read_text(encoding="utf-8")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import os
 import pickle
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,8 +26,18 @@ from tests.mutants.executed import Executed, Recorder
 
 __all__ = ["copy_of", "first_failure", "recorded"]
 
+# Imported once, before each trial forks: every one of them would wait for them again.
+HEAVY = (
+    "torch._dynamo", "scipy.stats", "scipy.sparse.csgraph", "scipy.optimize", "numba",
+    "hypothesis", "matplotlib.pyplot", "pandas", "sklearn", "triton", "jaxtyping", "beartype",
+    "typer", "rich",
+)  # fmt: skip
+# So many times its share of the processor's time a trial may wait.
+WAITING = 10
 COPIED = ("topoloss", "plugins", "pytest_topoloss", "tests", "benchmarks", "docs", "pyproject.toml")
-OPTIONS = ("-q", "-p", "no:cacheprovider")
+# What is imported before it runs, pytest cannot rewrite, and warns.
+UNWRITTEN = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", UNWRITTEN)
 
 
 def copy_of(root: Path, folder: Path) -> Path:
@@ -34,8 +48,9 @@ def copy_of(root: Path, folder: Path) -> Path:
     return folder
 
 
-def recorded(copy: Path, folders: list[str], kept: Path) -> Executed:
+def recorded(copies: list[Path], folders: list[str], kept: Path) -> Executed:
     """Return which tests run which lines: as kept in a file, and anew for tests that changed."""
+    copy = copies[0]
     tests = {
         str(path.relative_to(copy)): _digest([path])
         for folder in folders
@@ -46,16 +61,18 @@ def recorded(copy: Path, folders: list[str], kept: Path) -> Executed:
     parts = [
         path for part in ("topoloss", "plugins", "tests") for path in (copy / part).rglob("*.py")
     ]
-    library = _digest([path for path in parts if not path.name.startswith("test_")])
+    own = copy / "tests" / "mutants"
+    library = _digest([p for p in parts if own not in p.parents and p.name[:5] != "test_"])
     nothing = library, {}, Executed({}, {}, set())
     known, digests, executed = pickle.loads(kept.read_bytes()) if kept.exists() else nothing
     if known != library:
         _, digests, executed = nothing
     if changed := sorted(file for file, digest in tests.items() if digests.get(file) != digest):
-        gone = digests.keys() - tests.keys()
-        executed = executed.replaced({*changed, *gone}, record(copy, changed))
+        gone = {file for file in digests if not (copy / file).exists()}
+        executed = executed.replaced({*changed, *gone}, record(copies, changed))
+        digests = {file: d for file, d in digests.items() if file not in gone} | tests
         kept.parent.mkdir(exist_ok=True)
-        kept.write_bytes(pickle.dumps((library, tests, executed)))
+        kept.write_bytes(pickle.dumps((library, digests, executed)))
     return executed
 
 
@@ -63,20 +80,32 @@ def _digest(paths: list[Path]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 
-def record(copy: Path, tests: list[str]) -> Executed:
-    """Run tests once, and note which lines each of them runs."""
+def record(copies: list[Path], tests: list[str]) -> Executed:
+    """Run files of tests once, a share in each copy, and note which lines each test runs."""
 
-    def run() -> Any:
+    def run(copy: Path, share: list[str]) -> Any:
         recorder = Recorder([str(copy / "topoloss"), str(copy / "plugins")])
         failures = _Failures()
-        failed = pytest.main([*OPTIONS, *tests], plugins=[recorder, failures])
-        found = recorder.seconds, recorder.contexts(copy), recorder.started
-        return failures.first or failed or found
+        pytest.main([*OPTIONS, *share], plugins=[recorder, failures])
+        return recorder.seconds, recorder.contexts(copy), recorder.started, failures.names
 
-    found = _apart(copy, run, None)
-    if not isinstance(found, tuple):
-        raise SystemExit(f"The tests fail as they are, and would notice nothing: {found}")
-    return Executed(*found)
+    shares = [tests[k :: len(copies)] for k in range(len(copies))]
+    trials = [
+        _Trial(copy, partial(run, copy, share), math.inf)
+        for copy, share in zip(copies, shares, strict=True)
+        if share
+    ]
+    executed = Executed({}, {}, set())
+    for trial in trials:
+        found = trial.answer()
+        if not isinstance(found, tuple):
+            raise SystemExit(f"Some tests cannot be run as they are: {found}")
+        seconds, contexts, started, failed = found
+        for test in failed:
+            print(f"{test} fails as it is, and is left out.")
+            del seconds[test]
+        executed = executed.replaced(set(), Executed(seconds, contexts, started))
+    return executed
 
 
 def first_failure(copy: Path, tests: list[str], seconds: float, compiled: bool) -> str:
@@ -87,7 +116,7 @@ def first_failure(copy: Path, tests: list[str], seconds: float, compiled: bool) 
     copy : Path
     tests : list of str
     seconds : float
-        Longer than this is an endless loop.
+        Of the processor's time; more is an endless loop.
     compiled : bool
         Whether to compile everything anew. What numba keeps for a function is not renewed if only
         another file, whose functions it calls, has changed.
@@ -97,23 +126,23 @@ def first_failure(copy: Path, tests: list[str], seconds: float, compiled: bool) 
         failures = _Failures()
         files = sorted({test.split("::")[0] for test in tests})
         failed = pytest.main(["-x", *OPTIONS, *files], plugins=[failures, _Chosen(tests)])
-        return failures.first or ("collection" if failed else "")
+        return failures.names[0] if failures.names else "collection" if failed else ""
 
     if not compiled:
-        return _apart(copy, run, seconds)
+        return _Trial(copy, run, seconds).answer()
     with tempfile.TemporaryDirectory() as cache:
-        return _apart(copy, run, seconds, cache)
+        return _Trial(copy, run, seconds, cache).answer()
 
 
 class _Failures:
-    """A plugin of pytest that keeps the name of the first failure."""
+    """A plugin of pytest that keeps the names of the tests that fail."""
 
     def __init__(self) -> None:
-        self.first = ""
+        self.names: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.first = self.first or report.nodeid
+        if report.failed and report.nodeid not in self.names:
+            self.names.append(report.nodeid)
 
 
 class _Chosen:
@@ -127,26 +156,49 @@ class _Chosen:
         items.sort(key=lambda item: self._place[item.nodeid])
 
 
-def _apart(copy: Path, run: Callable[[], Any], seconds: float | None, cache: str = "") -> Any:
-    """Call a function in a fork of this process that imports the copy of the library."""
+class _Trial:
+    """A function that is called in a fork of this process, which imports a copy of the library."""
+
+    def __init__(self, copy: Path, run: Callable[[], Any], seconds: float, cache: str = "") -> None:
+        _prepare()
+        self._seconds = seconds
+        self._receiver, sender = get_context("fork").Pipe(duplex=False)
+        arguments = (copy, run, sender, seconds, cache or str(copy / "numba"))
+        self._process = get_context("fork").Process(target=_answer, args=arguments)
+        self._process.start()
+        sender.close()
+
+    def answer(self) -> Any:
+        """Wait for what the function returns, or say why it returns nothing."""
+        # Others may have the processor meanwhile: what waits for itself is given more time.
+        patience = None if math.isinf(self._seconds) else WAITING * self._seconds
+        try:
+            return self._receiver.recv() if self._receiver.poll(patience) else "time limit"
+        except EOFError:
+            self._process.join()
+            return "time limit" if self._process.exitcode == -signal.SIGXCPU else "crash"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that it started
+            self._process.join()
+
+
+@cache
+def _prepare() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is first imported
-    importlib.import_module("torch")  # takes seconds, which no fork has to wait for again
-    receiver, sender = get_context("fork").Pipe(duplex=False)
-    arguments = (copy, run, sender, cache or str(copy / "numba"))
-    process = get_context("fork").Process(target=_answer, args=arguments)
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv() if receiver.poll(seconds) else "time limit"
-    except EOFError:
-        return "crash"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
-        process.join()
+    if not importlib.import_module("torch").cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported
+    for name in HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
-def _answer(copy: Path, run: Callable[[], Any], sender: Connection, cache: str) -> None:
+def _answer(
+    copy: Path, run: Callable[[], Any], sender: Connection, seconds: float, cache: str
+) -> None:
     os.setsid()
+    if not math.isinf(seconds):
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY))
     os.chdir(copy)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
