@@ -172,7 +172,7 @@ def test_modules_in_the_current_folder_are_importable(run, tmp_path, monkeypatch
     assert out.startswith(f"{name}:Mean[power=2] as a regulariser\n")
 
 
-def test_compare_names_arms_with_their_options(run, tmp_path, own_module):
+def test_compare_names_arms_with_their_options(run, tmp_path, own_module, undrawn):
     own = f"{own_module(OWN_REGULARISER)}:Mean"
     arms = {
         "none": "none",
@@ -278,10 +278,11 @@ def test_a_command_that_fails_says_why_and_writes_nothing(
     assert files_in(tmp_path) == []
 
 
-def test_compare_in_all_its_options(run, tmp_path):
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_compare_in_all_its_options(run, tmp_path, undrawn, jobs):
     command = (
         *("compare", "none", "l2=1e-5,1e-3", "--search", "tpe", "--trials", 2, "--splits", 2),
-        *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "score", "--jobs", 2),
+        *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "score", "--jobs", jobs),
         *("--patience", 3),
     )
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
@@ -310,7 +311,7 @@ def test_report_rebuilds_what_compare_wrote(run, tmp_path):
     assert again == written
 
 
-def test_report_joins_runs_and_counts_none_twice(run, tmp_path):
+def test_report_joins_runs_and_counts_none_twice(run, tmp_path, undrawn):
     for each in ("digits", "breast-cancer"):
         run("compare", "none", "--data", each, "--max-epochs", 1, "--out", tmp_path / each)
     folders = [tmp_path / each for each in ("digits", "breast-cancer", "digits")]
@@ -319,7 +320,7 @@ def test_report_joins_runs_and_counts_none_twice(run, tmp_path):
     assert "## net0 on breast-cancer" in (tmp_path / "both" / "report.md").read_text("utf-8")
 
 
-def test_a_smaller_comparison_loses_no_runs(run, tmp_path):
+def test_a_smaller_comparison_loses_no_runs(run, tmp_path, undrawn):
     command = ("compare", "none", "--max-epochs", 1, "--out", tmp_path)
     run(*command, "--splits", 2)
     both = (tmp_path / "runs.csv").read_text(encoding="utf-8")
