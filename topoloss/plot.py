@@ -61,9 +61,10 @@ def correlations(
     Examples
     --------
     >>> import torch, topoloss
+    >>> _ = torch.manual_seed(0)
     >>> ax = topoloss.plot.correlations(torch.randn(100, 30))
     >>> ax.get_title()
-    '30 neurons: median death 0.79'
+    '30 neurons: median death 0.80'
     """
     check_number("most", most, whole=True, least=2)
     x = _matrix(neurons)
