@@ -5,6 +5,7 @@ from testing.broken import losses, regularisers
 
 import topoloss
 from topoloss.testing import CheckFailed, check
+from topoloss.testing.cases import cases
 from topoloss.testing.kinds import KINDS
 
 
@@ -14,12 +15,23 @@ def t2(diagrams):
     return (deaths.std() - deaths.mean()) / 2 if len(deaths) else 0.0
 
 
-def test_the_divisor_of_a_standard_deviation_is_caught():
-    check("loss", "t2", expected=t2)
-    check("loss", losses.SampleT2)
-    with pytest.raises(CheckFailed, match="correction=0") as failure:
-        check("loss", losses.SampleT2, expected=t2)
+def agrees(kind, component, expected):
+    """Check the rule of the definition alone."""
+    (case,) = (c for c in cases(kind, component, expected=expected) if c.rule == "definition")
+    case()
+
+
+def departs_alone(kind, component, expected, message=None):
+    """Check all rules, of which no other may be broken."""
+    with pytest.raises(CheckFailed, match=message) as failure:
+        check(kind, component, expected=expected)
     assert failure.value.rule == "definition"
+    assert "besides" not in str(failure.value)
+
+
+def test_the_divisor_of_a_standard_deviation_is_caught():
+    agrees("loss", "t2", t2)
+    departs_alone("loss", losses.SampleT2, t2, "correction=0")
 
 
 def test_a_filtration_that_is_another_than_meant_is_caught():
@@ -27,19 +39,14 @@ def test_a_filtration_that_is_another_than_meant_is_caught():
         centred = (x - x.mean(0)) / (x - x.mean(0)).norm(dim=0).clamp(min=1e-9)
         return 1 - (centred.T @ centred).abs()
 
-    check("filtration", "correlation", expected=by_definition)
-    check("filtration", "cosine")
-    with pytest.raises(CheckFailed, match="the value by definition") as failure:
-        check("filtration", "cosine", expected=by_definition)
-    assert failure.value.rule == "definition"
+    agrees("filtration", "correlation", by_definition)
+    departs_alone("filtration", "cosine", by_definition, "the value by definition")
 
 
 def test_a_regulariser_that_is_another_than_meant_is_caught():
     mse = regularisers.Mse
-    check("regulariser", mse, expected=lambda x: x.numpy().var() + x.numpy().mean() ** 2)
-    with pytest.raises(CheckFailed) as failure:
-        check("regulariser", mse, expected=lambda x: x.numpy().var())
-    assert failure.value.rule == "definition"
+    agrees("regulariser", mse, lambda x: x.numpy().var() + x.numpy().mean() ** 2)
+    departs_alone("regulariser", mse, lambda x: x.numpy().var())
 
 
 def test_a_regulariser_between_layers_is_compared_by_layers():
@@ -48,10 +55,8 @@ def test_a_regulariser_between_layers_is_compared_by_layers():
         return abs(first.T @ second).mean()
 
     between = regularisers.BetweenLayers
-    check("regulariser", between, expected=products)
-    with pytest.raises(CheckFailed) as failure:
-        check("regulariser", between, expected=lambda layers: 2 * products(layers))
-    assert failure.value.rule == "definition"
+    agrees("regulariser", between, products)
+    departs_alone("regulariser", between, lambda layers: 2 * products(layers))
 
 
 @pytest.mark.parametrize("kind", ["persistence", "sampler", "plugin"])
