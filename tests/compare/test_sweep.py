@@ -211,7 +211,6 @@ def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
     assert sorted(starts) == sorted(POINTS[2:])
 
 
-@pytest.mark.slow
 def test_processes_share_the_runs(tmp_path):
     finished = []
     runs = sweep(SEARCHES, (0, 1), SETUP, database(tmp_path), jobs=2, on_finish=finished.append)
@@ -252,7 +251,6 @@ def test_an_error_in_a_process_is_raised_and_ends_the_others(tmp_path, monkeypat
     assert re.search(r"study\.db has the finished runs", "".join(raised.value.__notes__))
 
 
-@pytest.mark.slow
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
     (tmp_path / "killed_network.py").write_text(
         "import multiprocessing, os, signal, torch\n"
@@ -383,7 +381,6 @@ except TopolossError as error:
 """
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_told_and_finished_runs_are_kept(tmp_path):
     pytest.importorskip("resource")
     told = subprocess.run(
