@@ -112,6 +112,53 @@ def test_channels_last_in_memory_or_in_shape_are_told_apart():
     assert_observes(ToLast(), to_last_by_hand, batch(2, 4, 5), units="channel")
 
 
+class Adapted(nn.Module):
+    """A layer and a small one beside it, as adapters of low rank have it."""
+
+    def __init__(self, layer, down, up, between=nn.Identity):
+        super().__init__()
+        self.layer, self.down, self.up, self.between = layer, down, up, between()
+
+    def forward(self, x):
+        return self.layer(x) + 2.0 * self.between(self.up(self.down(x)))
+
+
+@pytest.mark.parametrize(
+    ("adapted", "shape"),
+    [
+        (lambda: Adapted(nn.Linear(4, 6), nn.Linear(4, 2), nn.Linear(2, 6)), (5, 4)),
+        (lambda: Adapted(nn.Linear(4, 6), nn.Linear(4, 2), nn.Linear(2, 6), nn.Tanh), (5, 4)),
+        (lambda: Adapted(nn.Conv2d(4, 6, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(2, 6, 1)), (4, 3, 3)),
+    ],
+    ids=["linear", "with an activation", "convolution"],
+)
+def test_channels_of_a_wrapper_are_those_of_the_layers_in_it(adapted, shape):
+    model = nn.Sequential(adapted(), nn.Flatten(), nn.LazyLinear(3))
+    model(x := batch(*shape))
+
+    def by_hand(model, x):
+        out = model[0](x)
+        return {"0": by_channel(out) if out.ndim == 4 else out.flatten(0, -2)}
+
+    assert_observes(model, by_hand, x, units="channel", layers="0")
+
+
+def test_channels_of_a_wrapper_whose_layers_disagree_are_not_known():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Conv1d(4, 4, 1)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)
+
+    model = nn.Sequential(Turned(), nn.Flatten(), nn.Linear(16, 3))
+    with topoloss.observe(model, layers="0", units="channel") as seen:
+        model(batch(4, 4))
+        with pytest.raises(topoloss.AttachmentError, match="which axis holds its channels"):
+            seen.activations()
+
+
 class OwnConvolution(nn.Module):
     def __init__(self):
         super().__init__()

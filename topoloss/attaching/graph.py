@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from topoloss.attaching import functions
 from topoloss.attaching.axes import followed
 from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
-from topoloss.attaching.modules import Modules, is_norm, is_whole
+from topoloss.attaching.modules import Modules, channel_axis, is_norm, is_whole
 
 __all__ = ["Node", "Start", "Watch"]
 
@@ -75,6 +75,8 @@ class Node:
         The function, and its arguments but for the one tensor, where it has one.
     module_call : tuple of str and int, or None
         The module that put it out, and at which of its calls.
+    channel_axis : int or None
+        Of a module's output of several positions, where the module tells it.
     consumers : list of Node
         What the model's output was made of, of what was made of this.
     """
@@ -101,6 +103,7 @@ class Node:
     unseen: bool = False
     step: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
     module_call: tuple[str, int] | None = None
+    channel_axis: int | None = None
     consumers: list[Node] = field(default_factory=list)
     is_output: bool = False
 
@@ -553,6 +556,8 @@ class Watch(TorchFunctionMode):
                 self._begin_at(name, module, origin, node)
         if node.module_call is None:
             node.module_call = (name, call)
+        if node.channel_axis is None and output.ndim > 2:
+            node.channel_axis = channel_axis(module, output)
         return node
 
     def _begin_at(self, name: str, module: nn.Module, start: Start, node: Node) -> None:
@@ -593,13 +598,12 @@ class Watch(TorchFunctionMode):
         self._consume(data, kind, follows)
         return self._make(output, kind, data, follows)
 
-    def begin_module(
-        self, name: str, node: Node | None, output: Tensor, channel: int | None
-    ) -> None:
+    def begin_module(self, name: str, node: Node | None, output: Tensor, module: nn.Module) -> None:
         """A chosen module's output is where a layer begins."""
         if node is None:
             node = self._add(output, Kind.OTHER, (), None)
-        self.starts.append(Start(name, node, channel))
+        channel = channel_axis(module, output)
+        self.starts.append(Start(name, node, _channel_axis(node) if channel is None else channel))
         node.watched = node.chosen = True
         node.keep(output)
 
@@ -648,6 +652,21 @@ class Watch(TorchFunctionMode):
                 above.append(top)
             for mode in reversed(above):
                 stack._push_mode(mode)
+
+
+def _channel_axis(node: Node) -> int | None:
+    """The axis of channels of what was made entry by entry of modules' outputs, if it is one."""
+    pending, seen, found = [node], {node}, set()
+    while pending:
+        current = pending.pop()
+        if current.channel_axis is not None:
+            found.add(current.channel_axis)
+        elif current.parents and current.kind in (Kind.POINTWISE, Kind.RANDOM):
+            pending += [parent for parent in current.parents if parent not in seen]
+            seen.update(current.parents)
+        else:
+            return None
+    return found.pop() if len(found) == 1 else None
 
 
 def _frame_of_call() -> FrameType | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from topoloss.attaching.functions import tensors_in, tensors_within, version_of
 from topoloss.attaching.graph import Start, Watch
 from topoloss.attaching.layers import Choice
-from topoloss.attaching.modules import Modules, channel_axis, is_compiled
+from topoloss.attaching.modules import Modules, is_compiled
 from topoloss.attaching.reading import Record, Step, read
 from topoloss.errors import AttachmentError, nearest
 
@@ -399,7 +399,7 @@ class Recorder:
                 "it was given samples there; pass batch_dim=1, or build it with batch_first=True."
             )
         if name in self._chosen:
-            running.watch.begin_module(name, node, tensor, channel_axis(module, tensor))
+            running.watch.begin_module(name, node, tensor, module)
 
     def _interrupt(self) -> None:
         running = self._running.pop(threading.get_ident(), None)
