@@ -220,6 +220,21 @@ def hostile(folder):
 LAYER = HOSTILE.replace(".", "&#46;")
 
 
+def test_every_label_lies_within_its_figure(window, run):
+    path, *_ = run
+    window.open(path)
+    for name in ("history", "barcode", "diagram", "dendrogram", "tree"):
+        labels = window.run(
+            f"Array.from(document.getElementById({name!r}).children)"
+            ".filter(each => each.getAttribute('text-anchor'))"
+            ".map(each => [each.textContent, Number(each.getAttribute('y'))])"
+        )
+        assert labels
+        # A letter is 8 units high, above the line that it stands on.
+        assert all(8 <= height <= 240 for _, height in labels), labels
+        assert ("never dies" in dict(labels)) == (name == "diagram")
+
+
 def test_names_are_shown_as_they_are_and_never_run(window, tmp_path):
     window.open(hostile(tmp_path))
     window.click("now", 0.1, 0.9)

@@ -97,7 +97,7 @@
     svg.textContent = "";
     draw(svg, "path", { class: "axis", d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` });
     draw(svg, "text", { x: (LEFT + RIGHT) / 2, y: 237, "text-anchor": "middle" }, across);
-    draw(svg, "text", { x: 10, y: 110, transform: "rotate(-90 10 110)", "text-anchor": "middle" }, up);
+    draw(svg, "text", { x: 10, y: 157, transform: "rotate(-90 10 157)", "text-anchor": "middle" }, up);
     for (const [share, text] of ticks.across || []) {
       draw(svg, "text", { x: x(share), y: BOTTOM + 14, "text-anchor": "middle" }, text);
     }
@@ -161,7 +161,7 @@
   };
 
   const drawDiagram = (svg, before, chosen) => {
-    axes(svg, { across: "birth", up: "death" }, { across: UNIT, up: UNIT.concat([[1.08, "never"]]) });
+    axes(svg, { across: "birth", up: "death" }, { across: UNIT, up: UNIT });
     draw(svg, "path", { class: "before", d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}` });
     const points = (deaths, shift, name) => deaths.forEach((death) => {
       draw(svg, "circle", { class: name, cx: x(0) + shift, cy: y(death), r: 3, "fill-opacity": 0.4 });
@@ -170,6 +170,7 @@
     points(before.deaths, 12, "before");
     points(chosen.deaths, 0, "point");
     draw(svg, "circle", { class: "never", cx: x(0), cy: y(1.03), r: 3 });
+    draw(svg, "text", { x: x(0) + 20, y: 8, "text-anchor": "start" }, "never dies");
   };
 
   const drawDendrogram = (svg, rows) => {
