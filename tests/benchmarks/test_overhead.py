@@ -36,6 +36,7 @@ def test_a_measurement_goes_on_where_it_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(overhead, "OVERHEAD", tmp_path / "overhead.csv")
     monkeypatch.setattr(overhead, "CASES", {"tiny": tiny()})
     monkeypatch.setattr("sys.argv", ["overhead", "--model", "tiny"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # not of other tests
     measured = []
     real = overhead.measured
 
