@@ -100,7 +100,12 @@ class Screen:
         )
         hidden = self.quiet or not self._console.is_terminal
         with Progress(
-            *columns, console=self._console, transient=True, expand=True, disable=hidden
+            *columns,
+            console=self._console,
+            transient=True,
+            expand=True,
+            disable=hidden,
+            refresh_per_second=4,
         ) as shown:
             yield Steps(shown, total, what)
 
