@@ -1026,3 +1026,26 @@ def test_runs_that_were_cut_short_are_mended_from_the_study(run, tmp_path):
     assert status == 2
     assert "line 5 holds no run" in err
     assert "split 0" not in out  # told before training
+
+
+# Completion
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("topoloss trai", {"train"}),
+        ("topoloss train --protocol fa", {"faithful"}),
+        ("topoloss train --model vgg256-d", {"vgg256-dense2", "vgg256-dropout"}),
+        ("topoloss check corr", {"correlation"}),
+        ("topoloss compare weight", {"weight-decay"}),
+    ],
+)
+def test_a_shell_completes_names(run, monkeypatch, typed, completed):
+    monkeypatch.setenv("_TOPOLOSS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    status, out, _ = run()
+    assert status == 0
+    assert completed <= set(out.split())
+    assert all(word.startswith(typed.split()[-1]) for word in out.split())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from traceback import format_tb, walk_tb
+from traceback import format_tb
 from types import TracebackType
 
 from topoloss.errors import InputError, TopolossError
@@ -76,7 +76,7 @@ def _first_of_others(error: BaseException) -> tuple[str, TracebackType] | None:
     """The first frame that is not the library's: whose it is, and the traceback from there."""
     traceback = error.__traceback__
     while traceback is not None:
-        ((frame, _),) = list(walk_tb(traceback))[:1]
+        frame = traceback.tb_frame
         owner = _owner(frame.f_code.co_filename, frame.f_globals.get("__name__", ""))
         if owner is not None:
             return owner, traceback

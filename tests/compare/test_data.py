@@ -107,7 +107,9 @@ def test_references_that_lead_nowhere(reference, message):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(topoloss.UnknownNameError, match=r"'digits'.*'mnist'.*Did you mean 'mnist'"):
+    with pytest.raises(
+        topoloss.UnknownNameError, match=r"digits, .*mnist and cifar10, .*Did you mean 'mnist'"
+    ):
         load("mnis")
 
 
@@ -231,3 +233,12 @@ def test_spirals_lie_in_the_first_two_features_alone():
     for k in range(2, 6):
         x = data.x[:, k]
         assert abs(x[data.y == 0].mean() - x[data.y == 1].mean()) < 4 * (2 / 750) ** 0.5
+
+
+def test_a_sparse_dataset_is_refused(own_module):
+    imports = "import torch\nfrom topoloss.compare.data import Dataset\n"
+    name = own_module(
+        f"{imports}load = lambda: Dataset(torch.eye(5).to_sparse(), torch.zeros(5).long(), 3, 1)\n"
+    )
+    with pytest.raises(topoloss.InputError, match=r"sparse; return .to_dense\(\)"):
+        load(f"{name}:load")

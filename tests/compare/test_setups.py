@@ -59,7 +59,7 @@ def test_a_batch_of_one_sample_is_told_before_any_run(own_module, monkeypatch, s
 
 
 def test_a_device_that_is_not_there_is_told():
-    with pytest.raises(topoloss.OptionError, match="device='tpu9' cannot be used here"):
+    with pytest.raises(topoloss.OptionError, match="the device 'tpu9' cannot be used here"):
         check(Setup(), device="tpu9")
 
 
