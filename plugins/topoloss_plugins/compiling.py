@@ -10,28 +10,40 @@ from typing import Any
 import numba
 from numba.core import event
 
-__all__ = ["compiled", "compiled_sum"]
+__all__ = ["compiled", "part", "part_that_sums"]
 
 _log = logging.getLogger("topoloss")
 _compiled: set[Any] = set()
 _not_kept: list[str] = []
+# Nobody calls these functions from C. Numba's stubs do not list the options of entries.
+_NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
+_NOR_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True} | _NOT_FROM_C
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function when it is first called; later processes find it on disk."""
     try:
-        made = numba.njit(function, cache=True, nogil=True, **options)
+        made = numba.njit(function, cache=True, nogil=True, **_NOT_FROM_C)
     except RuntimeError:
         # No directory can be written, for example in a read-only container.
         _not_kept.append(function.__name__)
-        made = numba.njit(function, nogil=True, **options)
+        made = numba.njit(function, nogil=True, **_NOT_FROM_C)
     _compiled.add(made)
     return made
 
 
-def compiled_sum(function: Callable[..., Any]) -> Any:
+def part(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function for compiled ones to call, and nobody else.
+
+    It is kept on disk as a part of those, and gets no entry from Python, which would take as long
+    to compile as a small function does.
+    """
+    return numba.njit(function, **_NOR_FROM_PYTHON, **options)
+
+
+def part_that_sums(function: Callable[..., Any]) -> Any:
     """The same for sums, which may be taken in any order, so that they are vectorised."""
-    return compiled(function, fastmath={"reassoc", "contract"})
+    return part(function, fastmath={"reassoc", "contract"})
 
 
 @cache

@@ -53,6 +53,12 @@ def test_importing_the_core_loads_no_installed_plugin_before_the_first_lookup(in
     assert ran.stdout.split() == ["imported", "loaded"]
 
 
+def test_loading_the_shipped_plugins_loads_no_compiler_of_loops():
+    script = "import sys, topoloss; topoloss.available('loss'); print('numba' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
 def python_files(folder):
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files

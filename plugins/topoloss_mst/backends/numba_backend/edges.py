@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import numpy as np
-from topoloss_plugins.compiling import compiled, compiled_sum
+import numpy.typing as npt
+from topoloss_plugins.compiling import compiled, part, part_that_sums
 
 ABS_DOT, DOT, SQ_DIST = range(3)
 ORDERS = {"abs_dot_descending": ABS_DOT, "dot_descending": DOT, "sq_dist_ascending": SQ_DIST}
 
 
-@compiled_sum
+@part_that_sums
 def exact_key(a, b, order):
     """Ascending key of the edge between two vertices, in float64."""
     total = 0.0
@@ -33,17 +34,13 @@ def exact_keys(v, edges, order):
     return keys
 
 
-@compiled
-def norms(v):
+def norms(v: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Norms of vertices (batch, n, d), rounded up."""
     batch, n, d = v.shape
-    rounded_up = 1 + (d + 4) * 2.0**-52
-    found = np.empty((batch, n))
-    for element in range(batch):
-        for u in range(n):
-            row = v[element, u]
-            found[element, u] = np.sqrt(-exact_key(row, row, DOT)) * rounded_up
-    return found
+    each = np.arange(batch * n)
+    squares = -exact_keys(v.reshape(-1, d), np.stack((each, each), 1), DOT)
+    found: npt.NDArray[np.float64] = np.sqrt(squares) * (1 + (d + 4) * 2.0**-52)
+    return found.reshape(batch, n)
 
 
 @compiled
@@ -102,7 +99,7 @@ def closed_at_zero(n, edges, keys):
     return tree
 
 
-@compiled
+@part
 def before(key, i, j, other, k, m):
     """Whether the edge between i and j comes before that between k and m, of key `other`."""
     if key != other:
@@ -111,12 +108,12 @@ def before(key, i, j, other, k, m):
     return code_of(i, j, n) < code_of(k, m, n)
 
 
-@compiled
+@part
 def code_of(i, j, n):
     return min(i, j) * n + max(i, j)
 
 
-@compiled
+@part
 def join(component, i, j):
     """Join two components; the lowest vertex of each stands for it."""
     a, b = _root(component, i), _root(component, j)
@@ -125,7 +122,7 @@ def join(component, i, j):
     return a, b
 
 
-@compiled
+@part
 def _root(component, u):
     while component[u] != u:
         component[u] = component[component[u]]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from topoloss_plugins.compiling import compiled
+from topoloss_plugins.compiling import compiled, part
 
 from topoloss_mst.backends.numba_backend.edges import ABS_DOT, SQ_DIST
 from topoloss_mst.backends.numba_backend.linkage import CHUNK
@@ -56,7 +56,7 @@ class Bounds(NamedTuple):
     order: int
 
 
-@compiled
+@part
 def _lowest(bounds, rank, a, b):
     """Lowest similarity, of vertices of sizes a and b, that may reach the rank's edge."""
     size = (a + b) * (a + b) / 2 if bounds.order == SQ_DIST else a * b
@@ -74,7 +74,8 @@ def light_in_stack(stack, first, last, heaviest, bounds, found):
     """
     top, left, tiles = stack
     side = tiles.shape[1]
-    count = 0
+    # Not 0, whose type is another one: `_light_in_row` would be compiled for each of the two.
+    count = np.int64(0)
     for r in range(first, min(last, len(heaviest) - top)):
         p = top + r
         if count + p - left > len(found):
@@ -92,8 +93,7 @@ def light_in_matrix(matrix, first, heaviest, bounds, found):
     vertex = bounds.vertex
     n = len(vertex)
     row = np.empty(n, matrix.dtype)
-    left = np.int64(0)
-    count = 0
+    left, count = np.int64(0), np.int64(0)
     for p in range(first, n):
         if count + p > len(found):
             return count, p
@@ -104,7 +104,7 @@ def light_in_matrix(matrix, first, heaviest, bounds, found):
     return count, n
 
 
-@compiled
+@part
 def _light_in_row(row, left, p, rank, bounds, found, count):
     """Append the pairs (p, q) that may come before the heaviest edge of the tree's path.
 
@@ -149,7 +149,7 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
     return rank, count
 
 
-@compiled
+@part
 def _apart(bounds, p, q):
     """Whether no feature of one vertex meets one of the other, so that their product is 0.
 

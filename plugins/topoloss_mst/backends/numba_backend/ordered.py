@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from topoloss_plugins.compiling import compiled
+from topoloss_plugins.compiling import part
 
 
 # Inlined early: only then are the loops around it vectorised.
@@ -19,7 +19,7 @@ def ordered(bits, highest, signed):
     return bits ^ ((bits >> 63) & highest) if signed else bits & highest
 
 
-@compiled
+@part
 def lowest_integer(bound, highest, signed):
     """An integer that no ordered number that is at least `bound` is below.
 
@@ -35,6 +35,6 @@ def lowest_integer(bound, highest, signed):
     return integer if highest == 0x7FFFFFFF else integer >> 16
 
 
-@compiled
+@part
 def _bits(x):
     return np.float32(x).view(np.int32)

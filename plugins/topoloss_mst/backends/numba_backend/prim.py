@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
-from topoloss_plugins.compiling import compiled
+from topoloss_plugins.compiling import compiled, part
 
 from topoloss_mst.backends.numba_backend.ordered import ordered
 
@@ -40,7 +40,7 @@ def prim(similarity, signed):
     return tree
 
 
-@compiled
+@part
 def _relax(row, best, link, u, signed):
     highest = np.iinfo(row.dtype).max
     for j in range(len(row)):
@@ -51,7 +51,7 @@ def _relax(row, best, link, u, signed):
         link[j] = u if better else link[j]
 
 
-@compiled
+@part
 def _highest_outside(best, lowest, inside):
     highest = lowest
     for j in range(len(best)):
@@ -59,7 +59,7 @@ def _highest_outside(best, lowest, inside):
     return highest
 
 
-@compiled
+@part
 def _lowest_edge_at(block_highest, best, link):
     """Vertex outside whose edge comes lexicographically first among the highest ones."""
     n = len(best)
@@ -83,7 +83,7 @@ def _lowest_edge_at(block_highest, best, link):
     return vertex
 
 
-@compiled
+@part
 def _holds(chunk, value):
     """Whether the value is there; without a way out of the loop, so that it is vectorised."""
     found = False

@@ -17,7 +17,7 @@ from functools import cache
 import numba
 import numpy as np
 import numpy.typing as npt
-from topoloss_plugins.compiling import compiled
+from topoloss_plugins.compiling import compiled, part
 
 from topoloss_mst.backends.numba_backend.edges import before, exact_key
 
@@ -83,7 +83,7 @@ def with_twins(tree, representatives, lowest, v, order):
     return found
 
 
-@compiled
+@part
 def _hash(row, factors):
     minus_zero = np.iinfo(row.dtype).min
     total = np.int64(0)
@@ -93,7 +93,7 @@ def _hash(row, factors):
     return total >> 32
 
 
-@compiled
+@part
 def _equal(a, b):
     minus_zero = np.iinfo(a.dtype).min
     equal = True
