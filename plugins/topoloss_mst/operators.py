@@ -143,7 +143,10 @@ def _empty_tree(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str | None) -> Tensor:
-    """Run a backend on the whole batch at once; `remedy` is how to need no matrix of all pairs."""
+    """Run a backend on the whole batch at once.
+
+    `remedy` is how to need no matrix of all pairs, or None for a backend that holds none.
+    """
     if _is_checked(x, backend):
         _check_finite(x)
     tree = _empty_tree(x)
@@ -159,9 +162,7 @@ def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str
         with torch.autocast(x.device.type, enabled=False):
             edges = run(batch)
     except torch.OutOfMemoryError as error:
-        if remedy is None:
-            raise
-        raise out_of_memory(x, remedy) from error
+        raise (_no_space_to_search(x) if remedy is None else out_of_memory(x, remedy)) from error
     return _canonical(edges, batch.shape[1]).reshape(tree.shape)
 
 
@@ -199,6 +200,19 @@ def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
     )
 
 
+def _no_space_to_search(v: Tensor) -> topoloss.TooLargeError:
+    """Return an error for vertices whose search, without a matrix of all pairs, did not fit."""
+    *batch, n, d = v.shape
+    size = v.numel() * v.element_size() / 2**30
+    return topoloss.TooLargeError(
+        f"{v.device} ran out of memory in the search for the spanning tree of {n} vertices of {d} "
+        f"features{f', for a batch of {math.prod(batch)}' if batch else ''}; the features alone "
+        f"take {size:.1f} GiB. Free memory there, take a fraction of the neurons "
+        "(attach(..., fraction=0.1)) or a smaller batch, or search on the CPU "
+        "(regulariser(activations.cpu()))."
+    )
+
+
 def _is_checked(x: Tensor, backend: str) -> bool:
     """Whether to look for NaN, which waits for the device.
 
@@ -211,7 +225,7 @@ def _is_checked(x: Tensor, backend: str) -> bool:
 
 def _check_finite(x: Tensor) -> None:
     # A finite sum proves that every entry is finite; one that is not may only have overflowed.
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+    if not math.isfinite(x.sum().item()) and not torch.isfinite(x).all():
         raise topoloss.InputError(
             f"a filtration gave NaN or infinity in a tensor of shape {tuple(x.shape)}; every "
             "vertex and every edge value must be finite."
@@ -224,7 +238,8 @@ def _balanced(v: Tensor) -> Tensor:
     On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
     """
     if v.device.type == "cpu":
-        if _SAFE[0] <= v.abs().max() <= _SAFE[1]:
+        lowest, highest = torch.aminmax(v)
+        if _SAFE[0] <= max(-lowest.item(), highest.item()) <= _SAFE[1]:
             return v
         v = v.double()
     largest = v.abs().amax((-2, -1), keepdim=True)
@@ -236,10 +251,11 @@ def _balanced(v: Tensor) -> Tensor:
 
 def _canonical(edges: Tensor, n: int) -> Tensor:
     """Lower end point first, edges in lexicographic order: backends then agree exactly."""
+    if edges.device.type == "cpu":
+        # For the few edges of a tree NumPy is several times faster.
+        one, other = np.moveaxis(edges.numpy(), -1, 0)
+        ascending = np.sort(np.minimum(one, other) * n + np.maximum(one, other))
+        return torch.from_numpy(np.stack(np.divmod(ascending, n), -1))
     code = torch.minimum(*edges.unbind(-1)) * n + torch.maximum(*edges.unbind(-1))
-    if code.device.type == "cpu":
-        # Several times faster for the few codes of a tree.
-        ascending = torch.from_numpy(np.sort(code.numpy()))
-    else:
-        ascending = code.sort(-1).values
-    return torch.stack((ascending // n, ascending % n), -1)
+    codes = code.sort(-1).values
+    return torch.stack((codes // n, codes % n), -1)

@@ -399,7 +399,8 @@ def test_out_of_memory_names_the_size_and_a_way_without(monkeypatch):
     monkeypatch.setattr(Manhattan, "pairwise", out_of_memory)
     with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
         custom(x)
-    # A backend that holds no such matrix has no way to name.
     monkeypatch.setattr("topoloss_mst.backends.triton_backend.from_features", out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(topoloss.TooLargeError, match=r"4 vertices of 700 features; .*fraction=0.1"):
         of_features(x, ORDERS[0])
+    with pytest.raises(topoloss.TooLargeError, match=r"a batch of 3; .*0.0 GiB.*smaller batch"):
+        of_features(x.expand(3, 4, 700), ORDERS[0])
