@@ -70,6 +70,24 @@ def test_layers_that_work_with_samples_first_are_turned_round(positions):
     assert_observes(SamplesFirst(), by_hand, torch.randn(positions, 6, 4), batch_dim=1)
 
 
+def test_a_layer_of_something_that_is_no_input_is_left_out_by_name():
+    class Shifted(nn.Module):
+        """Adds what a linear map makes of a constant, as learned positions are."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.table = nn.Linear(4, 8), nn.Linear(3, 8)
+            self.register_buffer("places", torch.ones(3))
+
+        def forward(self, x):
+            return torch.tanh(self.first(x)) + self.table(self.places)
+
+    seen = topoloss.observe(model := Shifted())
+    model(torch.randn(6, 4))
+    with pytest.warns(topoloss.AttachmentWarning, match="'table' is left out: .* no samples"):
+        assert list(seen.activations()) == ["first"]
+
+
 class FeaturesAveraged(nn.Module):
     """(positions, samples, features) to (positions, samples), which may be turned round."""
 
