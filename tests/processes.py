@@ -14,7 +14,8 @@ TESTS = Path(__file__).parent
 
 def findings(script, size, folder):
     """What ``main()`` of a script found in each process, by rank; None where it found nothing."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", str(TESTS / script)]
     started = [
         subprocess.Popen(
