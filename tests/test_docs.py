@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from mutants.results import found
 
 import topoloss
 import topoloss.inspection
@@ -157,3 +158,15 @@ def test_a_promise_without_a_test_is_found(named):
     assert not is_a_test(
         promises(f"| promise | test |\n|-|-|\n| All is well. | {named} |")["All is well."]
     )
+
+
+def test_the_figures_of_planted_bugs_are_those_of_the_committed_results():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for package, of in found().items():
+        row = f"| {package} | {of.bugs} | {of.noticed} | {len(of.survivors)} | {of.equivalent} |"
+        assert row in text.splitlines()
+
+
+def test_each_planted_bug_that_survived_has_a_reason():
+    for of in found().values():
+        assert [row["key"] for row in of.survivors if row["reason"] == "no reason yet"] == []

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 # Which tests run which lines, kept for the next run.
 RECORDED = ROOT / "runs" / "executed.pickle"
 FEW = 60
+# Seconds that what tests share may take, whichever of them sets it up.
+AT_FIRST = 300
 # Seconds of tests, as they took when their lines were recorded: a survivor would run all of them.
 ENOUGH = 100
 
@@ -89,7 +91,7 @@ def try_one(copy: Path, name: str, mutant: Mutant, executed: Executed) -> None:
         noticed_by = "" if _is_program(planted) else NO_PROGRAM
         # Most are noticed by one of the first tests, and collecting all the others takes seconds.
         for some in filter(None, (tests[:FEW], tests[FEW:])):
-            limit = 60 + 10 * sum(executed.seconds[test] for test in some)
+            limit = AT_FIRST + 10 * sum(executed.seconds[test] for test in some)
             noticed_by = noticed_by or first_failure(copy, some, limit, "compiled" in source)
     finally:
         path.write_text(source, encoding="utf-8")
