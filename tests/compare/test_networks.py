@@ -40,5 +40,5 @@ def test_own_network_that_does_not_fit_the_data(own_module, widths, message):
 
 
 def test_unknown_network_lists_the_known_ones():
-    with pytest.raises(topoloss.UnknownNameError, match="'net0', 'net1', 'net2'"):
+    with pytest.raises(topoloss.UnknownNameError, match="there are net0, net1, net2, "):
         build("net7", load("digits"))
