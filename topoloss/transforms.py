@@ -18,12 +18,11 @@ def stacked(each: Sequence[Indices]) -> Indices:
     return tuple(None if x[0] is None else torch.stack(x) for x in zip(*each, strict=True))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def outside(
     function: Callable[..., Indices],
     *tensors: Tensor,
     join: Callable[[Sequence[Indices]], Indices] = stacked,
-) -> Indices:
+) -> tuple[Any, ...]:
     """Call a function that leaves PyTorch; inside `vmap` and `grad`, too, it gets plain tensors.
 
     Parameters
@@ -55,6 +54,15 @@ def outside(
     >>> torch.func.grad(squared_maximum)(torch.tensor([1.0, 3.0, 2.0]))
     tensor([0., 6., 0.])
     """
+    if torch.compiler.is_compiling():
+        # Imported here, as it loads the compiler, which takes seconds.
+        from topoloss.uncompiled import apply_uncompiled
+
+        return apply_uncompiled(function, join, *tensors)
+    return apply(function, join, *tensors)
+
+
+def apply(function: Any, join: Any, *tensors: Tensor) -> Indices:
     found: Indices = _Outside.apply(function, join, *tensors)  # type: ignore[no-untyped-call]
     return found
 

@@ -123,16 +123,18 @@ class RandomPath(_SquaredCovariances):
         self.seed = seed
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        order = torch.tensor(_order(x.shape[1], self.seed), device=x.device)
+        order_of = random_order
+        if torch.compiler.is_compiling():
+            # Imported here, as it loads the compiler, which takes seconds.
+            from topoloss_plugins.compiled_order import order_of
+        order = torch.tensor(order_of(x.shape[1], self.seed), device=x.device)
         return torch.stack((order[:-1], order[1:]), 1)
 
     def extra_repr(self) -> str:
         return f"seed={self.seed}"
 
 
-# A compiled graph holds the numbers, and does not draw.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _order(n: int, seed: int) -> list[int]:
+def random_order(n: int, seed: int) -> list[int]:
     order: list[Any] = np.random.default_rng(seed).permutation(n).tolist()
     return order
 
