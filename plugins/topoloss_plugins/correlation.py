@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -199,27 +199,35 @@ class Cosine(_Angular):
 
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Normalise each neuron; a zero one stays the zero vector. Shape (n, samples)."""
-        return _unit_rows(x, centred=False)
+        rows, negligible = _scaled_rows(x)
+        return _unit_rows(rows, _squares(rows), negligible)
 
 
 def _centred_unit_rows(x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
-    _check_samples(x)
-    return _unit_rows(x, centred=True)
+    return _unit_rows(*centred_rows(x))
 
 
-def constant_neurons(x: Float[Tensor, "samples n"]) -> Bool[Tensor, " n"]:
-    """Which neurons a correlation takes for constant: see the notes of `Correlation`."""
-    _check_samples(x)
-    return _centred_rows(x)[2]
+def centred_rows(
+    x: Float[Tensor, "samples n"],
+) -> tuple[Float[Tensor, "n samples"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return a row for each neuron, of mean 0, its sum of squares, and whether it is constant.
 
-
-def _check_samples(x: Tensor) -> None:
+    Rows are scaled as `_scaled_rows` does.
+    """
     if x.shape[0] < 2:
         raise topoloss.InputError(
             f"activations of shape {tuple(x.shape)} hold one sample; a correlation needs at "
             "least 2 and is informative from 3. Use a larger batch, or drop a last batch "
             "of one (drop_last=True)."
         )
+    rows, negligible = _scaled_rows(x)
+    centred = rows - rows.mean(-1, keepdim=True)
+    # What is left of the mean is rounding, and a constant to autograd.
+    centred = centred - centred.detach().mean(-1, keepdim=True)
+    squares = _squares(centred)
+    eps = torch.finfo(x.dtype).eps
+    constant = negligible | (squares.detach() <= eps**2 * _squares(rows.detach()))
+    return centred, squares, constant
 
 
 def _dot(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -236,103 +244,28 @@ def _one_minus_magnitude(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return torch.where(dot.detach().abs() > 0.5, half_of_squared_distance, 1 - dot.abs())
 
 
-def _unit_rows(x: Float[Tensor, "samples n"], centred: bool) -> Float[Tensor, "n d"]:
-    """Rows of norm 1, of mean 0 if they are centred; a constant one, or zero, becomes zero."""
-    if torch.compiler.is_compiling():
-        # The compiler takes no function with a jvp of its own, and joins the passes by itself.
-        return _unit_rows_with_scales(x, centred)[0]
-    unit: Tensor = _UnitRows.apply(x, centred)[0]  # type: ignore[no-untyped-call]
-    return unit
+def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " n"]]:
+    """Rows of largest magnitude about 1, in at least float32, and which of them are negligible.
 
-
-def _unit_rows_with_scales(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of norm 1, and for each row 1 over the norm before, and the scale before that."""
-    rows, squares, zero, scale = _centred_rows(x) if centred else _scaled_rows(x)
-    # The guard stands before the division: masking a NaN afterwards poisons the gradient.
-    inverse_norm = torch.where(zero, 0, 1 / torch.where(zero, 1, squares).sqrt())
-    return rows * inverse_norm[:, None], inverse_norm, scale
-
-
-class _UnitRows(torch.autograd.Function):
-    """What `_unit_rows_with_scales` returns, with a gradient in fewer passes over the rows.
-
-    With c = scale * x, centred, and v = c / |c|, a change dc makes the changes
-    dv = (dc - v (v . dc)) / |c| of v, and -(v . dc) / |c|^2 of 1 / |c|. The scale is a constant to
-    autograd, as v does not depend on it. Constant rows have 1 / |c| = 0, and so no gradient.
+    The scale is a power of two, so that nothing is rounded, and a constant to autograd: what
+    follows does not depend on it.
     """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-        return _unit_rows_with_scales(x, centred)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, ...]) -> None:
-        x, ctx.centred = inputs
-        ctx.dtype = x.dtype
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
-
-    @staticmethod
-    def backward(
-        ctx: Any, of_unit: Tensor | None, of_inverse_norm: Tensor | None, _: None
-    ) -> tuple[Tensor, None]:
-        unit, inverse_norm, scale = ctx.saved_tensors
-        along = torch.zeros_like(scale) if of_unit is None else (unit * of_unit).sum(-1)
-        if of_inverse_norm is not None:
-            along = along + inverse_norm * of_inverse_norm
-        change = -along[:, None] * unit
-        if of_unit is not None:
-            change = change + of_unit
-        rows = _centred_if(ctx.centred, change * inverse_norm[:, None]) * scale[:, None]
-        # Laid out like x: a transpose slows what follows.
-        return rows.T.contiguous().to(ctx.dtype), None
-
-    @staticmethod
-    def jvp(ctx: Any, change: Tensor, _: None) -> tuple[Tensor, Tensor, None]:
-        unit, inverse_norm, scale = ctx.saved_tensors
-        change = _centred_if(ctx.centred, change.T.to(unit.dtype) * scale[:, None])
-        along = (unit * change).sum(-1)
-        of_unit = (change - along[:, None] * unit) * inverse_norm[:, None]
-        return of_unit, -along * inverse_norm.square(), None
-
-
-def _centred_if(centred: bool, rows: Tensor) -> Tensor:
-    return rows - rows.mean(-1, keepdim=True) if centred else rows
-
-
-Rows: TypeAlias = tuple[
-    Float[Tensor, "n samples"], Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, " n"]
-]
-
-
-def _centred_rows(x: Tensor) -> Rows:
-    """Rows of mean 0, scaled as `_scaled_rows` does, and of which neurons they are constant."""
-    rows, squares, negligible, scale = _scaled_rows(x)
-    centred = rows - rows.mean(-1, keepdim=True)
-    # What is left of the mean is rounding, and a constant to autograd.
-    centred = centred - centred.detach().mean(-1, keepdim=True)
-    left = _squares(centred)
-    constant = negligible | (left.detach() <= torch.finfo(x.dtype).eps ** 2 * squares.detach())
-    return centred, left, constant, scale
-
-
-def _scaled_rows(x: Tensor) -> Rows:
-    """Rows of largest magnitude about 1, in at least float32, their sums of squares, which are
-    negligible, and the scale.
-
-    The scale is a power of two, so that nothing is rounded, and a constant to autograd.
-    """
+    # A slice's gradient is laid out like x; a transpose's is not, and slows what follows.
+    x = x.narrow(0, 0, x.shape[0])
     rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     largest = rows.detach().abs().amax(-1)
     negligible = largest < torch.finfo(rows.dtype).tiny
     _, exponent = torch.frexp(torch.where(negligible, 1, largest))
-    scale = torch.ldexp(torch.ones_like(largest), 1 - exponent)
-    scaled = rows * scale[:, None]
-    return scaled, _squares(scaled), negligible, scale
+    return rows * torch.ldexp(torch.ones_like(largest), 1 - exponent)[:, None], negligible
+
+
+def _unit_rows(
+    rows: Float[Tensor, "n d"], squares: Float[Tensor, " n"], zero: Bool[Tensor, " n"]
+) -> Float[Tensor, "n d"]:
+    """Rows of norm 1; those marked become zero, with a zero gradient."""
+    # The guard stands before the division: masking a NaN afterwards poisons the gradient.
+    inverse_norm = torch.where(zero, 0, 1 / torch.where(zero, 1, squares).sqrt())
+    return rows * inverse_norm[:, None]
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import topoloss
-from topoloss_plugins.correlation import Correlation, constant_neurons
+from topoloss_plugins.correlation import Correlation, centred_rows
 
 
 class Spearman(Correlation):
@@ -54,7 +54,7 @@ class Spearman(Correlation):
 
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Rank each neuron's activations, then centre and normalise; shape (n, samples)."""
-        constant = constant_neurons(x.detach())
+        _, _, constant = centred_rows(x.detach())
         return super().vertices(_ranks(x.to(torch.promote_types(x.dtype, torch.float32)), constant))
 
 

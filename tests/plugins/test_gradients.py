@@ -194,22 +194,6 @@ def test_all_neurons_zero_has_zero_gradient(filtration, loss):
     assert (gradient(reg, torch.zeros(6, 4)) == 0).all()
 
 
-# Forward mode
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its forward mode
-@pytest.mark.parametrize("filtration", ["correlation", "signed-correlation", "cosine"])
-@pytest.mark.parametrize("order", [1, 2])
-def test_forward_mode_agrees_with_reverse_mode(filtration, order):
-    reg = topoloss.pipeline(filtration, "mst", "t1")
-    # A constant neuron among the others, and scales far apart.
-    x = torch.cat((generic() * torch.logspace(-9, 9, 5).double(), torch.zeros(7, 1).double()), 1)
-    direction = randn(*x.shape, seed=1) * x.abs().amax(0)
-    f = reg if order == 1 else lambda y: (torch.func.grad(reg)(y) * direction).sum()
-    _, forward = torch.func.jvp(f, (x,), (direction,))
-    torch.testing.assert_close(forward, (gradient(f, x) * direction).sum())
-
-
 # Duplicates, opposites, orthogonal neurons, ties, equal deaths
 
 
