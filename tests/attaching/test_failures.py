@@ -168,7 +168,7 @@ def test_observe_refuses_unknown_options_and_values_too(options, message):
 
 
 def test_an_unknown_regulariser_lists_the_known_ones():
-    with pytest.raises(topoloss.UnknownNameError, match="'t1', 't2'"):
+    with pytest.raises(topoloss.UnknownNameError, match="t1, t2"):
         topoloss.attach(Net(), "t3")
 
 
