@@ -1,5 +1,6 @@
 """Third parties' distributions, from their own folders, in a fresh virtual environment."""
 
+import json
 import os
 import re
 import subprocess
@@ -61,11 +62,13 @@ def environment(tmp_path_factory):
 
 def test_it_is_discovered_through_its_entry_point(environment):
     assert "distance-correlation" not in topoloss.available("filtration")
-    listed = environment("-m", "topoloss", "plugins")
-    (line,) = [line for line in listed.splitlines() if "topoloss-distance-correlation" in line]
-    assert "loaded" in line
-    assert "filtration: distance-correlation" in line
-    assert "regulariser: t1-distance-correlation" in listed
+    listed = json.loads(environment("-m", "topoloss", "plugins", "--json"))["plugins"]
+    (found,) = [p for p in listed if p["distribution"].startswith("topoloss-distance-correlation ")]
+    assert found["status"] == "loaded"
+    assert found["offers"] == {
+        "filtration": ["distance-correlation"],
+        "regulariser": ["t1-distance-correlation"],
+    }
 
 
 def test_it_is_compared_by_name(environment):
