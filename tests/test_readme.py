@@ -1,6 +1,7 @@
 """The README's Python runs, and what it prints is what it says."""
 
 import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from benchmarks import paper, report, rows
 from benchmarks.t1_step import FILES
 from benchmarks.training import TRAINING
 from topoloss.compare.tables import summarise
+from topoloss.testing import check
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -38,8 +40,11 @@ def test_the_two_lines_run_in_a_loop():
     assert not torch.equal(model[0].weight, before)
 
 
-def test_readme_has_a_custom_filtration():
-    assert any("topoloss.Filtration" in block for block in BLOCKS)
+def test_the_custom_filtration_passes_the_check(tmp_path, monkeypatch):
+    (block,) = (block for block in BLOCKS if "topoloss.Filtration" in block)
+    (tmp_path / "my_filtration.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    check("filtration", importlib.import_module("my_filtration").Cosine)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
