@@ -55,7 +55,7 @@ def _tell() -> None:
         else "once"
     )
     _log.warning(
-        "topoloss compiles for this processor what it is about to do: it takes a while, %s.",
+        "topoloss compiles its inner loops for this processor: it takes a while, %s.",
         how_often,
     )
 
