@@ -68,7 +68,7 @@ def check(
 ) -> None:
     """Check a component, or a plugin and all that it offers, against the rules of its kind.
 
-    A failure that probably follows from another is marked so, and only the others are told in
+    If a failure probably follows from another, the command says so, and shows only the other in
     full. The exit status is 1 if a rule is broken.
     """
     if kind is not None:
