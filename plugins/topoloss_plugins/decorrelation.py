@@ -143,7 +143,7 @@ def t1(
     on_nonfinite: Literal["raise", "skip"] = "raise",
     check_finite: bool | None = None,
 ) -> topoloss.Pipeline:
-    """Correlation dissimilarity, minimum spanning tree, T1.
+    """Minus the sum of ``1 - |r|`` along a minimum spanning tree of the neurons: T1.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def t2(
     on_nonfinite: Literal["raise", "skip"] = "raise",
     check_finite: bool | None = None,
 ) -> topoloss.Pipeline:
-    """Correlation dissimilarity, minimum spanning tree, T2.
+    """Deaths ``1 - |r|`` of a minimum spanning tree of the neurons, high and even: T2.
 
     Parameters
     ----------

@@ -100,13 +100,13 @@ def attach(
     every : int
         The penalty is applied at the first step and at each `every`-th after it. At the steps
         between, its value is a zero that ``backward`` accepts, and no activations are recorded.
-        The value of a step with it is not multiplied by `every`.
+        At the steps with the penalty its value is not multiplied by `every`.
     overhead : float, optional
         Choose `every` so that the penalty lengthens training by at most this share: 0.1 for a
         tenth. The first 20 steps are measured, four with the penalty and four without by turns.
         Then `every` is fixed, logged, and kept in ``state_dict()``. With ``torch.distributed``
-        rank 0 decides for all. It is the one option whose choice depends on the machine; it
-        never changes which neurons are sampled for a penalty that is applied.
+        rank 0 decides for all. Two machines may choose differently. The choice never changes
+        which neurons are sampled for a penalty that is applied.
     group : torch.distributed.ProcessGroup, optional
         Value the samples of all its processes together, as one batch. Gradients of parameters are
         those of that batch once they are averaged over the processes, as DDP and FSDP do. By
@@ -360,7 +360,7 @@ class Attachment(Observation):
         loss : Tensor or float, optional
             The whole loss, the weighted penalty included.
         weight : float, optional
-            What the penalty was multiplied by in it.
+            What the penalty was multiplied by in the loss.
         level : float
             Deaths of at most this are copies: of ``1 - |r|``, 0.05 is a correlation of at least
             0.95. The level of `topoloss.redundancy` means the same.

@@ -76,11 +76,11 @@ def observe(
     layers : "auto", "trainable", str, type, or sequence of str and type
         ``"auto"``: each linear map (linear layer, convolution, recurrent layer, attention as a
         whole, or whatever else multiplies by a parameter of two or more axes), taken after the
-        normalisation and the elementwise activation that directly follow it. Queries, keys
-        and values of attention by softmax are none; the projection after it is one.
+        normalisation and the elementwise activation that directly follow it. Of softmax
+        attention the projection after it is a layer; those to queries, keys and values are not.
         ``"trainable"``: the paper's rule, the output of each module with trainable parameters of
-        its own, norms and embeddings included. Otherwise names of modules, globs on names (a
-        ``*`` stands for dots, too), or module types: the outputs of these modules, taken after
+        its own, norms and embeddings included. Otherwise names of modules, patterns (``*`` also
+        matches dots), or module types: the outputs of these modules, taken after
         the norm and the activation that directly follow, as by default. A norm that is chosen as
         well is a layer of its own.
     units : {"unit", "channel"}
@@ -103,7 +103,7 @@ def observe(
         The axis of the model's inputs that counts samples: 1 for a sequence model that takes
         (positions, samples, ...).
     after_activation : bool
-        False takes each layer as its linear map or module put it out.
+        False takes the output of each linear map or module, before norm and activation.
     eval_pass : bool
         Observe a second forward pass on the same inputs in evaluation mode (dropout off,
         running statistics, gradients on), instead of the model's own latest one.
@@ -119,10 +119,9 @@ def observe(
 
     Notes
     -----
-    Every forward pass is watched, so what is observed is what the model computed in it. No error
-    and no warning comes from the model's forward pass, only from what is asked afterwards. A
-    layer that does not descend from the inputs, or has no axis of samples, is left out with a
-    warning; it is an error if it was named.
+    Every forward pass is watched. The model's forward pass itself raises no error and gives no
+    warning; the calls after it do. A layer that is not computed from the inputs, or has no axis
+    of samples, is left out with a warning; if you named it, that is an error.
 
     Examples
     --------

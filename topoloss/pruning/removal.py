@@ -40,9 +40,9 @@ def prune(
 ) -> _Model:
     """Return a smaller copy of a model, without neurons that copy others or never change.
 
-    Constants go into the biases of the layers that read them, and a copy into the weights that
-    read the neuron that it copies. By default only that is taken out which changes no output on
-    the given data but by rounding; `level` or `share` take out more.
+    A constant is added to the biases of the layers that read it. A copy is added to the weights
+    that read the neuron that it copies. By default the outputs on the given data stay the same,
+    up to rounding; `level` or `share` take out more.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ def prune(
         deaths ``1 - |r|`` up to that are represented by one of them. At 0, neurons that equal a
         multiple of another, shifted by a constant, up to rounding.
     share : float, optional
-        Instead of `level`: which part of all neurons that can be taken out is, from 0 to 1. First
-        go those that never change, then each time the one whose stand-in changes least what the
-        next layer reads: a large neuron is kept even if it correlates. Of each layer one is left.
+        Instead of `level`: the share, from 0 to 1, of the neurons that can be taken out. First
+        go those that never change. Then, one by one, goes the neuron whose stand-in changes least
+        what the next layer reads, so a large neuron is kept even if it correlates. Each layer
+        keeps at least one.
     refit : bool
         Replace each neuron that goes by the combination of all that stay in its layer that is
         nearest on `data` (least squares), and not by a multiple of the most similar one alone.
@@ -70,8 +71,8 @@ def prune(
     Returns
     -------
     Module
-        Of the same class, with modules of the same classes, fewer channels in them. What became
-        of each layer goes to the logger ``topoloss.pruning``, at level INFO.
+        Of the same class, with modules of the same classes but fewer channels. The logger
+        ``topoloss.pruning`` tells at level INFO what became of each layer.
 
     Raises
     ------
