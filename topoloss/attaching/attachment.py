@@ -373,8 +373,9 @@ class Attachment(Observation):
             neurons could go if one of each group of copies stayed; ``constant``, neurons whose
             activations differ by no more than rounding; ``seconds``, how long ``penalty()`` took,
             on a GPU until its work was launched. With a loss and a weight ``share``, which part of
-            the loss the weighted penalty is: 0 after a step without it. A regulariser without
-            diagrams, or of weights, has fewer of these.
+            the loss the weighted penalty is: negative where the penalty is, as T1 always is, and
+            0 after a step without it. A regulariser without diagrams, or of weights, has fewer of
+            these.
 
         Raises
         ------
