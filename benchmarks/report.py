@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -135,6 +136,19 @@ def recording_table(recorded: Sequence[Row]) -> str:
     columns = ("model", "input", "layers", "passes", "median_ms", "over_plain")
     header = ["model", "input", "layers", "passes", "ms", "over plain"]
     return as_markdown(header, _columns(recorded, columns))
+
+
+def overhead_table(timed: Sequence[Row]) -> str:
+    """For each model what its repetitions added to training, and how often each valued T1."""
+    found = []
+    for model in dict.fromkeys(row["model"] for row in timed):
+        of_model = [row for row in timed if row["model"] == model]
+        added = sorted(100 * float(row["overhead"]) for row in of_model)
+        every = sorted(int(row["every"]) for row in of_model)
+        percent = [f"{value:.0f}" for value in (median(added), added[0], added[-1])]
+        found.append([model, str(len(added)), f"{every[0]} to {every[-1]}", *percent])
+    header = ("model", "repetitions", "every", "% added", "least", "most")
+    return as_markdown(header, found)
 
 
 def loops_table(timed: Sequence[Row]) -> str:

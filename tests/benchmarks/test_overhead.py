@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import overhead, rows
+from benchmarks import overhead, report, rows
 
 
 def tiny():
@@ -55,3 +55,13 @@ def test_a_measurement_goes_on_where_it_ended(tmp_path, monkeypatch):
     overhead.main()
     found = rows.read(overhead.OVERHEAD)
     assert [row["repetition"] for row in found] == ["0", "1", "2", "3"]
+
+
+def test_the_table_has_a_line_for_each_model():
+    rows = [
+        {"model": model, "every": every, "overhead": overhead}
+        for model, every, overhead in (("a", "7", "0.1"), ("a", "9", "0.14"), ("a", "8", "0.08"))
+    ] + [{"model": "b", "every": "3", "overhead": "-0.02"}]
+    table = report.overhead_table(rows)
+    assert "| a | 3 | 7 to 9 | 10 | 8 | 14 |" in table
+    assert "| b | 1 | 3 to 3 | -2 | -2 | -2 |" in table
