@@ -1,10 +1,9 @@
 """Copies of a model, with its attachment and without."""
 
 import copy
-import io
-import pickle
 import weakref
 
+import copying
 import pytest
 import torch
 from attaching.helpers import (
@@ -21,19 +20,7 @@ from torch import nn
 
 import topoloss
 
-
-def pickled(x):
-    return pickle.loads(pickle.dumps(x))
-
-
-def saved(x):
-    file = io.BytesIO()
-    torch.save(x, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-copies = pytest.mark.parametrize("make", [copy.deepcopy, pickled, saved])
+copies = pytest.mark.parametrize("make", copying.WAYS)
 
 
 @copies

@@ -3,6 +3,7 @@
 import copy
 import io
 
+import copying
 import pytest
 import torch
 from topoloss_rewiring import moved, rewire
@@ -232,14 +233,7 @@ def test_a_copy_of_the_model_alone_is_not_kept_sparse_and_tells_the_original_not
         assert torch.equal(sparse.connected["0"], expected)
 
 
-def through_pickle(both):
-    saved = io.BytesIO()
-    torch.save(both, saved)
-    saved.seek(0)
-    return torch.load(saved, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+@pytest.mark.parametrize("copied", copying.WAYS)
 def test_model_and_rewiring_are_copied_together(copied):
     model, x = network(), torch.randn(16, 10)
     with rewire(model, density=0.25, fraction=0.5) as sparse:

@@ -1,8 +1,8 @@
 """Adaptive structured noise: its covariance by hand, and where it is added."""
 
 import copy
-import io
 
+import copying
 import pytest
 import torch
 from topoloss_structured_noise import StructuredNoise, correlated, structured_noise
@@ -102,14 +102,7 @@ def test_a_copy_of_the_model_alone_has_no_noise():
         assert not varies(alone, x)
 
 
-def through_pickle(both):
-    saved = io.BytesIO()
-    torch.save(both, saved)
-    saved.seek(0)
-    return torch.load(saved, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+@pytest.mark.parametrize("copied", copying.WAYS)
 def test_model_and_noise_are_copied_together(copied):
     model, x = network(), torch.randn(8, 4)
     with structured_noise(model) as noise:
