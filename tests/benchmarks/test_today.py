@@ -1,5 +1,8 @@
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from math import inf
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -145,6 +148,29 @@ def test_of_weights_that_tie_the_smallest_is_chosen(pretend):
 )
 def test_an_edge_is_an_end_of_a_grid(value, grid, end):
     assert today.at_edge(value, grid) == end
+
+
+def test_what_the_page_says_of_learning_rates_is_what_the_runs_say():
+    found = runs.read(today.file_of("rates"))
+
+    def at_an_end(rates):
+        """On how many problems the pair of best mean score has a rate at an end of these."""
+        scores = defaultdict(list)
+        for run in found:
+            rate = run.setup.protocol.learning_rate
+            if rate in rates:
+                of_problem = (run.setup.model, run.setup.data)
+                pair = (rate, run.setup.protocol.monitor)
+                scores[of_problem, pair].append(run.outcome.validation_score)
+        best = {}
+        for (of_problem, pair), each in scores.items():
+            best[of_problem] = max(best.get(of_problem, (-inf, None)), (fmean(each), pair))
+        assert len(best) == len(today.PROBLEMS)
+        return sum(rate in (min(rates), max(rates)) for _, (rate, _) in best.values())
+
+    page = " ".join((Path(__file__).parents[2] / "docs" / "today.md").read_text("utf-8").split())
+    assert f"{at_an_end((3e-4, 1e-3, 3e-3))} of the 15 problems chose an end of that grid" in page
+    assert f"{at_an_end(today.RATES)} problems still choose an end" in page
 
 
 def test_a_plan_counts_runs_and_their_hours(pretend):
