@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # The numba backend works in chunks of 32 and 128 pairs, Triton's kernels in tiles of 64 and more,
 # the keys of the torch backend in blocks of 256 rows.
-BORDERS = (31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+BORDERS = (31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257)
 # Tiles of 512 rows, Prim's blocks of 1024 vertices, and the end of what is held at once.
 FAR_BORDERS = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049)
 

@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from properties.strategies import BORDERS, FAR_BORDERS, LAYOUTS, small_integers
 from scipy.sparse.csgraph import minimum_spanning_tree
+from topoloss_mst.backends import numba_backend
+from topoloss_mst.backends.numba_backend.edges import ORDERS
+from topoloss_mst.backends.numba_backend.trees import Plan
 
 import topoloss
 
@@ -14,7 +17,6 @@ BACKENDS = ("numba", "torch", "reference")
 backends = pytest.mark.parametrize("backend", BACKENDS)
 # Sums of products of such integers are exact in every dtype, in half precision after it widens.
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-ORDERS = ("abs_dot_descending", "dot_descending", "sq_dist_ascending")
 
 
 def by_scipy(keys):
@@ -53,6 +55,19 @@ def test_of_features(backend, order, v, e, dtype, layout):
     scaled = v.to(dtype) * 2.0 ** (e if dtype.itemsize > 2 else 0)
     found = topoloss.persistence("mst", backend=backend).from_features(scaled, order)
     assert edges_of(found) == expected
+
+
+# Of few vertices all keys are computed, unless a plan asks for the search that many have.
+PLANS = (Plan(torch.float32), Plan(torch.bfloat16), Plan(torch.float32, dense=0))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["float32", "bfloat16", "by tiles"])
+@pytest.mark.parametrize("order", ORDERS)
+@given(v=small_integers(high=2, max_rows=12, max_columns=4))
+def test_of_few_features_by_the_search_for_many(plan, order, v):
+    v = v.float().contiguous()
+    edges = numba_backend.from_features(v[None], order, plan)[0].sort(-1).values
+    assert sorted(map(tuple, edges.tolist())) == by_scipy(keys_of(v, order))
 
 
 @backends
@@ -94,7 +109,11 @@ def test_at_the_borders_of_blocks(backend, order, n, d, high, seed):
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @settings(max_examples=max(2, settings().max_examples // 100))
 @given(
-    order=st.sampled_from(ORDERS), n=st.sampled_from(FAR_BORDERS), d=widths, high=highs, seed=seeds
+    order=st.sampled_from(tuple(ORDERS)),
+    n=st.sampled_from(FAR_BORDERS),
+    d=widths,
+    high=highs,
+    seed=seeds,
 )
 def test_at_the_borders_of_tiles(backend, order, n, d, high, seed):
     v = many(n, d, high, seed)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from topoloss_mst.backends.numba_backend.edges import ABS_DOT, closed_at_zero
+from topoloss_mst.backends.numba_backend.few import are_few, minimum_trees_of_few
 from topoloss_mst.backends.numba_backend.light import most_similar
 from topoloss_mst.backends.numba_backend.prim import prim
 from topoloss_mst.backends.numba_backend.search import Edges, Floats, Search
@@ -53,10 +54,12 @@ class Plan(NamedTuple):
 
 
 def minimum_trees(v: Float[Tensor, "batch n d"], order: int, plan: Plan | None = None) -> Edges:
-    """Edges of shape (batch, n - 1, 2)."""
+    """Edges of shape (batch, n - 1, 2); without a plan, in the fastest way that is known."""
+    batch, n, d = v.shape
     if plan is None:
+        if are_few(n, d):
+            return minimum_trees_of_few(v, order)
         plan = Plan(fastest_dtype())
-    batch, n, _ = v.shape
     trees = np.empty((batch, n - 1, 2), np.int64)
     lowest = lowest_twins(v.numpy())
     distinct = (lowest == np.arange(n)).all(1)
