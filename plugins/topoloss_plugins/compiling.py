@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from types import CodeType
 from typing import Any
 
 import numba
 from numba.core import event
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
 
 __all__ = ["compiled", "part", "part_that_sums"]
 
@@ -22,12 +26,12 @@ _NOR_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True} | _NOT_FROM_C
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function when it is first called; later processes find it on disk."""
+    made = numba.njit(function, nogil=True, **_NOT_FROM_C)
     try:
-        made = numba.njit(function, cache=True, nogil=True, **_NOT_FROM_C)
+        made._cache = _Cache(function)  # type: ignore[no-untyped-call]
     except RuntimeError:
         # No directory can be written, for example in a read-only container.
         _not_kept.append(function.__name__)
-        made = numba.njit(function, nogil=True, **_NOT_FROM_C)
     _compiled.add(made)
     return made
 
@@ -44,6 +48,38 @@ def part(function: Callable[..., Any], **options: Any) -> Any:
 def part_that_sums(function: Callable[..., Any]) -> Any:
     """The same for sums, which may be taken in any order, so that they are vectorised."""
     return part(function, fastmath={"reassoc", "contract"})
+
+
+class _Cache(FunctionCache):
+    """Machine code on disk, made anew where the function or something that it uses has changed.
+
+    Numba looks at the source of the function alone. A newer version of the package that changes
+    another file would go on with what the older one compiled.
+    """
+
+    def _index_key(self, *given: Any) -> tuple[Any, ...]:
+        used = sorted(_used(self._py_func.__code__, self._py_func.__globals__, set()))
+        key = super()._index_key(*given)  # type: ignore[no-untyped-call]
+        return (*key, hashlib.sha256("\n".join(used).encode()).hexdigest())
+
+
+def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str]:
+    """Instructions and constants of some code and of the compiled functions that it names."""
+    yield code.co_code.hex()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant, names, seen)
+        else:
+            yield repr(constant)
+    for name in code.co_names:
+        value = names.get(name)
+        if isinstance(value, Dispatcher) and value not in seen:
+            seen.add(value)
+            options = value.targetoptions.items()
+            yield f"{name}: {sorted((k, sorted(v) if type(v) is set else v) for k, v in options)}"
+            yield from _used(value.py_func.__code__, value.py_func.__globals__, seen)
+        elif isinstance(value, (int, float)):
+            yield f"{name} = {value!r}"
 
 
 @cache

@@ -73,3 +73,48 @@ def test_without_a_directory_to_write_to_it_compiles_anew_and_says_so_once(told)
     (line,) = told(NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
     assert "in every process" in line
     assert "let the environment variable NUMBA_CACHE_DIR name one" in line
+
+
+PART = """
+from topoloss_plugins.compiling import part
+FACTOR = 2
+
+@part
+def scaled(x):
+    return FACTOR * x
+"""
+CALLER = """
+from topoloss_plugins.compiling import compiled
+from a_part import scaled
+
+@compiled
+def result(x):
+    return scaled(x) + 1
+
+print(result(3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "printed"),
+    [("FACTOR * x", "FACTOR - x", "0\n"), ("FACTOR = 2", "FACTOR = 5", "16\n")],
+    ids=["its code", "a number that it uses"],
+)
+def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path, before, after, printed):
+    # As where a newer version is installed over an older one.
+    def run(part):
+        (tmp_path / "a_part.py").write_text(part, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-B", tmp_path / "caller.py"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr
+
+    (tmp_path / "caller.py").write_text(CALLER, encoding="utf-8")
+    assert run(PART)[0] == "7\n"
+    assert run(PART) == ("7\n", "")
+    found, told = run(PART.replace(before, after))
+    assert found == printed
+    assert "compiles its inner loops" in told
