@@ -100,6 +100,16 @@ def test_so_it_is_where_all_similarities_are_held_at_once(precision, order, kind
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n", [2, 3, 40])
+@pytest.mark.parametrize("seed", range(20))
+def test_features_that_bfloat16_holds_may_have_products_that_it_rounds(order, n, seed):
+    v = integers(n, 2, high=255, seed=seed)
+    expected = tree(v, order, reference_backend)
+    for plan in (Plan(torch.bfloat16), BY_TILES._replace(dtype=torch.bfloat16, dense=0)):
+        assert torch.equal(tree(v, order, plan=plan), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["real", "dead", "orthogonal"])
 def test_too_many_pairs_to_keep_are_settled_on_the_way(order, kind):
     v = features(kind, 1100)

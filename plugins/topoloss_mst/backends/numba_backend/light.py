@@ -87,23 +87,6 @@ def light_in_stack(stack, first, last, heaviest, bounds, found):
     return count, last
 
 
-@compiled
-def light_in_matrix(matrix, first, heaviest, bounds, found):
-    """The same in a matrix of all vertices, in their own order."""
-    vertex = bounds.vertex
-    n = len(vertex)
-    row = np.empty(n, matrix.dtype)
-    left, count = np.int64(0), np.int64(0)
-    for p in range(first, n):
-        if count + p > len(found):
-            return count, p
-        of_vertex = matrix[vertex[p]]
-        for q in range(p):
-            row[q] = of_vertex[vertex[q]]
-        heaviest[p], count = _light_in_row(row, left, p, heaviest[p], bounds, found, count)
-    return count, n
-
-
 @part
 def _light_in_row(row, left, p, rank, bounds, found, count):
     """Append the pairs (p, q) that may come before the heaviest edge of the tree's path.
@@ -141,8 +124,10 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
                 lowest = _lowest(bounds, rank, size, bounds.size[q])
                 if integer < lowest_integer(lowest, highest, signed):
                     continue
-            if integer == 0 and not signed and _apart(bounds, p, q):
-                continue
+            if integer == 0 and not signed:
+                v, vertex = bounds.v, bounds.vertex
+                if apart(v[vertex[p]], v[vertex[q]]):
+                    continue
             found[count, 0], found[count, 1] = p, q
             count += 1
         end = start
@@ -150,12 +135,11 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
 
 
 @part
-def _apart(bounds, p, q):
+def apart(a, b):
     """Whether no feature of one vertex meets one of the other, so that their product is 0.
 
     The tree for |a.b| is closed at 0 without looking at pairs.
     """
-    a, b = bounds.v[bounds.vertex[p]], bounds.v[bounds.vertex[q]]
     meet = False
     for k in range(len(a)):
         meet |= (a[k] != 0) & (b[k] != 0)

@@ -31,8 +31,11 @@ def lowest_integer(bound, highest, signed):
     integer = np.int64(_bits(np.nextafter(np.float32(bound), np.float32(-np.inf))))
     # Minus zero, just below zero, may stand for it.
     integer = ordered(integer, 0x7FFFFFFF, True) - 1 if signed else integer
-    # Rounding to the nearest does not change the order, and what is dropped is rounded down.
-    return integer if highest == 0x7FFFFFFF else integer >> 16
+    if highest == 0x7FFFFFFF:
+        return integer
+    # Rounding to the nearest does not change the order. What is dropped here rounds towards 0, so
+    # that of a negative bound the next lower number may be the nearest.
+    return (integer >> 16) - (1 if bound < 0 else 0)
 
 
 @part

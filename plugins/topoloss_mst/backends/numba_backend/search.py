@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,7 @@ from topoloss_mst.backends.numba_backend.edges import (
 )
 from topoloss_mst.backends.numba_backend.light import (
     Bounds,
-    Integers,
     Stack,
-    light_in_matrix,
     light_in_stack,
 )
 from topoloss_mst.backends.numba_backend.linkage import chunk_highest, linkage
@@ -85,34 +83,17 @@ class Search:
 
         def share(thread: int, threads: int) -> list[tuple[Edges, Floats]]:
             first, last = side * thread // threads, side * (thread + 1) // threads
-            return self._collect(
-                lambda row, found: light_in_stack(
-                    stack, row, last, self._heaviest, self._bounds, found
-                ),
-                first, last,
-            )  # fmt: skip
+            return self._light(stack, first, last)
 
         for found in in_threads(share, torch.get_num_threads()):
             self._keep(found)
 
-    def scan_matrix(self, similarities: Integers) -> None:
-        """Look at all pairs of a matrix."""
-        found = self._collect(
-            lambda row, found: light_in_matrix(
-                similarities, row, self._heaviest, self._bounds, found
-            ),
-            0, len(similarities),
-        )  # fmt: skip
-        self._keep(found)
-
-    def _collect(
-        self, look: Callable[[int, Edges], tuple[int, int]], row: int, last: int
-    ) -> list[tuple[Edges, Floats]]:
+    def _light(self, stack: Stack, row: int, last: int) -> list[tuple[Edges, Floats]]:
         """Light pairs, with their keys, of the rows from `row` on and before `last`."""
         found = []
         positions = np.empty((self._capacity, 2), np.int64)
         while row < last:
-            count, row = look(row, positions)
+            count, row = light_in_stack(stack, row, last, self._heaviest, self._bounds, positions)
             pairs = self.vertex[positions[:count]]
             found.append((pairs, exact_keys(self._v, pairs, self._order)))
         return found

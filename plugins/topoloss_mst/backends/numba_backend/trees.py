@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from topoloss_mst.backends.numba_backend.edges import ABS_DOT, closed_at_zero
+from topoloss_mst.backends.numba_backend.edges import ABS_DOT, closed_at_zero, exact_keys
 from topoloss_mst.backends.numba_backend.few import are_few, minimum_trees_of_few
 from topoloss_mst.backends.numba_backend.light import most_similar
+from topoloss_mst.backends.numba_backend.matrix import light_pairs
 from topoloss_mst.backends.numba_backend.prim import prim
-from topoloss_mst.backends.numba_backend.search import Edges, Floats, Search
+from topoloss_mst.backends.numba_backend.search import Edges, Floats, Search, forest_of
 from topoloss_mst.backends.numba_backend.share import ALL, Share
 from topoloss_mst.backends.numba_backend.similarities import Similarities, fastest_dtype
 from topoloss_mst.backends.numba_backend.threads import in_threads
@@ -90,16 +91,16 @@ def _dense(v: Float[Tensor, "batch n d"], order: int, plan: Plan) -> Edges:
     batch, n, _ = rows.shape
     trees, crowded = np.empty((batch, n - 1, 2), np.int64), np.zeros(batch, np.bool_)
 
+    most = n * n if similarities.dtype == torch.float32 else plan.crowded * n
+
     def fill(thread: int, threads: int) -> None:
         for element in range(thread, batch, threads):
-            search = _search(
-                rows[element], order, similarities, element, prim(bits[element], order != ABS_DOT),
-                plan,
-            )  # fmt: skip
-            search.scan_matrix(bits[element])
-            crowded[element] = _is_crowded(search, similarities, plan)
+            sizes, error = similarities.sizes[element], similarities.errors[element]
+            pairs = light_pairs(bits[element], rows[element], order, sizes, error, most)
+            crowded[element] = len(pairs) > most
             if not crowded[element]:
-                trees[element] = _closed(n, order, *search.minimum_forest())
+                keys = exact_keys(rows[element], pairs, order)
+                trees[element] = _closed(n, order, *forest_of(n, [(pairs, keys)]))
 
     in_threads(fill, min(torch.get_num_threads(), batch))
     if crowded.any():
