@@ -92,7 +92,10 @@ def compare(
         Path | None, typer.Option("--runs", help="A runs.csv whose runs are not done again.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget the finished runs in the folder.")
+        bool,
+        typer.Option(
+            "--fresh", help="Forget the finished runs. No other comparison may run in the folder."
+        ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
