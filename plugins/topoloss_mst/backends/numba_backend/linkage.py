@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from topoloss_plugins.compiling import compiled
 
 from topoloss_mst.backends.numba_backend.edges import join
@@ -53,11 +56,6 @@ def linkage(tree, ascending):
     return vertex, gap
 
 
-@compiled
-def chunk_highest(at):
+def chunk_highest(at: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Highest of what is at each chunk of positions."""
-    highest = np.empty((len(at) + CHUNK - 1) // CHUNK, at.dtype)
-    for p in range(len(at)):
-        chunk = p // CHUNK
-        highest[chunk] = at[p] if p % CHUNK == 0 else max(highest[chunk], at[p])
-    return highest
+    return np.maximum.reduceat(at, np.arange(0, len(at), CHUNK))
