@@ -26,6 +26,11 @@ def describe(device: str) -> dict[str, str]:
     } | {name: _version(name) for name in PACKAGES}
 
 
+def kind() -> str:
+    """What this processor multiplies with, as the folder of results of its like is named."""
+    return "bfloat16" if "bfloat16" in _multiplies() else _multiplies().lower()
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

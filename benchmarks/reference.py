@@ -42,16 +42,16 @@ def _prim(v: Tensor) -> Tensor:
     strongest = torch.full((n,), -torch.inf, dtype=v.dtype, device=v.device)
     inside_end = torch.zeros(n, dtype=torch.long, device=v.device)
     newest = torch.zeros(1, dtype=torch.long, device=v.device)
-    edges = []
-    for _ in range(n - 1):
+    edges = torch.empty(n - 1, 2, dtype=torch.long, device=v.device)
+    for edge in edges:
         outside[newest] = False
         correlations = (v @ v[newest].T).squeeze(1).abs()
         closer = correlations > strongest
         strongest = torch.where(closer, correlations, strongest)
         inside_end = torch.where(closer, newest, inside_end)
         newest = torch.where(outside, strongest, -torch.inf).argmax(keepdim=True)
-        edges.append(torch.stack((inside_end[newest], newest), 1))
-    return torch.cat(edges)
+        edge[0], edge[1] = inside_end[newest], newest
+    return edges
 
 
 def check(name: str, deaths: Tensor, gradient: Tensor | None, expected: Reference) -> None:

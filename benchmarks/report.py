@@ -5,8 +5,8 @@ python -m benchmarks.report
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import groupby, product
 from pathlib import Path
 from statistics import median
 
@@ -23,28 +23,28 @@ from benchmarks.loops import LOOPS
 from benchmarks.processes import PROCESSES
 from benchmarks.recording import RECORDING
 from benchmarks.rows import Row
-from benchmarks.t1_step import FILES
+from benchmarks.t1_step import T1_STEP
 from benchmarks.training import PROFILE, TRAINING
 from topoloss.compare.tables import as_markdown
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "benchmark.png"
 # Below this, what a call costs whatever n is outweighs what grows with it.
 SCALES_FROM = 1_010
-# Of one T1 forward and backward: neurons -> over the Gram product, times the paper's way.
-TARGETS = {1_010: (2.2, 8), 4_096: (1.3, 14), 10_000: (1.1, 27)}
+SIZES = (1_010, 4_096, 10_000)
+# Kinds of processors, as `environment.kind` names them, in words.
+KINDS = {"bfloat16": "bfloat16", "avx2": "float32 (AVX2)"}
 
 
 def main() -> None:
-    timed = rows.read(FILES["cpu"])
-    draw(timed, FIGURE)
+    timed = of_kinds(T1_STEP)
+    draw(timed["bfloat16"], FIGURE)
     tables = {
         "Against the product and the paper's way": speed_table(timed),
-        "Milliseconds": table_by_size(timed, "median_ms"),
-        "Extra memory in MiB": table_by_size(timed, "extra_mib"),
-        "Exponents over n": exponent_table(timed),
-        "Targets": target_table(timed, rows.read(TRAINING)),
-        "A training step of network 0": training_table(rows.read(TRAINING)),
-        "Parts of T1": profile_table(rows.read(PROFILE)),
+        **{f"Milliseconds, {KINDS[k]}": table_by_size(timed[k], "median_ms") for k in KINDS},
+        "Extra memory in MiB": table_by_size(timed["bfloat16"], "extra_mib"),
+        "Exponents over n": exponent_table(timed["bfloat16"]),
+        "A training step of network 0": training_table(of_kinds(TRAINING)),
+        "Parts of T1": profile_table(of_kinds(PROFILE)),
         "A forward pass of an attached model": recording_table(rows.read(RECORDING)),
         "Loops": loops_table(rows.read(LOOPS)),
         "Inputs that are hard to search": inputs_table(rows.read(HOSTILE)),
@@ -57,18 +57,23 @@ def main() -> None:
         print(f"{title}\n\n{table}\n")
 
 
-def speed_table(timed: Sequence[Row]) -> str:
+def of_kinds(name: str) -> dict[str, list[Row]]:
+    """What was measured on each kind of processor."""
+    return {kind: rows.read(rows.of_kind(kind, name)) for kind in KINDS}
+
+
+def speed_table(timed: Mapping[str, Sequence[Row]]) -> str:
     """The README's table."""
     cells = []
-    for n in TARGETS:
-        gram, ours, paper = (_row(timed, name, n) for name in (LIMIT, OURS, "paper"))
+    for kind, n in product(KINDS, SIZES):
+        gram, ours, paper = (_row(timed[kind], name, n) for name in (LIMIT, OURS, "paper"))
         cells.append(
             [
-                *(f"{n:,}", _number(gram["median_ms"]), _number(ours["median_ms"])),
+                *(KINDS[kind], f"{n:,}", _number(gram["median_ms"]), _number(ours["median_ms"])),
                 *(ours["over_gram"], _number(paper["median_ms"]), paper["topoloss_faster"]),
             ]
         )
-    header = ["neurons", "Gram product alone", "topoloss", "ratio"]
+    header = ["processor multiplies", "neurons", "Gram product alone", "topoloss", "ratio"]
     return as_markdown([*header, "the paper's way", "times faster"], cells)
 
 
@@ -106,28 +111,19 @@ def exponent_table(timed: Sequence[Row]) -> str:
     return as_markdown(["contestant", "time", "memory"], cells)
 
 
-def target_table(timed: Sequence[Row], trained: Sequence[Row]) -> str:
-    cells = []
-    for n, (over_gram, faster) in TARGETS.items():
-        ratio = float(_row(timed, OURS, n)["over_gram"])
-        times = float(_row(timed, "paper", n)["topoloss_faster"])
-        cells.append([f"{n:,}: over the Gram product", f"at most {over_gram}", f"{ratio}"])
-        cells.append([f"{n:,}: faster than the paper's way", f"at least {faster}", f"{times}"])
-    memory = float(_row(timed, OURS, 50_000)["extra_mib"])
-    cells.append(["50,000: extra memory in MiB", "at most 1536", f"{memory}"])
-    step = next(row["over_plain"] for row in trained if row["regulariser"] == "t1")
-    cells.append(["network 0: a step over the plain step", "at most 2.3", step])
-    return as_markdown(["", "target", "measured"], cells)
+def training_table(trained: Mapping[str, Sequence[Row]]) -> str:
+    return _of_each_kind(trained, ("regulariser", "median_ms", "over_plain"))
 
 
-def training_table(trained: Sequence[Row]) -> str:
-    columns = ("regulariser", "median_ms", "over_plain")
-    return as_markdown(["regulariser", "ms", "over plain"], _columns(trained, columns))
+def profile_table(profile: Mapping[str, Sequence[Row]]) -> str:
+    return _of_each_kind(profile, ("activations", "neurons", "part", "median_ms", "share"))
 
 
-def profile_table(profile: Sequence[Row]) -> str:
-    columns = ("activations", "part", "median_ms", "share")
-    return as_markdown(["activations", "part", "ms", "share"], _columns(profile, columns))
+def _of_each_kind(found: Mapping[str, Sequence[Row]], columns: Sequence[str]) -> str:
+    cells = [[KINDS[kind], *cells] for kind in KINDS for cells in _columns(found[kind], columns)]
+    header = ["processor multiplies", *columns]
+    words = {"median_ms": "ms", "over_plain": "over plain"}
+    return as_markdown([words.get(name, name) for name in header], cells)
 
 
 def recording_table(recorded: Sequence[Row]) -> str:

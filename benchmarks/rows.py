@@ -13,6 +13,11 @@ RESULTS = Path(__file__).parent / "results"
 Row: TypeAlias = dict[str, str]
 
 
+def of_kind(kind: str, name: str) -> Path:
+    """The file of what is measured on each kind of processor apart, see `environment.kind`."""
+    return RESULTS / kind / f"{name}.csv"
+
+
 def read(path: Path) -> list[Row]:
     """Rows of a file; none where it does not exist."""
     if not path.exists():
@@ -23,6 +28,7 @@ def read(path: Path) -> list[Row]:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write rows of the same columns; an error leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

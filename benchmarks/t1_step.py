@@ -3,7 +3,8 @@
     python -m benchmarks.t1_step [--neurons 1010 4096]
 
 Contestants take turns, and nothing is timed before its deaths and gradients agree with the
-reference. Rows of the sizes that ran replace earlier ones of these sizes; the others stay.
+reference. Rows of the sizes that ran replace earlier ones of these sizes on the same kind of
+processor; the others stay.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, LIMIT, OURS, Contestant, Step
 from benchmarks.reference import check, reference
 
-FILES = {"cpu": rows.RESULTS / "t1_step.csv"}
+T1_STEP = "t1_step"
 SHOWN = ("neurons", "contestant", "median_ms", "over_gram", "extra_mib", "note")
 MEASURED = ("median_ms", "lowest_ms", "highest_ms")
 MEASURED += ("over_gram", "fraction_of_limit", "topoloss_faster", "timed", "extra_mib")
@@ -28,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--neurons", type=int, nargs="*", help="sizes to run; all by default")
     arguments = parser.parse_args()
-    path = FILES["cpu"]
+    path = rows.of_kind(environment.kind(), T1_STEP)
     cases = {case.neurons: case for case in CASES["cpu"]}
     unknown = set(arguments.neurons or ()) - set(cases)
     if unknown:

@@ -28,9 +28,8 @@ STEPS = 400
 TURN = 20
 BATCH = 256
 WEIGHT = 1e-3
-TRAINING = rows.RESULTS / "training.csv"
+TRAINING, PROFILE = "training", "profile"
 PARTS = ("vertices", "tree search", "re-evaluation", "backward")
-PROFILE = rows.RESULTS / "profile.csv"
 
 REGULARISERS = {
     "plain": lambda: None,
@@ -44,7 +43,8 @@ def main() -> None:
     torch.set_num_threads(environment.THREADS)
     data = load("digits")
     hardware = environment.describe("cpu")
-    for path, found in ((TRAINING, overhead(data)), (PROFILE, profile(data))):
+    for name, found in ((TRAINING, overhead(data)), (PROFILE, profile(data))):
+        path = rows.of_kind(environment.kind(), name)
         rows.write(path, [rows.as_text(row | hardware) for row in found])
         for row in found:
             print(*row.values())
@@ -68,11 +68,12 @@ def overhead(data: Dataset, steps: int = STEPS) -> list[dict[str, object]]:
 
 
 def profile(data: Dataset, steps: int = STEPS) -> list[dict[str, object]]:
-    """Milliseconds of each part of one T1 forward and backward, on two kinds of activations."""
+    """Milliseconds of each part of one T1 forward and backward, on several activations."""
     torch.manual_seed(0)
-    sources = {"normal": torch.randn(BATCH, 1_010), "network 0": _activations(data, steps)}
+    sources = [("normal", torch.randn(BATCH, n)) for n in (128, 1_010)]
+    sources.append(("network 0", _activations(data, steps)))
     found = []
-    for source, x in sources.items():
+    for source, x in sources:
         parts = _parts(x, steps)
         for part, milliseconds in parts.items():
             row = {"activations": source, "neurons": x.shape[1], "samples": len(x), "part": part}

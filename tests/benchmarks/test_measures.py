@@ -107,9 +107,10 @@ def test_training_is_timed_with_each_regulariser():
 
 def test_the_profiles_shares_are_of_the_whole_step():
     found = training.profile(load("digits"), steps=2)
-    assert {row["neurons"] for row in found} == {1_010}
-    for source in ("normal", "network 0"):
-        shares = [row["share"] for row in found if row["activations"] == source]
+    assert len(found) == 3 * len(training.PARTS)
+    for source in (("normal", 128), ("normal", 1_010), ("network 0", 1_010)):
+        of = [row for row in found if (row["activations"], row["neurons"]) == source]
+        shares = [row["share"] for row in of]
         assert len(shares) == len(training.PARTS)
         assert sum(shares) == pytest.approx(1, abs=2e-3)  # each is rounded to three digits
 
@@ -131,8 +132,9 @@ def test_recording_is_timed_beside_a_plain_pass(make, layers):
     assert {row["timed"] for row in (plain, attached)} == {2}
 
 
-def test_every_case_has_its_committed_row():
-    timed = rows.read(t1_step.FILES["cpu"])
+@pytest.mark.parametrize("kind", report.KINDS)
+def test_every_case_has_its_committed_row(kind):
+    timed = rows.read(rows.of_kind(kind, t1_step.T1_STEP))
     names = [c.name for c in CONTESTANTS["cpu"]]
     expected = [(name, str(case.neurons)) for case in CASES["cpu"] for name in names]
     assert [(row["contestant"], row["neurons"]) for row in timed] == expected
@@ -142,16 +144,25 @@ def test_every_case_has_its_committed_row():
 
 def test_the_figure_is_drawn_from_the_committed_rows(tmp_path):
     path = tmp_path / "new" / "benchmark.png"
-    report.draw(rows.read(t1_step.FILES["cpu"]), path)
+    report.draw(report.of_kinds(t1_step.T1_STEP)["bfloat16"], path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_show_the_committed_rows():
-    timed = rows.read(t1_step.FILES["cpu"])
-    ours = next(r for r in timed if (r["contestant"], r["neurons"]) == (OURS, "10000"))
-    targets = report.target_table(timed, rows.read(training.TRAINING))
-    assert f"| 10,000: over the Gram product | at most 1.1 | {ours['over_gram']} |" in targets
-    lines = report.table_by_size(timed, "extra_mib").splitlines()
+    timed = report.of_kinds(t1_step.T1_STEP)
+    for kind, of_kind in timed.items():
+        ours, paper = (
+            next(r for r in of_kind if (r["contestant"], r["neurons"]) == (name, "10000"))
+            for name in (OURS, "paper")
+        )
+        (line,) = (
+            line
+            for line in report.speed_table(timed).splitlines()
+            if line.startswith(f"| {report.KINDS[kind]} | 10,000 |")
+        )
+        assert f"| {ours['over_gram']} |" in line
+        assert line.endswith(f"| {paper['topoloss_faster']} |")
+    lines = report.table_by_size(timed["avx2"], "extra_mib").splitlines()
     assert len(lines) == 2 + len(CONTESTANTS["cpu"])
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     assert report.gpu_table([]) == report.recording_table([]) == "Not measured yet."
