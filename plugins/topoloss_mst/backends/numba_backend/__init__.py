@@ -1,9 +1,15 @@
 """Exact spanning trees on the CPU.
 
 Any spanning tree bounds the minimum one: a pair of vertices that it connects by lighter edges
-is not in the minimum one. So a cheap tree comes first, products in low precision then show the
-few pairs that it does not rule out, and these are compared exactly, in float64. The precision
-of the products decides how many pairs are left over, and never which tree is found.
+is not in the minimum one. So products in low precision show the few pairs that some tree does not
+rule out, and these are compared exactly, in float64. The precision of the products decides how
+many pairs are left over, and never which tree is found.
+
+- Up to some 190 vertices all keys are exact (`few`).
+- Up to 2,048 the products of all pairs are held at once, and Prim's algorithm rules pairs out
+  while it runs (`matrix`).
+- Beyond that a tree made from a sample comes first, and then tile by tile the pairs that it does
+  not rule out (`linkage`, `light`, `search`).
 """
 
 from __future__ import annotations
