@@ -307,7 +307,7 @@ def _points(target: object) -> Tensor:
             f"target of type {type(target).__name__} was given; {expected}, by name as in "
             "'wasserstein[target=[(0, 1), (0.5, 2)]]'."
         ) from error
-    if not points.numel() and points.ndim < 3:
+    if points.shape == (0,):
         return points.new_zeros(0, 2)
     pairs = points.ndim == 2 and points.shape[1] == 2
     if not (pairs and bool(torch.isfinite(points).all() and (points[:, 0] <= points[:, 1]).all())):

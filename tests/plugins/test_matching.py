@@ -149,7 +149,10 @@ def test_targets_conform(name, options, target):
 
 @pytest.mark.parametrize(
     "target",
-    [[(1.0, 0.5)], [(0.0, torch.inf)], [0.0, 1.0], [(0, 1, 2)], "ab", [[], [1]], {"a": 1}],
+    [
+        *([(1.0, 0.5)], [(0.0, torch.inf)], [0.0, 1.0], [(0, 1, 2)], "ab", [[], [1]], {"a": 1}),
+        *([[], []], torch.zeros(0, 3)),
+    ],
 )
 @pytest.mark.parametrize("name", ["wasserstein", "bottleneck"])
 def test_a_target_that_is_no_diagram_is_refused(name, target):
@@ -177,6 +180,12 @@ def test_a_target_may_be_a_tensor_that_is_trained(name, dtype):
     assert value.item() == {"wasserstein": 1.5, "bottleneck": 1.0}[name]
     value.backward()
     assert target.grad is None
+
+
+@pytest.mark.parametrize("name", ["wasserstein", "bottleneck"])
+@pytest.mark.parametrize("target", [[], torch.zeros(0, 2), "[]"], ids=repr)
+def test_a_target_may_be_empty(name, target):
+    assert topoloss.loss(name, target=target).target.shape == (0, 2)
 
 
 @pytest.mark.parametrize("name", ["wasserstein", "bottleneck"])

@@ -199,9 +199,10 @@ def unchecked_edges(edges):
     return {tuple(sorted(edge)) for edge in edges[0].tolist()}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_nan_is_the_lightest_edge_so_that_the_tree_shows_it(sign):
-    values = integer_matrix(70) - 100
+def test_nan_is_the_lightest_edge_so_that_the_tree_shows_it(sign, dtype):
+    values = integer_matrix(70).to(dtype) - 100
     values[3, 50] = values[50, 3] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
     values[9, 8] = values[8, 9] = -torch.inf
     edges = triton_backend.from_matrix(values[None].to(DEVICE)).cpu()
