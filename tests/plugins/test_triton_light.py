@@ -56,6 +56,12 @@ def test_trees_are_the_reference_s_edge_for_edge(kind, order):
     assert torch.equal(trees(v, order, SMALL), expected(v, order))
 
 
+def test_edges_between_far_clusters_are_far_longer_than_those_within():
+    # What a pair needs on the level of its clusters is little, and much on all levels below.
+    v = (10 * randn(10, 3, seed=1)).repeat_interleave(15, 0) + randn(150, 3, seed=2)
+    assert torch.equal(trees(v, ORDERS[2], SMALL), expected(v, ORDERS[2]))
+
+
 # No pair fits, or no tile does, or all tiles are heavy without a list that overflows.
 @pytest.mark.parametrize("space", [{"listed": 0}, {"most": -1, "heavy": 0}, {"most": -1}], ids=str)
 def test_lists_that_overflow_change_no_tree(space):
