@@ -59,7 +59,7 @@ def check(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed of all generated examples.")
+        int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Seed of all generated examples.")
     ] = 0,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show broken rules and the counts alone.")

@@ -54,7 +54,7 @@ def compare(
             "t1=0.001,0.01+batch-norm.",
         ),
     ],
-    splits: Annotated[int, typer.Option(min=1, help="Number of random splits.")] = 3,
+    splits: Annotated[int, typer.Option(min=1, metavar="N", help="Number of random splits.")] = 3,
     model: Model = "net0",
     data_name: DataName = "digits",
     protocol_name: ProtocolName = "default",
@@ -62,9 +62,9 @@ def compare(
     monitor: Monitor = None,
     patience: Patience = None,
     max_epochs: MaxEpochs = None,
-    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path(
-        "runs/compare"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the runs and the report.")
+    ] = Path("runs/compare"),
     search: Annotated[
         str,
         typer.Option(
@@ -74,22 +74,27 @@ def compare(
         ),
     ] = "grid",
     trials: Annotated[
-        int, typer.Option(min=1, help="With tpe: how many weights each split tries.")
+        int, typer.Option(min=1, metavar="N", help="With tpe: how many weights each split tries.")
     ] = 20,
     device: Device = "cpu",
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="N",
             help="Processes, of one thread each.  [default: one for each core, or 1 on a GPU]",
         ),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="Address of a database to share.  [default: a file in the folder]"),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of a database to share.  [default: a file in the folder]",
+        ),
     ] = None,
     known: Annotated[
-        Path | None, typer.Option("--runs", help="A runs.csv whose runs are not done again.")
+        Path | None,
+        typer.Option("--runs", metavar="FILE", help="A runs.csv whose runs are not done again."),
     ] = None,
     fresh: Annotated[
         bool,
@@ -168,7 +173,10 @@ def report(
         list[Path],
         typer.Argument(metavar="RUNS.CSV|FOLDER...", help="Runs of one or more comparisons."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder.  [default: that of the runs]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the report.  [default: that of the runs]"),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the report of finished runs again: tables, tests and figures.

@@ -20,7 +20,8 @@ def inspect(
         typer.Argument(metavar="RUN", help="The folder that `topoloss train --out` recorded in."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page.  [default: inspect.html in the folder]")
+        Path | None,
+        typer.Option(metavar="FILE", help="The page.  [default: inspect.html in the folder]"),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

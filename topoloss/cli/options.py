@@ -55,10 +55,10 @@ ProtocolName = Annotated[
         metavar="NAME",
         autocompletion=completing(PROTOCOLS),
         help="default: as attach does. training-forward: with the layers of the paper. fixed: "
-        "also value a pass in evaluation mode, as the paper's authors do. switch-off: also "
-        "imitate one defect of their code, a regulariser that is off in degenerate batches. "
-        "faithful: imitate their code with all its defects. today: Adam, He's initialisation "
-        "and a warm-up of the weight.",
+        "also take the penalty from a pass in evaluation mode, as the paper's authors do. "
+        "switch-off: also imitate one defect of their code, a regulariser that is off in "
+        "degenerate batches. faithful: imitate their code with all its defects. today: Adam, "
+        "He's initialisation and a warm-up of the weight.",
     ),
 ]
 Layers = Annotated[

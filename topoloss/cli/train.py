@@ -64,6 +64,7 @@ def train(
         int,
         typer.Option(
             min=0,
+            metavar="N",
             max=MOST_SEED,
             help="Fixes the split, the initialisation and the order of batches.",
         ),
@@ -75,11 +76,13 @@ def train(
     max_epochs: MaxEpochs = None,
     device: Device = "cpu",
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the density of deaths as this PNG.")
+        Path | None, typer.Option(metavar="FILE", help="Draw the density of deaths as this PNG.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Record every epoch in this folder, for `topoloss inspect`."),
+        typer.Option(
+            metavar="FOLDER", help="Record every epoch in this folder, for `topoloss inspect`."
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
