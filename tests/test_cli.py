@@ -882,6 +882,7 @@ def test_an_error_in_the_users_code_is_said_to_be_theirs(run, own_module, failur
     assert "topoloss/compare" not in err
 
 
+@pytest.mark.slow
 def test_an_error_that_no_process_can_be_given_is_told_all_the_same(run, tmp_path, monkeypatch):
     failure = 'raise Custom("first", "second")'
     (tmp_path / "custom_failure.py").write_text(f"{OWN_FAILURES}\ndef fail():\n    {failure}\n")

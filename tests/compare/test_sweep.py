@@ -409,7 +409,7 @@ def damaged(content, how):
     return bytes(spoilt)
 
 
-@pytest.mark.parametrize("how", ["bytes", "page", "end"])
+@pytest.mark.parametrize("how", ["bytes", "page", pytest.param("end", marks=pytest.mark.slow)])
 def test_a_damaged_storage_is_told_or_its_damaged_runs_are_done_again(tmp_path, how):
     """What is returned is always what was once stored, or what the same training gives again."""
     _, runs = started(tmp_path, searches=SEARCHES[:1], seeds=(0,))
