@@ -69,7 +69,7 @@ $(DEMO_INSTALLED): pyproject.toml constraints.txt
 # processes make training many times slower.
 demo: $(DEMO_INSTALLED)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/topoloss \
-		compare none t1=1e-3 t2=1 naive=0.3 --splits 3 --out runs/demo --fresh
+		compare none t1=1e-3 t2=1 naive=0.3 --splits 2 --out runs/demo --fresh
 	@echo
 	@echo "Try next: $(BIN)/topoloss compare none t1=1e-4,1e-3 t2=0.3,1 --splits 8"
 	@echo "          $(BIN)/topoloss train --regulariser t1 --max-epochs 150 --out runs/t1"

@@ -204,7 +204,8 @@ def in_threads():
     sys.setswitchinterval(1e-6)
 
     def run(functions):
-        barrier = threading.Barrier(len(functions))
+        # A thread that fails to start would keep the others waiting.
+        barrier = threading.Barrier(len(functions), timeout=60)
 
         def start(function):
             barrier.wait()
