@@ -133,10 +133,12 @@ def _without_frame(figure: Figure) -> None:
 
 def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
     edges = [k / DEATH_BINS for k in range(DEATH_BINS + 1)]
+    shares: list[list[float]] = []
 
     def draw(deaths: Sequence[tuple[int, ...]], **style: Any) -> None:
         counts = [sum(bin_counts) for bin_counts in zip(*deaths, strict=True)]
-        axes.stairs([DEATH_BINS * n / sum(counts) for n in counts], edges, **style)
+        shares.append([n / sum(counts) for n in counts])
+        axes.stairs([DEATH_BINS * share for share in shares[-1]], edges, **style)
 
     before = [run.outcome.before.deaths for run in next(iter(grouped.values()))]
     draw(before, fill=True, color="0.85", label="before training")
@@ -149,7 +151,29 @@ def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
         ylabel="density",
         title="Deaths in dimension 0",
     )
-    axes.legend(frameon=False, loc="upper center")
+    # Constant neurons, which many networks have, would press all others to the ground.
+    highest = DEATH_BINS * max(max(share[:-1]) for share in shares)
+    if highest > 0:
+        axes.set_ylim(0, 1.15 * highest)
+        colours = ["0.5", *(look["color"] for look in looks(grouped).values())]
+        _tell_last_bins(axes, [share[-1] for share in shares], colours)
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(0.85, 1))
+
+
+def _tell_last_bins(axes: Axes, shares: Sequence[float], colours: Sequence[str]) -> None:
+    """Beside a last bin that leaves the axis, write how many deaths it holds."""
+    top = axes.get_ylim()[1]
+    beyond = [each for each in zip(shares, colours, strict=True) if DEATH_BINS * each[0] > top]
+    for line, (share, colour) in enumerate(beyond):
+        axes.annotate(
+            f"{100 * share:.0f}% \N{BLACK UP-POINTING TRIANGLE}",
+            (1 - 1 / DEATH_BINS, top),
+            (-4, -12 * (line + 1)),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+            fontsize=8,
+        )
 
 
 def _draw_scores(axes: Axes, grouped: dict[str, list[Run]]) -> None:
