@@ -96,6 +96,22 @@ def test_births_and_essential_classes_of_higher_dimensions_are_valued_too():
     assert batched.to_numpy(essential=True).tolist() == [rows, rows]
 
 
+class DiesAtBirth(TwoDimensions):
+    """The same, but one class dies with the edge of its birth: it fills up a batch."""
+
+    def from_matrix(self, values):
+        h0, h1 = super().from_matrix(values)
+        return [h0, h1._replace(birth_edges=torch.tensor([[0, 3], [2, 3]]))]
+
+
+def test_a_class_that_dies_with_the_edge_of_its_birth_counts_for_nothing():
+    x = torch.tensor([[0.0, 1.0, 5.0, 7.0]])
+    reg = topoloss.pipeline("euclidean", DiesAtBirth(), "total-persistence")
+    h1 = reg.diagrams(x)[1]
+    assert h1.weights.tolist() == [1, 0]
+    assert reg(x).item() == (1 + 2 + 5) + (5 - 2)
+
+
 class CutOff(TwoDimensions):
     """The same with edges up to 2 alone, which leave two components."""
 

@@ -379,3 +379,19 @@ def test_a_pipeline_is_named_by_its_stages_in_errors():
         match=r"pipeline SpectralFiltration -> MinimumSpanningTree -> T2 takes .* a list of 1,",
     ):
         pipeline.of_layers([torch.ones(2, 2)])
+
+
+def test_a_matrix_of_all_values_that_does_not_fit_tells_its_size():
+    class NoSpace(topoloss.Filtration):
+        def vertices(self, x):
+            return x.T
+
+        def edge_values(self, v, i, j):
+            return (v[i] - v[j]).abs().sum(1)
+
+        def pairwise(self, v):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    # 2^15 x 2^15 numbers of four bytes.
+    with pytest.raises(topoloss.TooLargeError, match=r"32768 x 32768 values.*, 4\.0 GiB"):
+        topoloss.pipeline(NoSpace(), "mst")(torch.zeros(2, 1 << 15))
