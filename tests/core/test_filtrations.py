@@ -27,6 +27,27 @@ def test_pairwise_is_the_edge_values_of_all_pairs(monkeypatch):
     torch.testing.assert_close(Manhattan().pairwise(v), expected)
 
 
+class InTwoParts(topoloss.Filtration):
+    """Vertices as a tuple, of which every edge weighs 1."""
+
+    def vertices(self, x):
+        return x.T, x.T.double()
+
+    def edge_values(self, v, i, j):
+        return (v[0][i] - v[0][j]).abs().sum(-1)
+
+    def edges(self, v):
+        return len(v[0]), torch.combinations(torch.arange(len(v[0])))
+
+
+def test_vertices_may_be_a_tuple():
+    x = torch.randn(6, 5)
+    (found,) = topoloss.pipeline(InTwoParts(), "mst").diagrams(x)
+    (expected,) = topoloss.pipeline(Manhattan(), "mst").diagrams(x)
+    assert torch.equal(found.deaths, expected.deaths)
+    assert torch.equal(found.weights, torch.ones(4))
+
+
 class Joined(Manhattan):
     """Its vertices are two tensors."""
 
