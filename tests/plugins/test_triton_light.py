@@ -111,6 +111,12 @@ def test_a_batch_is_searched_one_by_one_or_side_by_side(together):
     assert torch.equal(trees(v, ORDERS[0], plan), expected(v, ORDERS[0]))
 
 
+def test_each_element_of_a_batch_has_light_pairs_of_its_own():
+    v = torch.stack([(10 * randn(8, 3, seed=k)).repeat_interleave(9, 0) for k in range(2)])
+    v += randn(2, 72, 3, seed=2)
+    assert torch.equal(trees(v, ORDERS[2], SMALL), expected(v, ORDERS[2]))
+
+
 # From numpy, in the interpreter.
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
