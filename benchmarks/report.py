@@ -31,8 +31,6 @@ FIGURE = Path(__file__).parents[1] / "docs" / "images" / "benchmark.png"
 # Below this, what a call costs whatever n is outweighs what grows with it.
 SCALES_FROM = 1_010
 SIZES = (1_010, 4_096, 10_000)
-# Kinds of processors, as `environment.kind` names them, in words.
-KINDS = {"bfloat16": "bfloat16", "avx2": "float32 (AVX2)"}
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
     draw(timed["bfloat16"], FIGURE)
     tables = {
         "Against the product and the paper's way": speed_table(timed),
-        **{f"Milliseconds, {KINDS[k]}": table_by_size(timed[k], "median_ms") for k in KINDS},
+        **{f"Milliseconds, {in_words(k)}": table_by_size(timed[k], "median_ms") for k in timed},
         "Extra memory in MiB": table_by_size(timed["bfloat16"], "extra_mib"),
         "Exponents over n": exponent_table(timed["bfloat16"]),
         "A training step of network 0": training_table(of_kinds(TRAINING)),
@@ -58,18 +56,24 @@ def main() -> None:
 
 
 def of_kinds(name: str) -> dict[str, list[Row]]:
-    """What was measured on each kind of processor."""
-    return {kind: rows.read(rows.of_kind(kind, name)) for kind in KINDS}
+    """What was measured on each kind of processor that has a folder; bfloat16 comes first."""
+    kinds = {path.parent.name for path in rows.RESULTS.glob(f"*/{name}.csv")}
+    return {kind: rows.read(rows.of_kind(kind, name)) for kind in sorted(kinds, reverse=True)}
+
+
+def in_words(kind: str) -> str:
+    """What a processor multiplies, of a kind as `environment.kind` names it."""
+    return kind if kind == "bfloat16" else f"float32 ({kind.upper()})"
 
 
 def speed_table(timed: Mapping[str, Sequence[Row]]) -> str:
     """The README's table."""
     cells = []
-    for kind, n in product(KINDS, SIZES):
+    for kind, n in product(timed, SIZES):
         gram, ours, paper = (_row(timed[kind], name, n) for name in (LIMIT, OURS, "paper"))
         cells.append(
             [
-                *(KINDS[kind], f"{n:,}", _number(gram["median_ms"]), _number(ours["median_ms"])),
+                *(in_words(kind), f"{n:,}", _number(gram["median_ms"]), _number(ours["median_ms"])),
                 *(ours["over_gram"], _number(paper["median_ms"]), paper["topoloss_faster"]),
             ]
         )
@@ -120,7 +124,7 @@ def profile_table(profile: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _of_each_kind(found: Mapping[str, Sequence[Row]], columns: Sequence[str]) -> str:
-    cells = [[KINDS[kind], *cells] for kind in KINDS for cells in _columns(found[kind], columns)]
+    cells = [[in_words(kind), *cells] for kind in found for cells in _columns(found[kind], columns)]
     header = ["processor multiplies", *columns]
     words = {"median_ms": "ms", "over_plain": "over plain"}
     return as_markdown([words.get(name, name) for name in header], cells)

@@ -132,7 +132,7 @@ def test_recording_is_timed_beside_a_plain_pass(make, layers):
     assert {row["timed"] for row in (plain, attached)} == {2}
 
 
-@pytest.mark.parametrize("kind", report.KINDS)
+@pytest.mark.parametrize("kind", ["bfloat16", "avx2"])
 def test_every_case_has_its_committed_row(kind):
     timed = rows.read(rows.of_kind(kind, t1_step.T1_STEP))
     names = [c.name for c in CONTESTANTS["cpu"]]
@@ -158,7 +158,7 @@ def test_tables_show_the_committed_rows():
         (line,) = (
             line
             for line in report.speed_table(timed).splitlines()
-            if line.startswith(f"| {report.KINDS[kind]} | 10,000 |")
+            if line.startswith(f"| {report.in_words(kind)} | 10,000 |")
         )
         assert f"| {ours['over_gram']} |" in line
         assert line.endswith(f"| {paper['topoloss_faster']} |")
