@@ -78,7 +78,7 @@ def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str
             options = value.targetoptions.items()
             yield f"{name}: {sorted((k, sorted(v) if type(v) is set else v) for k, v in options)}"
             yield from _used(value.py_func.__code__, value.py_func.__globals__, seen)
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float, str, tuple)):
             yield f"{name} = {value!r}"
 
 

@@ -99,6 +99,20 @@ def test_so_it_is_where_all_similarities_are_held_at_once(precision, order, kind
     assert torch.equal(tree(v, order, plan=Plan(dtype=precision)), expected)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_batches_of_few_vertices(threads):
+    batch = randn(40, 64, 64, seed=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = numba_backend.from_features(batch, "sq_dist_ascending")
+    finally:
+        torch.set_num_threads(before)
+    expected = reference_backend.from_features(batch, "sq_dist_ascending")
+    for one, other in zip(found, expected, strict=True):
+        assert set(map(frozenset, one.tolist())) == set(map(frozenset, other.tolist()))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("n", [2, 3, 40])
 @pytest.mark.parametrize("seed", range(20))

@@ -90,7 +90,6 @@ def _dense(v: Float[Tensor, "batch n d"], order: int, plan: Plan) -> Edges:
     bits, rows = similarities.all(), v.numpy()
     batch, n, _ = rows.shape
     trees, crowded = np.empty((batch, n - 1, 2), np.int64), np.zeros(batch, np.bool_)
-
     most = n * n if similarities.dtype == torch.float32 else plan.crowded * n
 
     def fill(thread: int, threads: int) -> None:
