@@ -97,11 +97,11 @@ test-deep: $(INSTALLED)
 test-zoo: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "" tests/zoo
 
-# Everything but torch, and Triton that goes with it, as elsewhere; so the interpreter of kernels is
-# another one, which does not run with this numpy.
+# Everything as elsewhere, but torch, and Triton and torchvision that go with it; so the interpreter
+# of kernels is another one, which does not run with this numpy.
 test-lowest:
 	$(PYTHON) -m venv $(LOWEST)
-	grep -vE '^torch==' constraints.txt > $(LOWEST)/constraints.txt
+	grep -vE '^torch(vision)?==' constraints.txt > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[test]' 'torch==2.11.*'
 	$(LOWEST)/bin/pytest -n 2 -k "not triton" tests/core tests/attaching tests/plugins tests/testing
 

@@ -824,7 +824,7 @@ def test_train_as_json_or_quietly(run, tmp_path):
     assert "wrote" not in out
 
 
-def test_compare_shows_the_table_alone_if_quiet(run, tmp_path):
+def test_compare_shows_the_table_alone_if_quiet(run, tmp_path, undrawn):
     status, out, _ = run("compare", "none", "--max-epochs", 1, "--quiet", "--out", tmp_path)
     assert status == 0
     assert out.startswith("net0 on digits, 3 splits\n")
@@ -984,9 +984,10 @@ def test_python_m_topoloss_is_the_command(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["what?", "a#b", "50%25", "{x}", "mit Leerzeichen", "größe&"])
-def test_any_letter_may_stand_in_the_path_of_a_folder(run, tmp_path, name):
+def test_any_letter_may_stand_in_the_path_of_a_folder(run, tmp_path, undrawn, name):
     folder = tmp_path / name
-    status, _, _ = run("compare", "none", "--splits", 1, "--max-epochs", 1, "--out", folder)
+    command = ("compare", "none", "--data", "wine", "--splits", 1, "--max-epochs", 1)
+    status, _, _ = run(*command, "--out", folder)
     assert status == 0
     assert "study.db" in files_in(folder)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -1008,8 +1009,9 @@ def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path):
 
 
 @pytest.mark.filterwarnings("default:.*was cut short")
-def test_runs_that_were_cut_short_are_mended_from_the_study(run, tmp_path):
-    command = ("compare", "none", "l2=1e-4", "--splits", 2, "--max-epochs", 1, "--out", tmp_path)
+def test_runs_that_were_cut_short_are_mended_from_the_study(run, tmp_path, undrawn):
+    command = ("compare", "none", "l2=1e-4", "--data", "wine", "--splits", 2, "--max-epochs", 1)
+    command += ("--out", tmp_path)
     run(*command)
     file = tmp_path / "runs.csv"
     whole = file.read_bytes()

@@ -26,11 +26,12 @@ def note(error: BaseException) -> None:
 
     The library's own errors say themselves what is wrong.
     """
-    found = _first_of_others(error)
-    if isinstance(error, TopolossError) or found is None or has_note(error):
+    if isinstance(error, TopolossError) or has_note(error):
         return
-    owner, traceback = found
-    error.add_note(f"{_BEGIN} {owner}:\n{''.join(format_tb(traceback)).rstrip()}")
+    found = _first_of_others(error)
+    if found is not None:
+        owner, traceback = found
+        error.add_note(f"{_BEGIN} {owner}:\n{''.join(format_tb(traceback)).rstrip()}")
 
 
 def has_note(error: BaseException) -> bool:
@@ -75,22 +76,24 @@ def picklable(error: Exception) -> Exception:
 def _first_of_others(error: BaseException) -> tuple[str, TracebackType] | None:
     """The first frame that is not the library's: whose it is, and the traceback from there."""
     traceback = error.__traceback__
+    # Read once, as that takes long where many distributions are installed.
+    plugins = metadata.entry_points(group="topoloss")
     while traceback is not None:
         frame = traceback.tb_frame
-        owner = _owner(frame.f_code.co_filename, frame.f_globals.get("__name__", ""))
+        owner = _owner(frame.f_code.co_filename, frame.f_globals.get("__name__", ""), plugins)
         if owner is not None:
             return owner, traceback
         traceback = traceback.tb_next
     return None
 
 
-def _owner(file: str, module: str) -> str | None:
+def _owner(file: str, module: str, plugins: metadata.EntryPoints) -> str | None:
     path = Path(file)
     if file.startswith("<") or any(path.is_relative_to(each) for each in _OURS):
         return None
     top = module.partition(".")[0]
-    for entry in metadata.entry_points(group="topoloss"):
-        if entry.dist and entry.dist.name != "topoloss-framework" and _top(entry) == top:
+    for entry in plugins:
+        if _top(entry) == top and entry.dist and entry.dist.name != "topoloss-framework":
             return f"the plugin {entry.name} of {entry.dist.name} {entry.dist.version}"
     if {"site-packages", "dist-packages"} & set(path.parts) or any(
         path.is_relative_to(each) for each in _LIBRARIES
