@@ -1,0 +1,128 @@
+"""The tables and the picture of the confirming runs that the docs begin with.
+
+The full report, one section for each problem, is that of `topoloss compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.today import ADDED, EVERYWHERE, PROBLEMS, Problem
+from topoloss.compare import statistics, tables
+from topoloss.compare.records import Run, exactly
+from topoloss.compare.statistics import PairedDifference
+from topoloss.palette import looks
+
+NONE = "none"
+
+
+def write(found: Sequence[Run], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = PROBLEMS[0]
+    (folder / "headline.md").write_text(f"{headline(of(found, whole))}\n", encoding="utf-8")
+    (folder / "problems.md").write_text(f"{by_problem(found)}\n", encoding="utf-8")
+    draw(of(found, whole)).savefig(folder / "headline.png", dpi=150)
+
+
+def of(found: Iterable[Run], problem: Problem) -> list[Run]:
+    """The runs of a problem."""
+    return [r for r in found if (r.setup.model, r.setup.data) == (problem.model, problem.data)]
+
+
+def headline(found: Sequence[Run]) -> str:
+    """A line for each arm, the best first: its score, its gain, and what T1 and T2 add to it."""
+    scores = statistics.scores(found)
+    strengths = {run.arm.regulariser: run.arm.weight for run in found}
+    alone = [name for name in scores if "+" not in name]
+    lines = []
+    for name in sorted(alone, key=lambda name: -scores[name].mean()):
+        cells = [name, exactly(strengths[name]) if strengths[name] else "-"]
+        cells.append(f"{scores[name].mean():.2f}")
+        cells.append("-" if name == NONE else in_words(gain(found, scores, name, NONE)))
+        for added in ADDED:
+            sums = (each for each in scores if under(each, added) == name)
+            cells += [in_words(gain(found, scores, each, name)) for each in sums] or ["-"]
+        lines.append(cells)
+    header = ["regulariser", "strength", f"test {found[0].outcome.metric} (%)", "gain over none"]
+    header += [f"{added.upper()} on top adds" for added in ADDED]
+    return tables.as_markdown(header, lines)
+
+
+def under(name: str, added: str) -> str | None:
+    """What T1 or T2 is added to in an arm of that name, without its strength, if it is one."""
+    first, _, rest = name.partition("+")
+    return rest.partition("=")[0] if rest and first == added else None
+
+
+def gain(found: Sequence[Run], scores: pd.DataFrame, name: str, baseline: str) -> PairedDifference:
+    outcome = found[0].outcome
+    ratio = outcome.test_size / outcome.train_size
+    return statistics.paired_difference(scores, name, baseline, ratio)
+
+
+def in_words(difference: PairedDifference) -> str:
+    return f"{difference.mean:+.2f} [{difference.t_low:+.2f}, {difference.t_high:+.2f}]"
+
+
+def by_problem(found: Sequence[Run]) -> str:
+    """A line for each problem: none's score, and gains over it; then mean ranks.
+
+    A gain whose 95% interval leaves out 0 has a star. Ranks are over the problems that have all
+    arms; problems that share their samples are one block.
+    """
+    lines, means, blocks = [], [], []
+    for problem in PROBLEMS:
+        own = [run for run in of(found, problem) if run.arm.regulariser in EVERYWHERE]
+        scores = statistics.scores(own)
+        gains = (
+            _starred(gain(own, scores, name, NONE)) if name in scores else "-"
+            for name in EVERYWHERE[1:]
+        )
+        lines.append([problem.name, f"{scores[NONE].mean():.2f}", *gains])
+        if set(EVERYWHERE) <= set(scores):
+            means.append(scores.mean()[list(EVERYWHERE)])
+            blocks.append(problem.block)
+    ranks = statistics.mean_ranks(statistics.of_blocks(pd.DataFrame(means), blocks))
+    count = len(set(blocks))
+    lines.append([f"mean rank, {count} data sets", *(f"{ranks[name]:.2f}" for name in EVERYWHERE)])
+    return tables.as_markdown(["problem", *EVERYWHERE], lines)
+
+
+def _starred(difference: PairedDifference) -> str:
+    certain = difference.t_low > 0 or difference.t_high < 0
+    return f"{difference.mean:+.2f}{'*' * certain}"
+
+
+def draw(found: Sequence[Run]) -> Figure:
+    """Gains over none with their intervals: filled alone, hollow with T1 on top."""
+    scores = statistics.scores(found)
+    alone = [name for name in scores if "+" not in name and name != NONE]
+    alone.sort(key=lambda name: scores[name].mean())
+    look = looks(alone)
+    figure = Figure(figsize=(7, 0.8 + 0.36 * len(alone)), layout="constrained")
+    axes = figure.subplots()
+    for row, name in enumerate(alone):
+        sums = [each for each in scores if under(each, ADDED[0]) == name]
+        for shift, each, inside in ((0.13, name, None), *((-0.17, s, "white") for s in sums)):
+            d = gain(found, scores, each, NONE)
+            axes.errorbar(
+                d.mean,
+                row + shift,
+                xerr=[[d.mean - d.t_low], [d.t_high - d.mean]],
+                color=look[name]["color"],
+                marker=look[name]["marker"],
+                markerfacecolor=inside or look[name]["color"],
+                capsize=2,
+            )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(alone)), alone)
+    axes.set_xlabel(
+        f"gain in test {found[0].outcome.metric} over none (points), with 95% intervals\n"
+        "filled: alone; hollow: with T1 on top"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

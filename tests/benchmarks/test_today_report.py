@@ -1,0 +1,85 @@
+"""The first tables of the comparison, of runs that are made up."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import today, today_report
+from topoloss.compare.records import DEATH_BINS, Neurons, Outcome, Run
+
+# Points that an arm gains over none wherever it is alone; t1 adds one to each, and t2 two.
+GAINS = {"none": 0, "t1": 1, "t2": 2, "naive": -1, "dropout": 3, "batch-norm": 4, "decov": 5}
+ADDED = ("+1.00 [+1.00, +1.00]", "+2.00 [+2.00, +2.00]")
+
+
+def score(job):
+    """0.5 and the gain, on odd splits one point higher and for t1 two."""
+    first, _, rest = job.arm.regulariser.partition("+")
+    points = GAINS.get(first, 0) + GAINS.get(rest.partition("=")[0], 0)
+    odd = job.seed % 2
+    return 0.5 + (points + odd + odd * (first == "t1" and not rest)) / 100
+
+
+@pytest.fixture(scope="module")
+def found():
+    neurons = Neurons((1,) * DEATH_BINS, 0.1, 0.5, 0.9, 0.5, 0)
+    whole = Outcome("accuracy", 0.5, 0.5, 10, 1.0, False, 0.0, 90, 38, 50, neurons, neurons)
+    return [
+        Run(job.setup, job.arm, job.seed, replace(whole, test_score=score(job)))
+        for job in today.jobs_of("confirm", today.stand_in())
+    ]
+
+
+def rows_of(table):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_first_table_has_gains_with_intervals_and_what_is_added(found):
+    rows = rows_of(today_report.headline(today_report.of(found, today.PROBLEMS[0])))
+    assert set(rows) == set(today.GRIDS)
+    ordered = list(rows)
+    assert (ordered[0], ordered[-1]) == ("decov", "naive")
+    assert rows["none"] == ["-", "50.50", "-", "-", "-"]
+    assert rows["decov"] == ["0.001", "55.50", "+5.00 [+5.00, +5.00]", *ADDED]
+    # Differences of 1 and 2, ten each: 1.5 -+ 2.0930 * 0.51299 / sqrt(20).
+    assert rows["t1"] == ["0.001", "52.00", "+1.50 [+1.26, +1.74]", "-", "-"]
+    assert rows["batch-norm"] == ["-", "54.50", "+4.00 [+4.00, +4.00]", *ADDED]
+
+
+def test_the_second_table_has_every_problem_and_ranks_over_data_sets(found):
+    rows = rows_of(today_report.by_problem(found))
+    names = [problem.name for problem in today.PROBLEMS]
+    assert list(rows) == [*names, "mean rank, 9 data sets"]
+    place = {name: k for k, name in enumerate(today.EVERYWHERE)}
+    assert rows["net0 on wine"][place["none"]] == "50.50"
+    assert rows["net0 on wine"][place["decov"]] == "+5.00*"
+    assert rows["net0 on wine"][place["naive"]] == "-1.00*"
+    assert rows["net0 on wine"][place["variance"]] == "+0.00"
+    assert rows["net1 on digits"][place["dropout"]] == "-"
+    ranks = rows["mean rank, 9 data sets"]
+    order = ("decov", "batch-norm", "dropout", "t2", "t1")
+    assert [ranks[place[name]] for name in order] == [f"{k}.00" for k in (1, 2, 3, 4, 5)]
+    assert ranks[place["naive"]] == "10.00"
+    # none and the three whose gain is 0 share the ranks 6 to 9.
+    assert ranks[place["none"]] == ranks[place["random-path"]] == "7.50"
+
+
+def test_the_picture_shows_each_arm_alone_and_with_t1(found):
+    figure = today_report.draw(today_report.of(found, today.PROBLEMS[0]))
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert set(labels) == set(today.GRIDS) - {"none"}
+    assert labels[-1] == "decov"
+    at = {}
+    for container in axes.containers:
+        line = container.lines[0]
+        at.setdefault(labels[round(line.get_ydata()[0])], []).append(line.get_xdata()[0])
+    assert at["decov"] == pytest.approx([5, 6])
+    assert at["t1"] == pytest.approx([1.5])
+
+
+def test_a_report_is_written(found, tmp_path):
+    today_report.write(found, tmp_path / "confirm")
+    written = {path.name for path in (tmp_path / "confirm").iterdir()}
+    assert written == {"headline.md", "problems.md", "headline.png"}
