@@ -5,12 +5,19 @@ import io
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from scipy.cluster.hierarchy import cophenet, is_valid_linkage, linkage
 from scipy.spatial.distance import squareform
 from torch import nn
 
 import topoloss
 from topoloss import palette
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    pyplot.close("all")
 
 
 def distances(x):
@@ -214,3 +221,10 @@ def test_looks_differ_in_colour_or_in_a_second_cue():
     # Those that share a colour differ in the marker.
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(names)
     assert looks["t1"] == palette.looks(["own", "t1"])["t1"]
+
+
+def test_a_new_picture_is_one_of_pyplot_which_a_notebook_shows():
+    ax = topoloss.plot.correlations(groups())
+    assert pyplot.gcf() is ax.figure
+    assert topoloss.plot.correlations(groups(), ax) is ax
+    assert pyplot.get_fignums() == [ax.figure.number]

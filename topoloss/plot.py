@@ -1,7 +1,8 @@
 """Pictures of neurons, diagrams and trees, drawn with matplotlib.
 
 Each function draws on an Axes and returns it; ``ax.figure.savefig("name.pdf")`` writes what is
-drawn as PNG, PDF or SVG.
+drawn as PNG, PDF or SVG. Without ``ax`` the Axes is that of a new figure of ``matplotlib.pyplot``:
+a notebook shows it, ``pyplot.show()`` opens it, and ``pyplot.close(ax.figure)`` frees it.
 """
 
 from __future__ import annotations
@@ -313,9 +314,12 @@ def tree(penalty: Attachment, ax: Axes | None = None) -> Axes:
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     with needs_extra("plot"):
-        from matplotlib.figure import Figure
-    # No window and no global state: the figure goes with the axes.
-    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
+        from matplotlib import pyplot
+    if ax is not None:
+        return ax
+    # Of pyplot, so that a notebook shows it by itself.
+    _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
+    return ax
 
 
 def _without_frame(ax: Axes) -> Axes:

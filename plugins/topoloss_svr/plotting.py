@@ -42,7 +42,7 @@ def plot(graph: SpectralGraph, ax: Any = None, *, most: int = 200) -> Any:
         from matplotlib.collections import LineCollection
     except ModuleNotFoundError as error:
         raise topoloss.MissingExtraError(
-            "matplotlib is not installed; run: pip install 'topoloss-framework[compare]'"
+            "matplotlib is not installed; run: pip install 'topoloss-framework[plot]'"
         ) from error
     topoloss.check_number("most", most, whole=True, least=1)
     if ax is None:
