@@ -33,5 +33,6 @@ CASES = {
         Case(neurons=10_000, samples=256, turns=3, steps=3),
         Case(neurons=20_000, samples=64, turns=3, steps=3),
         Case(neurons=50_000, samples=64, turns=3, steps=2),
+        Case(neurons=100_000, samples=256, turns=3, steps=1),
     ),
 }

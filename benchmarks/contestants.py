@@ -212,8 +212,8 @@ def _contestant(deaths_of: Deaths, computes: str, largest: int) -> Contestant:
 
 CONTESTANTS = {
     "cpu": (
-        Contestant(LIMIT, gram_product, "product", 50_000),
-        Contestant(OURS, topoloss_t1, "forward and backward", 50_000),
+        Contestant(LIMIT, gram_product, "product", 100_000),
+        Contestant(OURS, topoloss_t1, "forward and backward", 100_000),
         _contestant(paper, "forward and backward", 10_000),
         _contestant(torch_topological, "forward and backward", 10_000),
         _contestant(gudhi, "forward and backward", 4_096),

@@ -5,6 +5,7 @@ python -m benchmarks.report
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby, product
 from pathlib import Path
@@ -82,15 +83,23 @@ def speed_table(timed: Mapping[str, Sequence[Row]]) -> str:
 
 
 def table_by_size(timed: Sequence[Row], quantity: str) -> str:
-    """One row for each contestant and one column for each size; what did not run says so."""
+    """One row for each contestant and one column for each size.
+
+    In brackets stands what one would take that was not run.
+    """
     sizes = sorted({(int(row["neurons"]), row["samples"]) for row in timed})
     header = ["contestant", "computes", *(f"{n:,} x {samples}" for n, samples in sizes)]
     cells = []
     for name in _contestants(timed):
         own = [_row(timed, name, n) for n, _ in sizes]
-        values = [_number(row[quantity]) or row["note"] for row in own]
+        values = [_number(row[quantity]) or _estimate(row["note"]) for row in own]
         cells.append([name, own[0]["computes"], *values])
     return as_markdown(header, cells)
+
+
+def _estimate(note: str) -> str:
+    """What a contestant would take, shortly; other notes as they are."""
+    return re.sub(r"not run: would take about (.*) and (.*)", r"(\1, \2)", note)
 
 
 def exponents(timed: Sequence[Row], quantity: str = "median_ms") -> dict[str, float]:
