@@ -14,6 +14,9 @@ author = "the topoloss authors"
 version = release = topoloss.__version__
 html_title = f"topoloss {version}"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_show_copyright = False
 exclude_patterns = ["_build", "examples"]
 
 extensions = [
