@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["OwnHook"]
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["OwnHook", "register_first"]
 
 
 class OwnHook:
@@ -19,3 +22,16 @@ class OwnHook:
 
     def __reduce__(self) -> tuple[type[OwnHook], tuple[()]]:
         return OwnHook, ()
+
+
+def register_first(module: nn.Module, hook: OwnHook) -> RemovableHandle:
+    """Register a forward pre-hook that runs before those that the module has.
+
+    With torch's own ``prepend=True`` the compiler of torch 2.11 mistakes one hook for another.
+    """
+    hooks = module._forward_pre_hooks
+    others = list(hooks)
+    handle = module.register_forward_pre_hook(hook)
+    for key in others:
+        hooks[key] = hooks.pop(key)
+    return handle

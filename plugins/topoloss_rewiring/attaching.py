@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from topoloss_plugins.hooks import OwnHook
+from topoloss_plugins.hooks import OwnHook, register_first
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -163,7 +163,7 @@ class Rewiring:
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] | None = None
         # Before the observation's own, which forgets the pass before.
-        begin = self._model.register_forward_pre_hook(OwnHook(self._before_pass), prepend=True)
+        begin = register_first(self._model, OwnHook(self._before_pass))
         self._handles: list[Any] = [register_optimizer_step_post_hook(self._after_step), begin]
         for name, layer in self._layers.items():
             note = OwnHook(partial(self._note, name))
