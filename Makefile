@@ -22,7 +22,7 @@ GPU_OPTIONS ?=
 .PHONY: demo test test-slow test-browser test-deep test-zoo test-lowest test-mutants test-gpu gpu-wheels wheels lint types check docs bench bench-report bench-gpu paper paper-report clean help
 
 help:
-	@echo "make demo   train a network on real digits with none, T1, T2 and naive; table and figure"
+	@echo "make demo   train a network on real digits without a penalty, with T1 and with T2; table and figure"
 	@echo "make test   the test suite, but for what takes long"
 	@echo "make test-slow  the rest: whole sweeps, cold caches, compilers, installed distributions, several processes"
 	@echo "make test-browser  the page of a run in a real browser, which is installed: 700 MB"
@@ -69,7 +69,7 @@ $(DEMO_INSTALLED): pyproject.toml constraints.txt
 # processes make training many times slower.
 demo: $(DEMO_INSTALLED)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/topoloss \
-		compare none t1=1e-3 t2=1 naive=0.3 --splits 2 --out runs/demo --fresh
+		compare none t1=1e-3 t2=1 --splits 2 --out runs/demo --fresh
 	@echo
 	@echo "Try next: $(BIN)/topoloss compare none t1=1e-4,1e-3 t2=0.3,1 --splits 8"
 	@echo "          $(BIN)/topoloss train --regulariser t1 --max-epochs 150 --out runs/t1"
