@@ -88,7 +88,7 @@ def table(finished: list[Run], setup: Setup) -> str:
         cells = [called, f"{weight:g}" if weight else "-", f"{scores[name].mean():.2f}"]
         for baseline in BASELINES:
             d = statistics.paired_difference(scores, name, baseline, ratio)
-            interval = f"{d.mean:+.2f} [{d.t_low:+.2f}, {d.t_high:+.2f}]"
+            interval = f"{d.mean:+.2f} ± {d.t_high - d.mean:.2f}"
             cells.append("-" if name in (NONE, baseline) else interval)
         lines.append(cells)
     over = (f"over {ARMS[name][0]}" for name in BASELINES)
