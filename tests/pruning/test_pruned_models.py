@@ -50,9 +50,7 @@ def mobilenet():
 
 
 def vit():
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, depth=3, num_classes=5, weight_init="skip"
-    )
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=5)
     return model, images(32), {f"blocks.{k}.mlp.fc1": None for k in range(3)}
 
 
