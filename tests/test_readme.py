@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
-import topoloss
 from benchmarks import paper, report
 from benchmarks.t1_step import T1_STEP
 from benchmarks.training import TRAINING
-from topoloss.compare.tables import summarise
+from topoloss.compare.statistics import scores, select
 from topoloss.testing import check
 
 ROOT = Path(__file__).parents[1]
@@ -25,11 +25,12 @@ STUDY = "digits-net0-training-forward"
 
 def test_the_two_lines_run_in_a_loop():
     (diff,) = re.findall(r"```diff\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert sum(line.startswith("+") for line in diff.splitlines()) == 2
+    added = [line for line in diff.splitlines() if line.startswith("+")]
+    assert added[0] == "+import topoloss"
+    assert len(added[1:]) == 2
     model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
     before = model[0].weight.clone()
     namespace = {
-        "topoloss": topoloss,
         "cross_entropy": torch.nn.functional.cross_entropy,
         "model": model,
         "optimiser": torch.optim.SGD(model.parameters(), lr=0.1),
@@ -58,9 +59,13 @@ def test_block_runs(block):
 
 
 def test_the_gains_are_those_of_the_committed_runs_and_of_the_results_page():
-    gains = {row.regulariser: row.gain for row in summarise(paper.STUDIES[STUDY].finished())}
+    chosen = scores(select(paper.STUDIES[STUDY].finished()))
     for name, said in {"t1": "T1", "t2": "T2", "naive": "naive decorrelation"}.items():
-        assert f"| {said} | {gains[name]:+.2f} |" in TEXT
+        gains = chosen[name] - chosen["none"]
+        half = stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)
+        mean = gains.mean()
+        interval = f"[{mean - half:+.2f}, {mean + half:+.2f}]"
+        assert f"| {said} | {mean:+.2f} {interval} |" in TEXT
     page = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
     rows = [line for line in TEXT.splitlines() if re.match(r"\| (T1|T2|naive|dropout|DeCov)", line)]
     assert len(rows) == 5

@@ -41,9 +41,10 @@ def test_gains_told_on_the_results_page_are_those_of_the_networks_before_pruning
 
 
 def test_what_the_docs_say_of_t1_t2_and_decov_is_what_the_rows_say():
-    text = (DOCS / "pruning.md").read_text("utf-8")
-    assert "from 80% on; with a refit, from 90% on." in text
-    assert "from 90% on with one stand-in, at 95% with a refit." in text
+    text = " ".join((DOCS / "pruning.md").read_text("utf-8").split())
+    assert "T2 is below the network without a penalty from 70% on, and T1 from 80% on" in text
+    assert "with a refit, both are from 90% on." in text
+    assert "from 90% on with one stand-in, at 95% with a refit (" in text
     accuracy = {}
     for row in rows.read(pruning.PRUNING):
         accuracy.setdefault((row["arm"], row["way"], float(row["removed"])), []).append(
@@ -51,11 +52,12 @@ def test_what_the_docs_say_of_t1_t2_and_decov_is_what_the_rows_say():
         )
     mean = {key: sum(values) / len(values) for key, values in accuracy.items()}
 
-    late = [share for share in pruning.SHARES if share >= 0.8]
-    for arm in ("t1", "t2"):
-        for way, since in {"copies": 0.8, "copies, refitted": 0.9}.items():
-            worse = [k for k in late if mean[arm, way, k] < mean["none", way, k]]
-            assert worse == [k for k in late if k >= since]
+    for arm, one_stand_in in (("t1", 0.8), ("t2", 0.7)):
+        for way, since in {"copies": one_stand_in, "copies, refitted": 0.9}.items():
+            better = [k for k in pruning.SHARES if mean[arm, way, k] >= mean["none", way, k]]
+            # With a refit some smaller shares are a little worse, too.
+            assert max(better) < since
+            assert max(better) == max(k for k in pruning.SHARES if k < since)
     for way, since in {"copies": 0.9, "copies, refitted": 0.95}.items():
         for k in pruning.SHARES:
             best = max(pruning.ARMS, key=lambda arm: mean[arm, way, k])

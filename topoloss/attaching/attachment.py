@@ -102,7 +102,7 @@ def attach(
         between, its value is a zero that ``backward`` accepts, and no activations are recorded.
         At the steps with the penalty its value is not multiplied by `every`.
     overhead : float, optional
-        Choose `every` so that the penalty lengthens training by at most this share: 0.1 for a
+        Choose `every` so that the penalty lengthens training by about this share: 0.1 for a
         tenth. The first 20 steps are measured, four with the penalty and four without by turns.
         Then `every` is fixed, logged, and kept in ``state_dict()``. With ``torch.distributed``
         rank 0 decides for all. Two machines may choose differently. The choice never changes

@@ -49,7 +49,7 @@ def compare(
             "t1=0.001,0.01 t2=1; NAME=paper stands for the paper's weights. "
             "NAME may have options, as in 't1[reduction=mean]=0.01', and be a pipeline, as "
             "in cosine/mst/t2=1, or your own as package.module:object. Quote brackets. Also "
-            "batch-norm, dropout=P, input-noise=STD, label-smoothing=SHARE, rewiring=SHARE, "
+            "batch-norm, dropout=P, input-noise=STD, label-smoothing=SHARE, rewiring=DENSITY, "
             "structured-noise=VARIANCE and weight-decay=RATE, alone or added: "
             "t1=0.001,0.01+batch-norm.",
         ),

@@ -173,6 +173,7 @@ def redundancy(
     Examples
     --------
     >>> import torch, topoloss
+    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and no copy
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> with torch.no_grad():
     ...     _ = model[0].weight[2].copy_(2 * model[0].weight[0])

@@ -95,6 +95,7 @@ def prune(
     Examples
     --------
     >>> import torch, topoloss
+    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and goes too
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> with torch.no_grad():
     ...     _ = model[0].weight[4:].copy_(model[0].weight[:4])
@@ -144,8 +145,8 @@ def _chosen(model: nn.Module, batch: Any, layers: Layers) -> dict[str, Wire]:
         blocked = [f"{name!r} {wire.obstacle}" for name, wire in found.items() if wire.obstacle]
         if blocked:
             raise AttachmentError(
-                f"no channels can be cut from {'; '.join(blocked)}. Leave that to layers='auto', "
-                "which passes over such layers."
+                f"layers= names some that cannot lose channels: {'; '.join(blocked)}. "
+                "layers='auto' passes over such layers."
             )
     for name, wire in found.items():
         if wire.obstacle:
