@@ -1,6 +1,7 @@
 """Candidates for a better regulariser, by hand and by scipy, and the runs that compare them."""
 
 from math import sqrt
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -81,6 +82,31 @@ def test_the_committed_rows_are_those_of_the_protocol():
     done = [(run.setup, run.arm, run.seed) for run in candidate_runs.finished()]
     assert set(done) == {(job.setup, job.arm, job.seed) for job in asked}
     assert len(done) == len(asked)
+
+
+def test_what_the_page_says_is_what_the_runs_say():
+    page = Path(__file__).parents[2] / "docs" / "candidates.md"
+    text = " ".join(page.read_text("utf-8").split())
+    found = candidate_runs.finished()
+    narrow, few = (_gains(found, setup) for setup in candidate_runs.SETUPS.values())
+    t1, over_variance = (narrow["T1, with variance at 0.01"][k][0] for k in (0, 1))
+    assert f"gains {t1:.1f} points over none, and {over_variance:.1f} over `variance` alone" in text
+    for control in ("T1 of a random path, with variance at 0.01", "naive, with variance at 0.01"):
+        (gain, half), *_ = narrow[control]
+        assert abs(gain - t1) < half
+    certain = [name for name, (over_none, *_) in few.items() if over_none[0] > over_none[1]]
+    assert certain == ["dropout"]
+
+
+def _gains(finished, setup):
+    """By arm the gain over each baseline, and half of its interval."""
+    lines = candidate_runs.table([run for run in finished if run.setup == setup], setup)
+    rows = [line.strip("| ").split(" | ") for line in lines.splitlines()[2:]]
+    return {
+        row[0]: [tuple(map(float, cell.split(" ± "))) for cell in row[3:] if "±" in cell]
+        for row in rows
+        if row[0] != "none"
+    }
 
 
 @pytest.mark.parametrize("title", candidate_runs.SETUPS)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from topoloss.compare import tables
 from topoloss.compare.records import Arm, Protocol, Setup
 from topoloss.compare.runs import read
 from topoloss.compare.searches import Grid
-from topoloss.compare.statistics import select
+from topoloss.compare.statistics import by_regulariser, corrected_t_test, scores, select
 
 PROSE = (
     "net0-training-forward",
@@ -121,13 +122,17 @@ def test_networks_of_other_widths_have_the_neurons_that_weights_are_scaled_by(na
     assert min(abs(weight * neurons - 1) for weight in weights) < 1e-3
 
 
-def test_what_the_pages_say_in_prose_is_what_the_runs_say():
+def prose():
     docs = paper.RESULTS.parents[1] / "docs"
-    text = " ".join(
+    return " ".join(
         word
-        for page in ("results", "paper", "authors-code")
+        for page in ("results", "paper", "authors-code", "regularisers")
         for word in (docs / f"{page}.md").read_text("utf-8").split()
     )
+
+
+def test_what_the_pages_say_in_prose_is_what_the_runs_say():
+    text = prose()
     digits = {name: paper.STUDIES[f"digits-{name}"].finished() for name in PROSE}
     gains = {
         name: {row.regulariser: row.gain for row in tables.summarise(digits[name])}
@@ -160,3 +165,35 @@ def test_what_the_pages_say_in_prose_is_what_the_runs_say():
     fixed = digits["net0-fixed"]
     alike = sum(run.outcome.test_score == other[run.arm, run.seed] for run in fixed)
     assert f"{alike} of {len(fixed)} runs of network 0 have the same test score in both" in text
+
+
+def test_what_the_pages_say_of_constant_neurons_is_what_the_runs_say():
+    chosen = by_regulariser(select(paper.STUDIES["digits-net0-training-forward"].finished()))
+    mean = {name: fmean(r.outcome.after.constant for r in runs) for name, runs in chosen.items()}
+    assert max(mean, key=mean.__getitem__) == "naive"
+    none, t1, t2 = (f"{mean[name]:.0f}" for name in ("none", "t1", "t2"))
+    assert f"({t1} against {none}), T2 with fewer ({t2})" in prose()
+    assert f"{t1} constant neurons of 1,010, and without a penalty with {none}" in prose()
+
+
+def test_what_the_pages_say_of_new_images_is_what_the_runs_say():
+    def p(network, name, learnt_from):
+        table = scores(select(paper.STUDIES[f"digits-{network}-training-forward"].finished()))
+        return corrected_t_test(table[name] - table["none"], 800 / learnt_from)[1]
+
+    t1, t2 = (p("net0", name, 600) for name in ("t1", "t2"))
+    assert f"p = {t1:.2f} for T1 and {t2:.2f} for T2 in the first column" in prose()
+    # Whether the validation part was learnt from or not.
+    assert min(p("net1", name, n) for name in ("t1", "t2") for n in (600, 997)) > 0.2
+    assert "the corrected p-values are above 0.2" in prose()
+
+
+def test_what_the_pages_say_of_more_patience_is_what_the_runs_say():
+    def without(name):
+        runs = paper.STUDIES[f"digits-net2-training-forward{name}"].finished()
+        return {r.seed: r.outcome.test_score for r in runs if r.arm.regulariser == "none"}
+
+    hasty, patient = without(""), without("-patience200")
+    learnt = {seed: (hasty[seed] > 0.5, score > 0.5) for seed, score in patient.items()}
+    assert learnt == {0: (False, True), 1: (True, True)}
+    assert f"reaches {100 * patient[0]:.1f}% with 200" in prose()
