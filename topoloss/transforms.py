@@ -56,13 +56,14 @@ def outside(
     """
     if torch.compiler.is_compiling():
         # Imported here, as it loads the compiler, which takes seconds.
-        from topoloss.uncompiled import apply_uncompiled
+        from topoloss.uncompiled import call_uncompiled
 
-        return apply_uncompiled(function, join, *tensors)
-    return apply(function, join, *tensors)
+        found: Indices = call_uncompiled(_apply, function, join, *tensors)
+        return found
+    return _apply(function, join, *tensors)
 
 
-def apply(function: Any, join: Any, *tensors: Tensor) -> Indices:
+def _apply(function: Any, join: Any, *tensors: Tensor) -> Indices:
     found: Indices = _Outside.apply(function, join, *tensors)  # type: ignore[no-untyped-call]
     return found
 

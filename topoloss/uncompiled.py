@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from topoloss.transforms import Indices, apply
+__all__ = ["call_uncompiled"]
 
-__all__ = ["apply_uncompiled"]
 
-apply_uncompiled: Callable[..., Indices] = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def call_uncompiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)

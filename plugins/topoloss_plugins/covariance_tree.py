@@ -123,12 +123,17 @@ class RandomPath(_SquaredCovariances):
         self.seed = seed
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        order_of = random_order
+        order = torch.tensor(self._order(x.shape[1]), device=x.device)
+        return torch.stack((order[:-1], order[1:]), 1)
+
+    def _order(self, n: int) -> list[int]:
         if torch.compiler.is_compiling():
             # Imported here, as it loads the compiler, which takes seconds.
-            from topoloss_plugins.compiled_order import order_of
-        order = torch.tensor(order_of(x.shape[1], self.seed), device=x.device)
-        return torch.stack((order[:-1], order[1:]), 1)
+            from topoloss_plugins.compiled_constants import as_constant
+
+            order: list[int] = as_constant(random_order, n, self.seed)
+            return order
+        return random_order(n, self.seed)
 
     def extra_repr(self) -> str:
         return f"seed={self.seed}"
