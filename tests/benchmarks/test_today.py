@@ -7,40 +7,39 @@ from statistics import fmean
 import pytest
 
 import topoloss
-from benchmarks import today
+from benchmarks.today import choices, choosing, declared, stages, work
 from topoloss.compare import runs, setups
 from topoloss.compare.protocols import name_of
 from topoloss.compare.records import DEATH_BINS, Arm, Neurons, Outcome, Protocol, Run
 
 
 def test_splits_serve_one_purpose_each():
-    stages = {
-        stage: {job.seed for job in today.jobs_of(stage, today.stand_in())}
-        for stage in today.STAGES
+    splits = {
+        stage: {job.seed for job in stages.jobs_of(stage, choices.stand_in())}
+        for stage in stages.STAGES
     }
-    choosing = stages["rates"] | stages["alone"] | stages["top"]
-    assert choosing <= set(range(100, 120))
-    assert stages["confirm"] == set(range(200, 220))
-    assert not stages["rates"] & stages["alone"]
+    assert splits["rates"] | splits["alone"] | splits["top"] <= set(range(100, 120))
+    assert splits["confirm"] == set(range(200, 220))
+    assert not splits["rates"] & splits["alone"]
 
 
 def test_the_comparison_is_the_declared_one():
-    problems = {problem.name: problem for problem in today.PROBLEMS}
+    problems = {problem.name: problem for problem in declared.PROBLEMS}
     net0 = problems.pop("net0 on digits")
-    assert set(net0.alone) == set(today.GRIDS)
-    assert set(net0.under) == set(today.GRIDS) - {"none", "t1", "t2"}
+    assert set(net0.alone) == set(declared.GRIDS)
+    assert set(net0.under) == set(declared.GRIDS) - {"none", "t1", "t2"}
     wanted = {"none", "t1", "t2", "naive", "dropout", "batch-norm", "decov", "covariance-tree"}
     controls = {"variance", "random-path"}
     own = {"net1 on digits": {"dropout"}, "conv on digits": {"batch-norm"}}
     for name, problem in problems.items():
         assert set(problem.alone) == (wanted | controls) - own.get(name, set())
         assert not problem.under
-    assert {problem.block for problem in today.PROBLEMS} >= {"breast-cancer", "wine", "diabetes"}
-    assert Counter(p.block for p in today.PROBLEMS)["digits"] == 7
+    assert {problem.block for problem in declared.PROBLEMS} >= {"breast-cancer", "wine", "diabetes"}
+    assert Counter(p.block for p in declared.PROBLEMS)["digits"] == 7
 
 
 def test_every_arm_fits_its_problem():
-    for job in today.jobs_of("confirm", today.stand_in()):
+    for job in stages.jobs_of("confirm", choices.stand_in()):
         layers = ("dropout", "batch-norm", "label-smoothing")
         if job.seed == 200 and job.arm.regulariser in layers:
             assert name_of(job.setup) == "today"
@@ -48,8 +47,8 @@ def test_every_arm_fits_its_problem():
 
 
 SMALL = (
-    today.Problem("net2", "wine", ("none", "t1", "dropout"), ("dropout",)),
-    today.Problem("net2", "diabetes", ("none", "t1")),
+    declared.Problem("net2", "wine", ("none", "t1", "dropout"), ("dropout",)),
+    declared.Problem("net2", "diabetes", ("none", "t1")),
 )
 
 
@@ -70,8 +69,8 @@ def outcome():
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Two problems, whose runs are made up and whose files are elsewhere."""
-    monkeypatch.setattr(today, "FOLDER", tmp_path)
-    monkeypatch.setattr(today, "PROBLEMS", SMALL)
+    monkeypatch.setattr(declared, "FOLDER", tmp_path)
+    monkeypatch.setattr(declared, "PROBLEMS", SMALL)
 
 
 @pytest.fixture
@@ -79,18 +78,18 @@ def pretend(small, outcome):
     """Write the runs of a stage as if they had been done; a function scores them."""
 
     def write(stage, score, jobs=None):
-        jobs = today.jobs_of(stage, today.Frozen.read()) if jobs is None else jobs
+        jobs = stages.jobs_of(stage, choices.Frozen.read()) if jobs is None else jobs
         made = [Run(j.setup, j.arm, j.seed, outcome(score(j), 36.0)) for j in jobs]
-        runs.write(made, today.file_of(stage))
+        runs.write(made, declared.file_of(stage))
 
     return write
 
 
 def test_stages_freeze_what_the_next_ones_need(pretend):
     with pytest.raises(topoloss.InputError, match="not frozen; run and freeze the stages before"):
-        today.jobs_of("alone", today.Frozen.read())
+        stages.jobs_of("alone", choices.Frozen.read())
     with pytest.raises(topoloss.InputError, match="80 of 80 runs of the stage rates are missing"):
-        today.freeze("rates")
+        choosing.freeze("rates")
 
 
 def best_rate(job):
@@ -98,7 +97,7 @@ def best_rate(job):
     good = {"wine": (1e-2, "score"), "diabetes": (1e-3, "loss")}[job.setup.data]
     # One split disagrees: means decide.
     agrees = (protocol.learning_rate, protocol.monitor) == good
-    return 0.8 + 0.1 * agrees - 0.2 * (job.seed == today.RATE_SPLITS[0] and agrees)
+    return 0.8 + 0.1 * agrees - 0.2 * (job.seed == declared.RATE_SPLITS[0] and agrees)
 
 
 def best_weight(job):
@@ -108,23 +107,23 @@ def best_weight(job):
 
 def test_what_is_chosen_has_the_best_mean_validation_score(pretend):
     pretend("rates", best_rate)
-    frozen = today.freeze("rates")
+    frozen = choosing.freeze("rates")
     assert frozen.rates == {"net2 on wine": 1e-2, "net2 on diabetes": 1e-3}
     assert frozen.monitors == {"net2 on wine": "score", "net2 on diabetes": "loss"}
     pretend("alone", best_weight)
-    frozen = today.freeze("alone")
+    frozen = choosing.freeze("alone")
     assert frozen.weights["net2 on wine"] == {"none": 0.0, "t1": 1e-3, "dropout": 0.1}
     pretend("top", best_weight)
-    frozen = today.freeze("top")
+    frozen = choosing.freeze("top")
     assert frozen.weights["net2 on wine"]["t1+dropout=0.1"] == 1e-2
-    assert today.Frozen.read() == frozen
-    confirming = today.jobs_of("confirm", frozen)
+    assert choices.Frozen.read() == frozen
+    confirming = stages.jobs_of("confirm", frozen)
     assert len(confirming) == 20 * (3 + 2 + 2)
     assert {job.arm for job in confirming if job.setup.data == "diabetes"} == {
         Arm("none", 0.0),
         Arm("t1", 1e-3),
     }
-    told = today.edges(frozen)
+    told = choosing.edges(frozen)
     assert "| net2 on wine | learning rate | 0.01 | highest |" in told
     assert "| net2 on wine | dropout | 0.1 | lowest |" in told
     assert "| net2 on wine | t1+dropout=0.1 | 0.01 | highest |" in told
@@ -132,14 +131,14 @@ def test_what_is_chosen_has_the_best_mean_validation_score(pretend):
     # The choice is final once a confirming run exists.
     pretend("confirm", best_weight, confirming[:1])
     with pytest.raises(topoloss.InputError, match="frozen for good"):
-        today.freeze("alone")
+        choosing.freeze("alone")
 
 
 def test_of_weights_that_tie_the_smallest_is_chosen(pretend):
     pretend("rates", lambda job: 0.5)
-    today.freeze("rates")
+    choosing.freeze("rates")
     pretend("alone", lambda job: 0.5)
-    assert today.freeze("alone").weights["net2 on diabetes"]["t1"] == 1e-4
+    assert choosing.freeze("alone").weights["net2 on diabetes"]["t1"] == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -147,11 +146,11 @@ def test_of_weights_that_tie_the_smallest_is_chosen(pretend):
     [(1, (1, 2, 3), "lowest"), (3, (1, 2, 3), "highest"), (2, (1, 2, 3), ""), (0, (0,), "")],
 )
 def test_an_edge_is_an_end_of_a_grid(value, grid, end):
-    assert today.at_edge(value, grid) == end
+    assert choosing.at_edge(value, grid) == end
 
 
 def test_what_the_page_says_of_learning_rates_is_what_the_runs_say():
-    found = runs.read(today.file_of("rates"))
+    found = runs.read(declared.file_of("rates"))
 
     def at_an_end(rates):
         """On how many problems the pair of best mean score has a rate at an end of these."""
@@ -165,20 +164,20 @@ def test_what_the_page_says_of_learning_rates_is_what_the_runs_say():
         best = {}
         for (of_problem, pair), each in scores.items():
             best[of_problem] = max(best.get(of_problem, (-inf, None)), (fmean(each), pair))
-        assert len(best) == len(today.PROBLEMS)
+        assert len(best) == len(declared.PROBLEMS)
         return sum(rate in (min(rates), max(rates)) for _, (rate, _) in best.values())
 
     page = " ".join((Path(__file__).parents[2] / "docs" / "today.md").read_text("utf-8").split())
     assert f"{at_an_end((3e-4, 1e-3, 3e-3))} of the 15 problems chose an end of that grid" in page
-    assert f"{at_an_end(today.RATES)} problems still choose an end" in page
+    assert f"{at_an_end(declared.RATES)} problems still choose an end" in page
 
 
 def test_a_plan_counts_runs_and_their_hours(pretend):
-    assert "| all |" in today.plan()
-    assert "not measured" in today.plan()
+    assert "| all |" in work.plan()
+    assert "not measured" in work.plan()
     with pytest.raises(topoloss.InputError, match="not measured; run `measure` first"):
-        today.run("rates", processes=1)
-    kinds = [job for job in today.jobs_of("confirm", today.stand_in()) if job.seed == 200]
+        work.run("rates", processes=1)
+    kinds = [job for job in stages.jobs_of("confirm", choices.stand_in()) if job.seed == 200]
     pretend("measured", lambda job: 0.5, [replace(job, seed=99) for job in kinds])
     # Every run takes 36 seconds, a hundredth of an hour.
     counted = {
@@ -187,39 +186,42 @@ def test_a_plan_counts_runs_and_their_hours(pretend):
         "top": (5 + 5) * 6,
         "confirm": (5 + 2) * 20,
     }
-    told = today.plan()
+    told = work.plan()
     for stage, count in counted.items():
         assert f"| {stage} | {count} | {count / 100:.1f} |" in told
     assert f"| all | {sum(counted.values())} | {sum(counted.values()) / 100:.1f} |" in told
 
 
 def test_no_run_is_begun_beyond_the_budget(pretend, monkeypatch):
-    kinds = [job for job in today.jobs_of("confirm", today.stand_in()) if job.seed == 200]
+    kinds = [job for job in stages.jobs_of("confirm", choices.stand_in()) if job.seed == 200]
     pretend("measured", lambda job: 0.5, [replace(job, seed=99) for job in kinds])
-    monkeypatch.setattr(today, "CORE_HOURS", 1)
+    monkeypatch.setattr(declared, "CORE_HOURS", 1)
     with pytest.raises(topoloss.InputError, match="the budget is 1"):
-        today.run("rates", processes=1)
+        work.run("rates", processes=1)
 
 
 def test_confirming_splits_are_not_run_with_another_choice(pretend):
-    kinds = [job for job in today.jobs_of("confirm", today.stand_in()) if job.seed == 200]
+    kinds = [job for job in stages.jobs_of("confirm", choices.stand_in()) if job.seed == 200]
     pretend("measured", lambda job: 0.5, [replace(job, seed=99) for job in kinds])
     pretend("confirm", lambda job: 0.5, kinds)
-    today.stand_in().write()
-    frozen = today.Frozen.read()
+    choices.stand_in().write()
+    frozen = choices.Frozen.read()
     frozen.rates["net2 on wine"] = 0.1
     frozen.write()
     with pytest.raises(topoloss.InputError, match="holds 5 runs that are none of this stage"):
-        today.run("confirm", processes=1)
+        work.run("confirm", processes=1)
 
 
 def test_missing_runs_are_done_and_told(small, monkeypatch, capsys):
-    monkeypatch.setattr(today, "PROBLEMS", SMALL[1:])
+    monkeypatch.setattr(declared, "PROBLEMS", SMALL[1:])
     monkeypatch.setattr(
         "topoloss.compare.protocols.TODAY", Protocol(max_epochs=2, warmup=1, optimiser="adamw")
     )
-    today.measure()
-    assert [run.arm.regulariser for run in runs.read(today.file_of("measured"))] == ["none", "t1"]
+    work.measure()
+    assert [run.arm.regulariser for run in runs.read(declared.file_of("measured"))] == [
+        "none",
+        "t1",
+    ]
     assert "2/2 t1=0.001, net2 on diabetes, split 99: " in capsys.readouterr().out
-    today.measure()
+    work.measure()
     assert capsys.readouterr().out == ""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import today, today_report
+from benchmarks.today import choices, declared, report, stages
 from topoloss.compare.records import DEATH_BINS, Neurons, Outcome, Run
 
 # Points that an arm gains over none wherever it is alone; t1 adds one to each, and t2 two.
@@ -26,7 +26,7 @@ def found():
     whole = Outcome("accuracy", 0.5, 0.5, 10, 1.0, False, 0.0, 90, 38, 50, neurons, neurons)
     return [
         Run(job.setup, job.arm, job.seed, replace(whole, test_score=score(job)))
-        for job in today.jobs_of("confirm", today.stand_in())
+        for job in stages.jobs_of("confirm", choices.stand_in())
     ]
 
 
@@ -36,8 +36,8 @@ def rows_of(table):
 
 
 def test_the_first_table_has_gains_with_intervals_and_what_is_added(found):
-    rows = rows_of(today_report.headline(today_report.of(found, today.PROBLEMS[0])))
-    assert set(rows) == set(today.GRIDS)
+    rows = rows_of(report.headline(report.of(found, declared.PROBLEMS[0])))
+    assert set(rows) == set(declared.GRIDS)
     ordered = list(rows)
     assert (ordered[0], ordered[-1]) == ("decov", "naive")
     assert rows["none"] == ["-", "50.50", "-", "-", "-"]
@@ -48,10 +48,10 @@ def test_the_first_table_has_gains_with_intervals_and_what_is_added(found):
 
 
 def test_the_second_table_has_every_problem_and_ranks_over_data_sets(found):
-    rows = rows_of(today_report.by_problem(found))
-    names = [problem.name for problem in today.PROBLEMS]
+    rows = rows_of(report.by_problem(found))
+    names = [problem.name for problem in declared.PROBLEMS]
     assert list(rows) == [*names, "mean rank, 9 data sets"]
-    place = {name: k for k, name in enumerate(today.EVERYWHERE)}
+    place = {name: k for k, name in enumerate(declared.EVERYWHERE)}
     assert rows["net0 on wine"][place["none"]] == "50.50"
     assert rows["net0 on wine"][place["decov"]] == "+5.00*"
     assert rows["net0 on wine"][place["naive"]] == "-1.00*"
@@ -66,10 +66,10 @@ def test_the_second_table_has_every_problem_and_ranks_over_data_sets(found):
 
 
 def test_the_picture_shows_each_arm_alone_and_with_t1(found):
-    figure = today_report.draw(today_report.of(found, today.PROBLEMS[0]))
+    figure = report.draw(report.of(found, declared.PROBLEMS[0]))
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert set(labels) == set(today.GRIDS) - {"none"}
+    assert set(labels) == set(declared.GRIDS) - {"none"}
     assert labels[-1] == "decov"
     at = {}
     for container in axes.containers:
@@ -80,6 +80,6 @@ def test_the_picture_shows_each_arm_alone_and_with_t1(found):
 
 
 def test_a_report_is_written(found, tmp_path):
-    today_report.write(found, tmp_path / "confirm")
+    report.write(found, tmp_path / "confirm")
     written = {path.name for path in (tmp_path / "confirm").iterdir()}
     assert written == {"headline.md", "problems.md", "headline.png"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.today import ADDED, EVERYWHERE, PROBLEMS, Problem
+from benchmarks.today.declared import ADDED, EVERYWHERE, PROBLEMS, Problem
 from topoloss.compare import statistics, tables
 from topoloss.compare.records import Run, exactly
 from topoloss.compare.statistics import PairedDifference

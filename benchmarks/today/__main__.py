@@ -1,0 +1,58 @@
+"""The comparison in the protocol of today: chosen on some splits, confirmed on others.
+
+python -m benchmarks.today plan                    how many runs, and how many core-hours
+python -m benchmarks.today measure                 do one run of each kind, whose seconds plan takes
+python -m benchmarks.today run STAGE [--jobs 4]    do the runs of a stage that are missing
+python -m benchmarks.today freeze STAGE            choose by the stage's runs, for the stages after
+python -m benchmarks.today edges                   which chosen values are at an end of their grid
+python -m benchmarks.today report                  tables and figures of the confirming runs
+
+The stages, in order, are rates, alone, top and confirm; docs/today.md says what each is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.today import declared, report
+from benchmarks.today.choices import Frozen
+from benchmarks.today.choosing import edges, freeze
+from benchmarks.today.stages import STAGES
+from benchmarks.today.work import measure, plan, run
+from topoloss.compare import report as full_report
+from topoloss.compare import runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("plan", "edges", "report"):
+        commands.add_parser(name)
+    measuring, running = commands.add_parser("measure"), commands.add_parser("run")
+    for command in (measuring, running):
+        command.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    for command in (running, commands.add_parser("freeze")):
+        command.add_argument("stage", choices=STAGES)
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "plan":
+            print(plan())
+        case "measure":
+            measure(arguments.jobs)
+        case "run":
+            run(arguments.stage, arguments.jobs)
+        case "freeze":
+            freeze(arguments.stage)
+            print(edges(Frozen.read()))
+        case "edges":
+            print(edges(Frozen.read()))
+        case "report":
+            found = runs.read(declared.file_of("confirm"))
+            full_report.write(found, declared.FOLDER / "confirm")
+            report.write(found, declared.FOLDER / "confirm")
+
+
+if __name__ == "__main__":
+    main()
