@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from topoloss import components
 from topoloss.attaching.cost import check_max_neurons, guard
 from topoloss.attaching.culprit import note_component
 from topoloss.attaching.gathering import Gathering, check_whole, whole
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.metrics import Measurement, share
 from topoloss.attaching.neurons import Units
-from topoloss.attaching.observation import Observation, checked, made_sampler, unknown_option
+from topoloss.attaching.observation import Observation
+from topoloss.attaching.options import checked, made_regulariser, made_sampler, unknown_option
 from topoloss.attaching.reading import fed_by
 from topoloss.attaching.recording import Marks, Mask, Pass, Watching
 from topoloss.attaching.schedule import Schedule
@@ -31,7 +31,6 @@ from topoloss.errors import (
     check_number,
     shown,
 )
-from topoloss.plugins import available
 from topoloss.processes import Processes
 from topoloss.regularisers import Pipeline, Regulariser, refuse_labels, side_by_side, title
 from topoloss.samplers import Sampler
@@ -159,7 +158,7 @@ def attach(
     check_choice("on_small_batch", on_small_batch, ("raise", "skip"))
     check_max_neurons(max_neurons)
     chosen_by = made_sampler(sampler, fraction)
-    made = _regulariser(regulariser)
+    made = made_regulariser(regulariser)
     refuse_labels(made)
     schedule = Schedule(warmup, every, overhead)
     _refuse_ignored(
@@ -654,17 +653,6 @@ def _refuse_ignored(regulariser: Regulariser, **given: Any) -> None:
         f"{', '.join(ignored)} was given, and would be ignored: {title(regulariser)} "
         f"{why}. Leave it out; of the options of attach it takes {options or 'none'}."
     )
-
-
-def _regulariser(given: str | Regulariser) -> Regulariser:
-    if isinstance(given, str):
-        return components.regulariser(given)
-    if not isinstance(given, Regulariser):
-        raise OptionError(
-            f"regulariser is {shown(given)}; expected a name of {available('regulariser')} "
-            "or a topoloss.Regulariser."
-        )
-    return given
 
 
 def _check_samples(layers: dict[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from topoloss.attaching.functions import Kind, version_of
-from topoloss.attaching.graph import Node, Start, Watch
+from topoloss.attaching.graph import Watch
+from topoloss.attaching.nodes import Node, Start
 
 __all__ = ["Record", "Step", "fed_by", "read"]
 

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from topoloss.attaching.compiled import CompiledPass, Followed
 from topoloss.attaching.functions import tensors_in, tensors_within, version_of
-from topoloss.attaching.graph import Start, Watch
+from topoloss.attaching.graph import Watch
 from topoloss.attaching.layers import Choice
 from topoloss.attaching.modules import Modules, is_compiled
-from topoloss.attaching.reading import Record, Step, read
+from topoloss.attaching.nodes import Start
+from topoloss.attaching.reading import Record, read
 from topoloss.errors import AttachmentError, nearest
 
 __all__ = ["Mask", "Pass", "Recorder", "Watching"]
@@ -162,12 +164,9 @@ class Recorder:
         self._newest: Pass | None = None
         self._skipped: object = None
         # By the model's training flag: what a compiled pass, which cannot be watched, follows.
-        self._steps: dict[bool, list[tuple[Record, Step | None]]] = {}
-        self._compiled: list[tuple[Record, Tensor, bool]] | None = None
-        self._compiled_arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self._compiled_calls: dict[str, int] = {}
-        self._compiled_whole = False
-        self._compiled_training = False
+        self._followed: dict[bool, Followed] = {}
+        # The latest pass, if it was compiled.
+        self._compiled: CompiledPass | None = None
         # Of the latest pass, if it was compiled or is to be repeated.
         self._marks = Marks()
 
@@ -183,7 +182,7 @@ class Recorder:
         """
         found: Pass | None
         if self._compiled is not None:
-            found = self._compiled_pass(self._compiled)
+            found = self._pass_of(self._compiled)
         else:
             found = getattr(self._of_thread, "latest", None) or self._newest
         if found is None:
@@ -226,7 +225,6 @@ class Recorder:
         """Free all that was recorded."""
         self._interrupt()
         self._newest = self._compiled = self._inputs = self._skipped = None
-        self._compiled_arguments = ((), {})
         self._input_versions = []
         self._of_thread = threading.local()
 
@@ -272,7 +270,7 @@ class Recorder:
             if self.repeats:
                 self._inputs, self._input_versions = (args, kwargs), []
             else:
-                self._begin_compiled(module, args, kwargs)
+                self._compiled = CompiledPass(module.training, (args, kwargs))
             return
         if getattr(module, "_is_replica", False):
             self._of_thread.latest, self._newest = None, Pass(error=_REPLICATED)
@@ -305,7 +303,7 @@ class Recorder:
             self._of_thread.latest = self._newest = Pass(marks=replace(self._marks))
             return
         if not repeating and any(map(is_compiled, module.modules())):
-            self._begin_compiled(module, args, kwargs)
+            self._compiled = CompiledPass(module.training, (args, kwargs))
             return
         self._modules.refresh()  # parameters may have been replaced
         inputs = list(tensors_within((args, kwargs)))
@@ -326,7 +324,7 @@ class Recorder:
         """Note what a pass that begins is to a schedule, and return whether it is left out."""
         trains = module.training and torch.is_grad_enabled() and not self.paused
         # A compiled pass needs one that was watched.
-        watched = self.repeats or True in self._steps
+        watched = self.repeats or True in self._followed
         self._marks.trains = trains
         self._marks.rested = self.paused or (trains and self.at_rest and watched)
         self._marks.factor = None
@@ -354,7 +352,8 @@ class Recorder:
         finished = self._finished(running, module)
         self._of_thread.latest = self._newest = finished
         if not finished.error:
-            self._steps[module.training] = [(_without_tensor(r), r.step) for r in finished.records]
+            followed = [(_without_tensor(r), r.step) for r in finished.records]
+            self._followed[module.training] = followed
 
     def on_module(
         self,
@@ -517,64 +516,22 @@ class Recorder:
                     f"line {where.lineno})."
                 )
 
-    # A compiled pass, which cannot be watched, follows the latest one that was
-
-    def _begin_compiled(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._compiled = []
-        self._compiled_arguments = (args, kwargs)
-        self._compiled_calls = {}
-        self._compiled_whole = False
-        self._compiled_training = module.training
+    # A compiled pass
 
     def on_compiled(self, kind: str, name: str, output: Any) -> None:
-        """Record what a module put out in a compiled pass, and functions of it."""
-        if self._compiled is None or self._marks.rested:
-            return
-        if kind == "end":
-            self._compiled_whole = True
-        call = self._compiled_calls.get(name, 0) + 1
-        self._compiled_calls[name] = call
-        for record, step in self._steps.get(self._compiled_training, ()):
-            if step is not None and step.module == name and step.call == call:
-                tensor = next(tensors_within(output))
-                if step.copy:
-                    tensor = tensor.clone()
-                for function in step.functions:
-                    tensor = function(tensor)
-                self._compiled.append((record, tensor, torch.is_grad_enabled()))
+        """Record what a module put out in a compiled pass."""
+        compiled = self._compiled
+        if compiled is not None and not self._marks.rested:
+            compiled.note(kind, name, output, self._followed.get(compiled.training, ()))
 
-    def _compiled_pass(self, compiled: list[tuple[Record, Tensor, bool]]) -> Pass:
-        steps = self._steps.get(self._compiled_training)
-        if steps is None:
-            mode = "training" if self._compiled_training else "evaluation"
-            raise AttachmentError(
-                "a compiled forward pass cannot be watched for what follows each layer; run the "
-                f"model once in {mode} mode before torch.compile."
-            )
-        lost = [record.name for record, step in steps if step is None]
-        if lost:
-            raise AttachmentError(
-                f"what follows the layers {lost} is not a module, so a compiled forward pass does "
-                "not show it; make it a module, or choose other layers with layers=."
-            )
-        if not self._compiled_whole or len(compiled) < len(steps):
-            raise AttachmentError(
-                "the latest compiled forward pass failed, or did not call the modules that the "
-                "model called before it was compiled; run the model once without torch.compile."
-            )
-        order = {record.name: k for k, (record, _) in enumerate(steps)}
-        found = sorted(compiled, key=lambda each: order[each[0].name])
-        records = [
-            replace(r, tensor=t, with_grad=grad, version=version_of(t)) for r, t, grad in found
-        ]
+    def _pass_of(self, compiled: CompiledPass) -> Pass:
         model, axis = self._model(), self._watching.batch_dim
         assert model is not None
-        given = tensors_within(self._compiled_arguments)
+        records = compiled.records(self._followed.get(compiled.training))
+        given = tensors_within(compiled.arguments)
         samples = next((t.shape[axis] for t in given if -t.ndim <= axis < t.ndim), None)
         made = Pass(records, samples)
-        self._note_arguments(made, model, *self._compiled_arguments)
+        self._note_arguments(made, model, *compiled.arguments)
         return made
 
 
