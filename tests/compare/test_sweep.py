@@ -211,6 +211,7 @@ def test_a_trial_killed_before_its_first_sign_of_life_is_done_again(tmp_path):
     assert sorted(starts) == sorted(POINTS[2:])
 
 
+@pytest.mark.slow
 def test_processes_share_the_runs(tmp_path):
     finished = []
     runs = sweep(SEARCHES, (0, 1), SETUP, database(tmp_path), jobs=2, on_finish=finished.append)
@@ -381,6 +382,7 @@ except TopolossError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_finished_runs_are_kept(tmp_path):
     pytest.importorskip("resource")
     told = subprocess.run(

@@ -3,6 +3,16 @@
 import pytest
 import torch
 
+# Checks that take many seconds: ripser finds loops, too, among hundreds of vertices.
+SLOW = {"test_shipped_plugins_conform[persistence ripser-sizes]"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():

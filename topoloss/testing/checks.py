@@ -147,7 +147,8 @@ class Subject:
     def make(self, **options: Any) -> Any:
         """Make the component afresh, the same each time, with any parameters in float64."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            # torch.manual_seed would leave the generators of other devices seeded.
+            torch.default_generator.manual_seed(self.seed)
             component = self.factory(**options)
         return component.double() if isinstance(component, nn.Module) else component
 
