@@ -1,4 +1,5 @@
 import urllib.error
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -197,6 +198,14 @@ def test_generated_data_are_the_same_each_time_and_from_no_global_state(name):
     assert len(first.x) == 1500
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_generated_data_share_no_samples():
+    """Each is a block of its own where regularisers are ranked."""
+    held = [load(name).x for name in GENERATED]
+    for one, other in combinations(held, 2):
+        shared = min(one.shape[1], other.shape[1])
+        assert not torch.equal(one[:, :shared], other[:, :shared])
 
 
 def test_friedman_s_targets_are_his_functions_and_noise():

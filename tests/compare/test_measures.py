@@ -54,6 +54,20 @@ def test_the_temperature_is_where_the_slope_of_the_likelihood_is_zero():
     assert temperature(logits * 3, labels) == pytest.approx(3 * found, rel=1e-3)
 
 
+def test_no_temperature_is_best_where_every_sample_is_right():
+    """The likelihood then rises for ever as the temperature falls."""
+    labels = torch.arange(30) % 3
+    logits = nn.functional.one_hot(labels, 3).double() + 0.1 * randn(30, 3)
+    assert temperature(logits, labels) is None
+    x = torch.cat((randn(30, 3), logits), 1)
+    split = Split(*(Part(x, labels) for _ in range(3)))
+    model = nn.Sequential(nn.Linear(6, 3, bias=False).double())
+    model[0].weight.data = torch.eye(6).double()[3:]
+    found = measure(model, split, CLASSIFICATION, Protocol())
+    assert found.temperature is found.scaled_ece is found.scaled_nll is None
+    assert found.nll == pytest.approx(log_loss(labels, logits.softmax(1)))
+
+
 def test_effective_rank_is_the_number_of_equal_directions():
     q = torch.linalg.qr(randn(20, 6) - randn(20, 6).mean(0))[0]
     q = torch.linalg.qr(q - q.mean(0))[0]
@@ -61,6 +75,8 @@ def test_effective_rank_is_the_number_of_equal_directions():
     assert effective_rank(torch.cat((q, 2 * q, q[:, :1] + 3), 1)) < 6
     assert effective_rank(q[:, :1] * torch.ones(9)) == pytest.approx(1)
     assert effective_rank(torch.ones(20, 3)) == 0
+    # In float32 the mean of 0.1 is not 0.1.
+    assert effective_rank(torch.full((397, 50), 0.1) * torch.arange(1, 51)) == 0
 
 
 def test_all_is_measured_on_the_test_part_with_the_temperature_of_the_validation_part():
@@ -74,6 +90,10 @@ def test_all_is_measured_on_the_test_part_with_the_temperature_of_the_validation
     assert found.nll == pytest.approx(log_loss(split.test.y, logits.softmax(1), labels=[0, 1, 2]))
     assert found.scaled_nll == pytest.approx(log_loss(split.test.y, scaled, labels=[0, 1, 2]))
     assert found.ece == calibration_error(logits, split.test.y)
+    assert found.scaled_ece == calibration_error(logits / found.temperature, split.test.y)
+    assert found.scaled_ece != found.ece
+    hidden, outputs = model[:2](split.validation.x), model(split.validation.x)
+    assert found.effective_rank == effective_rank(torch.cat((hidden, outputs), 1).detach())
     assert found == measure(model, split, CLASSIFICATION, Protocol())
     plain = CLASSIFICATION.score(logits, split.test.y)
     assert found.noisy_score != plain
@@ -99,4 +119,6 @@ def test_corrupted_inputs_are_as_declared():
     assert set(((masked / x).round(decimals=4)).unique().tolist()) == {0.0, 1.0}
     assert (masked == 0).double().mean().item() == pytest.approx(0.3, abs=0.03)
     assert found.ece is found.nll is found.temperature is None
-    assert found.noisy_score < 1
+    assert found.noisy_score == REGRESSION.score(noisy, x)
+    assert found.masked_score == REGRESSION.score(masked, x)
+    assert found.masked_score != found.noisy_score

@@ -1,12 +1,13 @@
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 
 import topoloss
 from topoloss.compare import protocols, report, tables
 from topoloss.compare.paper.protocols import setup
-from topoloss.compare.records import Run, Setup
+from topoloss.compare.records import Arm, Run, Setup
 from topoloss.compare.runs import read
 from topoloss.compare.statistics import select
 
@@ -98,6 +99,43 @@ def test_networks_that_are_trained_at_other_rates_are_rows_of_one_test(
     across = text_of(runs, tmp_path).split("## Data sets as blocks")[1]
     assert across.count("###") == 1
     assert "over 2 blocks" in across
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({}, {"patience": 3, "max_epochs": 40, "warmup": 0}, "patience 3"),
+        ({"batch_size": 32}, {"batch_size": 64}, "batch_size 64"),
+    ],
+)
+def test_setups_that_differ_in_more_than_a_rate_are_no_rows_of_one_test(
+    three, one, other, told, tmp_path, text_of
+):
+    setups = [
+        protocols.setup("net0", data, "today", **changes)
+        for data, changes in (("digits", one), ("wine", other))
+    ]
+    runs = [Run(each, r.arm, r.seed, r.outcome) for each in setups for r in three]
+    across = text_of(runs, tmp_path).split("## Data sets as blocks")[1]
+    assert across.count("###") == 2
+    assert told in across
+
+
+def test_arms_that_some_setups_lack_are_told(three, tmp_path, text_of):
+    wine = Setup("net0", "wine")
+    l1 = [replace(r, arm=Arm("l1", 0.1)) for r in three[:2]]
+    runs = three + l1 + [replace(r, setup=wine) for r in three]
+    text = text_of(runs, tmp_path)
+    assert "Left out, as some setups have no runs of them: l1." in text
+
+
+def test_arms_of_one_weight_are_not_said_to_be_chosen(runs, tmp_path, text_of):
+    assert "is chosen on each split" in text_of(runs, tmp_path)
+    one = {run.arm.regulariser: run.arm.weight for run in runs}
+    fixed = [run for run in runs if run.arm.weight == one[run.arm.regulariser]]
+    text = text_of(fixed, tmp_path)
+    assert "is chosen on each split" not in text
+    assert "Every regulariser was tried at one weight." in text
 
 
 def test_a_report_removes_what_an_earlier_one_has_more_and_nothing_else(three, tmp_path, undrawn):

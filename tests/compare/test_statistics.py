@@ -135,7 +135,10 @@ def test_without_overlap_it_is_the_paired_t_test():
 
 @pytest.mark.parametrize(
     ("differences", "expected"),
-    [([0, 0], (0, 1)), ([2, 2], (np.inf, 0)), ([-2, -2], (-np.inf, 0))],
+    [
+        *(([0, 0], (0, 1)), ([2, 2], (np.inf, 0)), ([-2, -2], (-np.inf, 0))),
+        *(([0.1] * 3, (np.inf, 0)), ([91.3 - 90, 92.3 - 91, 60.3 - 59], (np.inf, 0))),
+    ],
 )
 def test_differences_without_variance(differences, expected):
     assert corrected_t_test(differences, 1.0) == expected

@@ -122,7 +122,8 @@ def test_weights_at_an_end_of_what_was_tried_are_told(runs, runs_of):
     inside = tables.edges(runs + more, select(runs + more))
     assert inside == "No split chose a weight at an end of those that were tried."
     assert inside in tables.weights(runs + more, select(runs + more))
-    assert "no weight" not in tables.edges(runs[:2], runs[:2])
+    one = runs_of(Setup(), *(("t1", 0.001, s, 0.9, 0.5) for s in (0, 1)))
+    assert tables.edges(one, one) == "Every regulariser was tried at one weight."
 
 
 def test_a_test_part_that_is_always_the_same_licenses_no_corrected_test(runs):
@@ -146,4 +147,16 @@ def test_measures_are_means_over_the_splits_that_know_them(runs):
     text = tables.measures(changed)
     assert "| none | 3 | 0.1 | - | - | - | 50 | - | 12.3 | 20 |" in text
     assert "| t1 | - | - | - | - | - | - | - | - | - |" in text
+    # A temperature of 4 and one of 1/4 are 1 in the middle, and half of the splits have none.
+    temperatures = (
+        replace(known, temperature=4.0), replace(known, temperature=0.25), known, known,
+    )  # fmt: skip
+    plain = [replace(r, seed=k, arm=runs[0].arm) for k, r in enumerate(runs[:4])]
+    text = tables.measures(
+        [
+            replace(r, outcome=replace(r.outcome, measures=measures))
+            for r, measures in zip(plain, temperatures, strict=True)
+        ]
+    )
+    assert "| none | 2 | 0.1 | 1 (2 of 4 splits) | - |" in text
     assert "| accuracy with noise (%) |" in text

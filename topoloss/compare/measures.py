@@ -64,11 +64,15 @@ def measure(
 def _calibration(
     logits: Float[Tensor, "samples classes"], labels: Tensor, model: nn.Module, split: Split
 ) -> dict[str, float]:
-    t = temperature(_outputs(model, split.validation.x), split.validation.y)
     cross_entropy: Callable[..., Tensor] = nn.functional.cross_entropy
-    return {
+    found = {
         "ece": calibration_error(logits, labels),
         "nll": cross_entropy(logits, labels).item(),
+    }
+    t = temperature(_outputs(model, split.validation.x), split.validation.y)
+    if t is None:
+        return found
+    return found | {
         "temperature": t,
         "scaled_ece": calibration_error(logits / t, labels),
         "scaled_nll": cross_entropy(logits / t, labels).item(),
@@ -104,10 +108,14 @@ def calibration_error(
     return float(sums.abs().sum() / len(labels))
 
 
-def temperature(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:
+def temperature(
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
+) -> float | None:
     """The number that logits are divided by so that their likelihood is highest.
 
-    It lies between 0.01 and 100. The negative log-likelihood is convex in its inverse.
+    It lies between 0.01 and 100. The negative log-likelihood is convex in its inverse. If every
+    sample is classified right, the likelihood rises for ever as the temperature falls, and there
+    is no such number: None.
 
     References
     ----------
@@ -117,6 +125,8 @@ def temperature(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " 
     with needs_extra("compare"):
         from scipy.optimize import minimize_scalar
     logits, labels = logits.double(), labels.to(logits.device)
+    if bool((logits.argmax(1) == labels).all()):
+        return None
 
     def loss(logarithm: float) -> float:
         return float(nn.functional.cross_entropy(logits * 10.0**logarithm, labels))
@@ -142,7 +152,8 @@ def effective_rank(x: Float[Tensor, "samples n"]) -> float:
     >>> 1 < effective_rank(x) < 2  # the third neuron copies the first
     True
     """
-    values = torch.linalg.svdvals((x - x.mean(0)).double())
+    x = x.double()  # before the mean, whose rounding would be variance
+    values = torch.linalg.svdvals(x - x.mean(0))
     total = values.sum()
     if total == 0:
         return 0.0

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from topoloss.compare import figures, tables
 from topoloss.compare.files import write_whole
 from topoloss.compare.protocols import name_of
+from topoloss.compare.protocols import setup as named
 from topoloss.compare.records import Defects, Measures, Protocol, Run, Setup, columns, to_row
 from topoloss.compare.runs import joined
 from topoloss.compare.runs import write as write_runs
 from topoloss.compare.statistics import of_blocks, scores, select
-from topoloss.errors import InputError
+from topoloss.errors import InputError, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +138,7 @@ def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
     }
     if any(run.outcome.measures != Measures() for run in chosen):
         parts["measures"] = tables.measures(chosen)
-    head = (f"## {_title(runs[0].setup)}", _protocol(runs[0].setup))
+    head = (f"## {_title(runs[0].setup)}", _protocol(runs))
     images = (f"![{name}]({name})" for name in drawn)
     files = {f"{name}{suffix}.md": _text(part) for name, part in parts.items()}
     files |= {name: _png(figure) for name, figure in drawn.items()}
@@ -148,7 +149,8 @@ def _title(setup: Setup) -> str:
     return f"{setup.model} on {setup.data}, {name_of(setup)}"
 
 
-def _protocol(setup: Setup) -> str:
+def _protocol(runs: Sequence[Run]) -> str:
+    setup, arms = runs[0].setup, {run.arm for run in runs}
     settings = to_row(setup.protocol) | to_row(setup.defects)
     always = {*columns(Protocol, later=False), *columns(Defects)}
     usual = to_row(Protocol())
@@ -157,17 +159,16 @@ def _protocol(setup: Setup) -> str:
         for name, value in settings.items()
         if name in always or value != usual[name]
     )
-    return (
-        f"Protocol: {listed}. The weight is chosen on each split by the validation score, the "
-        "least of the best. ± is the standard deviation over splits."
-    )
+    several = len(arms) > len({arm.regulariser for arm in arms})
+    chosen = "The weight is chosen on each split by the validation score, the least of the best. "
+    return f"Protocol: {listed}. {chosen * several}± is the standard deviation over splits."
 
 
 def across(runs: Sequence[Run]) -> str:
     """Rank regularisers with data sets as blocks, once for each protocol.
 
     Setups on one data set share its samples, so they are one block. Networks that are trained at
-    different rates are still rows of the same test.
+    different rates are still rows of the same test; any other difference makes another test.
     """
     import pandas as pd
 
@@ -177,7 +178,8 @@ def across(runs: Sequence[Run]) -> str:
         means.setdefault(_comparable(setup), {})[setup] = table.mean()
     parts = ["## Data sets as blocks"]
     for heading, of_protocol in means.items():
-        table = pd.DataFrame(list(of_protocol.values())).dropna(axis="columns")
+        every = pd.DataFrame(list(of_protocol.values()))
+        table = every.dropna(axis="columns")
         blocks = [setup.data.partition("[")[0] for setup in of_protocol]
         counted = ", ".join(
             f"{data} ({count} setup{'s' * (count > 1)})" for data, count in Counter(blocks).items()
@@ -186,6 +188,9 @@ def across(runs: Sequence[Run]) -> str:
         try:
             described = f"data sets, with the mean ranks over setups on each: {counted}"
             parts.append(tables.ranks(of_blocks(table, blocks), described))
+            lacking = [name for name in every if name not in table]
+            if lacking:
+                parts.append(f"Left out, as some setups have no runs of them: {listed(lacking)}.")
         except InputError as reason:
             parts.append(f"No test of ranks: {reason}")
     return "\n\n".join(parts)
@@ -195,13 +200,16 @@ def _comparable(setup: Setup) -> str:
     """What setups share that are rows of the same test."""
     name, protocol = name_of(setup), setup.protocol
     if name == "today":
-        return "today, with a rate and a stopping rule for each problem"
-    stopped = f"{protocol.patience} epochs without a better {protocol.monitor}"
-    heading = f"{name}, stopped by {stopped}, or {protocol.max_epochs} in all"
-    if name != "own protocol":
-        return heading
-    own = (f"{protocol.layers} layers", f"eval_pass {protocol.eval_pass}", f"{setup.defects}")
-    return ", ".join((heading, *own))
+        usual, told = named("", "", name), {"learning_rate", "monitor"}
+        heading = "today, with a rate and a stopping rule for each problem"
+    else:
+        usual = Setup() if name == "own protocol" else named(setup.model, setup.data, name)
+        told = {"learning_rate", "patience", "monitor", "max_epochs"}
+        stopped = f"{protocol.patience} epochs without a better {protocol.monitor}"
+        heading = f"{name}, stopped by {stopped}, or {protocol.max_epochs} in all"
+    cells, usually = (to_row(each.protocol) | to_row(each.defects) for each in (setup, usual))
+    others = (f"{k} {v}" for k, v in cells.items() if k not in told and v != usually[k])
+    return ", ".join((heading, *others))
 
 
 def _text(text: str) -> Callable[[Path], object]:

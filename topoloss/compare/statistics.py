@@ -35,6 +35,7 @@ __all__ = [
     "paired_difference",
     "scores",
     "select",
+    "student_interval",
 ]
 
 
@@ -291,17 +292,37 @@ def paired_difference(
     """
     with needs_extra("compare"):
         from scipy.stats import bootstrap
-        from scipy.stats import t as student
     differences = (scores[treatment] - scores[baseline]).to_numpy()
     t, p = corrected_t_test(differences, test_per_train)
     interval = bootstrap(
         (differences,), np.mean, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
+    return PairedDifference(
+        float(differences.mean()),
+        float(interval.low),
+        float(interval.high),
+        *student_interval(differences),
+        t,
+        p,
+    )
+
+
+def student_interval(differences: Any) -> tuple[float, float]:
+    """Student's 95% interval of the mean of at least 2 differences.
+
+    Examples
+    --------
+    >>> from topoloss.compare.statistics import student_interval
+    >>> low, high = student_interval([1, 2, 3])  # 2 -+ 4.3027 / sqrt(3)
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    with needs_extra("compare"):
+        from scipy.stats import t as student
+    differences = np.asarray(differences, dtype=float)
     k, mean = len(differences), float(differences.mean())
     half = float(student.ppf(0.975, k - 1) * differences.std(ddof=1) / sqrt(k))
-    return PairedDifference(
-        mean, float(interval.low), float(interval.high), mean - half, mean + half, t, p
-    )
+    return mean - half, mean + half
 
 
 def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, float]:
@@ -348,7 +369,8 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
         raise InputError(f"{k} paired difference was given; a test over splits needs at least 2.")
     mean = differences.mean()
     error = sqrt((1 / k + test_per_train) * differences.var(ddof=1))
-    if error == 0:
+    # What rounding leaves of equal differences is no variance.
+    if np.ptp(differences) <= 1e-9 * np.abs(differences).max():
         statistic = float(np.copysign(np.inf, mean)) if mean else 0.0
     else:
         statistic = float(mean / error)

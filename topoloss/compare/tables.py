@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
-from statistics import fmean, median, stdev
+from statistics import fmean, geometric_mean, median, stdev
 from typing import TYPE_CHECKING
 
 from topoloss.compare.records import Arm, Run
 from topoloss.compare.statistics import (
     by_regulariser,
+    corrected_t_test,
     critical_difference,
     friedman,
     mean_ranks,
@@ -207,7 +208,7 @@ def differences(chosen: Sequence[Run], baselines: Sequence[str] = ("none", "naiv
         else "The corrected resampled t-test (Nadeau and Bengio) allows for the overlap of the "
         f"parts, of {outcome.test_size} samples for the test, {outcome.train_size} for training "
         f"and {outcome.validation_size} for validation. By its authors the ratio is test over "
-        "training; the validation part was learnt from too, as it stopped training and chose the "
+        "training; the validation part was learnt from too, as it stopped training or chose the "
         "weight."
     )
     return (
@@ -226,13 +227,14 @@ def _difference(
 ) -> tuple[str, ...]:
     outcome = runs[0].outcome
     pairs = scores((*plain, *runs))
-    learnt_from = (outcome.train_size, outcome.train_size + outcome.validation_size)
-    found = [paired_difference(pairs, name, baseline, outcome.test_size / n) for n in learnt_from]
-    d = found[0]
+    d = paired_difference(pairs, name, baseline, outcome.test_size / outcome.train_size)
+    learnt_from = outcome.train_size + outcome.validation_size
+    differences = pairs[name] - pairs[baseline]
+    ps = (d.p, corrected_t_test(differences, outcome.test_size / learnt_from)[1])
     return (
         *(name, baseline, f"{len(pairs)}", f"{d.mean:+.2f}"),
         *(f"{d.low:+.2f} to {d.high:+.2f}", f"{d.t_low:+.2f} to {d.t_high:+.2f}"),
-        *("-" if runs[0].fixed_test else f"{each.p:.3g}" for each in found),
+        *("-" if runs[0].fixed_test else f"{p:.3g}" for p in ps),
     )
 
 
@@ -274,7 +276,10 @@ def measures(chosen: Sequence[Run]) -> str:
     rows = [
         (
             name,
-            *(_mean([getattr(r.outcome.measures, m) for r in runs], s) for m, s in _MEASURES),
+            *(
+                _mean([getattr(r.outcome.measures, m) for r in runs], factor, mean)
+                for m, factor, mean in _MEASURES
+            ),
             _mean([r.outcome.step_seconds for r in runs], 1000),
         )
         for name, runs in by_regulariser(chosen).items()
@@ -287,21 +292,30 @@ def measures(chosen: Sequence[Run]) -> str:
     )
     return (
         "On the test part: the expected calibration error and the negative log-likelihood, as they "
-        "are and after temperature scaling, and the score on corrupted inputs. The effective rank "
-        "is of the activations on the validation part.\n\n" + as_markdown(header, rows)
+        "are and after temperature scaling, and the score on corrupted inputs. Where the whole "
+        "validation part is classified right no temperature is best, so such splits have none. The "
+        "effective rank is of the activations on the validation part.\n\n"
+        + as_markdown(header, rows)
     )
 
 
-# With the factor by which a table shows each.
+# With the factor by which a table shows each, and its mean: a temperature is a factor itself.
 _MEASURES = (
-    *(("ece", 100), ("nll", 1), ("temperature", 1), ("scaled_ece", 100), ("scaled_nll", 1)),
-    *(("noisy_score", 100), ("masked_score", 100), ("effective_rank", 1)),
+    *(("ece", 100, fmean), ("nll", 1, fmean), ("temperature", 1, geometric_mean)),
+    *(("scaled_ece", 100, fmean), ("scaled_nll", 1, fmean)),
+    *(("noisy_score", 100, fmean), ("masked_score", 100, fmean), ("effective_rank", 1, fmean)),
 )
 
 
-def _mean(values: Sequence[float | None], factor: float) -> str:
+def _mean(
+    values: Sequence[float | None], factor: float, mean: Callable[[Sequence[float]], float] = fmean
+) -> str:
+    """The mean of those that are known, and how many they are if some are not."""
     known = [value for value in values if value is not None]
-    return f"{factor * fmean(known):.3g}" if known else "-"
+    if not known:
+        return "-"
+    on_some = f" ({len(known)} of {len(values)} splits)" if len(known) < len(values) else ""
+    return f"{factor * mean(known):.3g}{on_some}"
 
 
 def weights(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
@@ -335,6 +349,8 @@ def edges(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
         for end, weight in (("lowest", min(weights)), ("highest", max(weights)))
         if len(weights) > 1 and times_chosen[Arm(name, weight)]
     ]
+    if not any(len(weights) > 1 for weights in tried.values()):
+        return "Every regulariser was tried at one weight."
     if not found:
         return "No split chose a weight at an end of those that were tried."
     return (
