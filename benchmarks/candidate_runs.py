@@ -9,7 +9,6 @@ validation score counts. Runs are lines of a file, so an interrupted comparison 
 from __future__ import annotations
 
 import argparse
-from statistics import fmean
 
 from torch import nn
 
@@ -78,7 +77,7 @@ def jobs() -> list[Job]:
 
 def table(finished: list[Run], setup: Setup) -> str:
     """A line for each arm: its strength, its test score, and its gains."""
-    chosen = [run for name in ARMS for run in best([r for r in finished if r.setup == setup], name)]
+    chosen = statistics.best_on_average(run for run in finished if run.setup == setup)
     scores = statistics.scores(chosen)
     outcome = chosen[0].outcome
     ratio = outcome.test_size / outcome.train_size
@@ -93,19 +92,6 @@ def table(finished: list[Run], setup: Setup) -> str:
         lines.append(cells)
     over = (f"over {ARMS[name][0]}" for name in BASELINES)
     return tables.as_markdown(("arm", "strength", "test accuracy (%)", *over), lines)
-
-
-def best(finished: list[Run], name: str) -> list[Run]:
-    """The runs of an arm at the strength of best mean validation score; of ties, the smallest."""
-    by_strength: dict[float, list[Run]] = {}
-    for run in finished:
-        if run.arm.regulariser == name:
-            by_strength.setdefault(run.arm.weight, []).append(run)
-
-    def merit(strength: float) -> tuple[float, float]:
-        return fmean(r.outcome.validation_score for r in by_strength[strength]), -strength
-
-    return sorted(by_strength[max(by_strength, key=merit)], key=lambda run: run.seed)
 
 
 def finished() -> list[Run]:

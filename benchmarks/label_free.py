@@ -8,8 +8,6 @@ a weight by its validation part. Runs are lines of a file, so an interrupted com
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 import topoloss
@@ -75,7 +73,7 @@ def jobs() -> list[Job]:
 def table(finished: list[Run]) -> str:
     """A line for each system, the best first; all runs have the same number of epochs."""
     found = sorted(tables.summarise(finished), key=lambda row: -row.score)
-    lines = [replace(row, cut=0).cells()[:-2] for row in found]
+    lines = [row.cells()[:-2] for row in found]
     return tables.as_markdown(tables.header(found)[:-2], lines)
 
 

@@ -234,7 +234,7 @@ def width_table(studies: Sequence[Study]) -> str:
                 continue
             neurons = 1 + sum(found[0].outcome.before.deaths)
             means = {w: fmean(_scores(of_weight)) for w, of_weight in at_weight.items()}
-            best = max(means, key=means.__getitem__)
+            best = max(means, key=lambda weight: (means[weight], -weight))
             failed = {w for w, r in at_weight.items() if _failures(r, plain)}
             sound = max((w for w in at_weight if w < min(failed, default=inf)), default=nan)
             gain = means[best] - fmean(plain.values())

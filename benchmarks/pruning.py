@@ -26,6 +26,7 @@ import topoloss
 from benchmarks import rows
 from topoloss.compare.data import Part, Split, load, split
 from topoloss.compare.networks import build
+from topoloss.compare.tables import as_markdown
 from topoloss.palette import looks
 
 PRUNING = rows.RESULTS / "pruning.csv"
@@ -130,9 +131,8 @@ def table(found: list[rows.Row]) -> str:
     """Markdown: mean test accuracies."""
     shown = [k for k, share in enumerate(SHARES) if share in SHOWN]
     header = ["how neurons went", "trained with", *(f"{100 * SHARES[k]:g}%" for k in shown)]
-    lines = [header, ["-"] * len(header)]
-    lines += [[way, arm, *(f"{line[k]:.1f}" for k in shown)] for way, arm, line in means(found)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[way, arm, *(f"{line[k]:.1f}" for k in shown)] for way, arm, line in means(found)]
+    return as_markdown(header, lines)
 
 
 def draw(found: list[rows.Row], path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from topoloss.compare.files import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 
 Row: TypeAlias = dict[str, str]
@@ -33,7 +35,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_whole(path, lambda partial: partial.write_text(text.getvalue(), encoding="utf-8"))
 
 
 def as_text(row: dict[str, object]) -> Row:

@@ -17,10 +17,9 @@ import argparse
 from benchmarks.today import declared, report
 from benchmarks.today.choices import Frozen
 from benchmarks.today.choosing import edges, freeze
-from benchmarks.today.stages import STAGES
+from benchmarks.today.stages import STAGES, finished
 from benchmarks.today.work import measure, plan, run
 from topoloss.compare import report as full_report
-from topoloss.compare import runs
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
         case "edges":
             print(edges(Frozen.read()))
         case "report":
-            found = runs.read(declared.file_of("confirm"))
+            found = finished("confirm", Frozen.read())
             full_report.write(found, declared.FOLDER / "confirm")
             report.write(found, declared.FOLDER / "confirm")
 

@@ -49,7 +49,7 @@ def stand_in() -> Frozen:
     frozen = Frozen()
     for problem in declared.PROBLEMS:
         frozen.rates[problem.name] = RATES[len(RATES) // 2]
-        frozen.monitors[problem.name] = MONITORS[-1]  # it trains for longer
+        frozen.monitors[problem.name] = MONITORS[-1]
         weights = {name: middle(GRIDS[name]) for name in problem.alone}
         frozen.weights[problem.name] = weights
         for added, under in tops(problem):

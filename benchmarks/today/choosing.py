@@ -9,9 +9,9 @@ from statistics import fmean
 from benchmarks.today import declared
 from benchmarks.today.choices import Frozen
 from benchmarks.today.declared import GRIDS, RATES, file_of
-from benchmarks.today.stages import jobs_of
-from topoloss.compare import batch, runs
-from topoloss.compare.records import Arm, Setup, exactly
+from benchmarks.today.stages import finished
+from topoloss.compare.records import Run, Setup, exactly
+from topoloss.compare.statistics import best_on_average
 from topoloss.compare.tables import as_markdown
 from topoloss.errors import InputError
 
@@ -19,41 +19,35 @@ from topoloss.errors import InputError
 def freeze(stage: str) -> Frozen:
     """Choose by the mean validation score over the splits of a stage, and write the choice.
 
-    Of weights that tie the smallest is taken; of rates the first.
+    Of weights that tie the smallest is taken; of rates the first. What stages after it had chosen
+    is dropped, as they ran with another choice.
     """
     if file_of("confirm").exists():
         raise InputError("confirming runs have begun; what they run with is frozen for good.")
     frozen = Frozen.read()
-    means = _mean_scores(stage, frozen)
+    found = finished(stage, frozen)
+    if stage == "rates":
+        frozen = Frozen()
     for problem in declared.PROBLEMS:
-        of_problem = {
-            (setup, arm): mean
-            for (setup, arm), mean in means.items()
-            if (setup.model, setup.data) == (problem.model, problem.data)
-        }
+        of_problem = [r for r in found if (r.setup.model, r.setup.data) == problem.of]
         if stage == "rates":
-            setup, _ = max(of_problem, key=of_problem.__getitem__)
-            frozen.rates[problem.name] = setup.protocol.learning_rate
-            frozen.monitors[problem.name] = setup.protocol.monitor
+            protocol = _best_setup(of_problem).protocol
+            frozen.rates[problem.name] = protocol.learning_rate
+            frozen.monitors[problem.name] = protocol.monitor
             continue
-        chosen = frozen.weights.setdefault(problem.name, {})
-        for name in dict.fromkeys(arm.regulariser for _, arm in of_problem):
-            at_weight = {a.weight: m for (_, a), m in of_problem.items() if a.regulariser == name}
-            chosen[name] = max(at_weight, key=lambda weight: (at_weight[weight], -weight))
+        if stage == "alone":
+            frozen.weights[problem.name] = {}
+        best = best_on_average(of_problem)
+        frozen.weights[problem.name] |= {run.arm.regulariser: run.arm.weight for run in best}
     frozen.write()
     return frozen
 
 
-def _mean_scores(stage: str, frozen: Frozen) -> dict[tuple[Setup, Arm], float]:
-    jobs = jobs_of(stage, frozen)
-    found = runs.read(file_of(stage)) if file_of(stage).exists() else []
-    left = batch.missing(jobs, found)
-    if left:
-        raise InputError(f"{len(left)} of {len(jobs)} runs of the stage {stage} are missing.")
-    scores: dict[tuple[Setup, Arm], list[float]] = {}
-    for each in found:
-        scores.setdefault((each.setup, each.arm), []).append(each.outcome.validation_score)
-    return {key: fmean(values) for key, values in scores.items()}
+def _best_setup(found: Sequence[Run]) -> Setup:
+    scores: dict[Setup, list[float]] = {}
+    for run in found:
+        scores.setdefault(run.setup, []).append(run.outcome.validation_score)
+    return max(scores, key=lambda setup: fmean(scores[setup]))
 
 
 def edges(frozen: Frozen) -> str:

@@ -20,7 +20,8 @@ MEASURING = 99
 
 CORE_HOURS = 60
 
-# For network 0 without a regulariser; each problem has the pair of best mean validation score.
+# Each problem has the pair of rate and monitor of best mean validation score, without a
+# regulariser.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MONITORS = ("loss", "score")
 
@@ -66,6 +67,10 @@ class Problem:
     alone: tuple[str, ...] = EVERYWHERE
     under: tuple[str, ...] = ()
     block: str = field(default="", compare=False)
+
+    @property
+    def of(self) -> tuple[str, str]:
+        return self.model, self.data
 
     @property
     def name(self) -> str:

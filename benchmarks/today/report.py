@@ -6,6 +6,7 @@ The full report, one section for each problem, is that of `topoloss compare`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,10 @@ from matplotlib.figure import Figure
 from benchmarks.today.declared import ADDED, EVERYWHERE, PROBLEMS, Problem
 from topoloss.compare import statistics, tables
 from topoloss.compare.records import Run, exactly
-from topoloss.compare.statistics import PairedDifference
 from topoloss.palette import looks
 
 NONE = "none"
+LEVEL = 0.05
 
 
 def write(found: Sequence[Run], folder: Path) -> None:
@@ -30,7 +31,7 @@ def write(found: Sequence[Run], folder: Path) -> None:
 
 def of(found: Iterable[Run], problem: Problem) -> list[Run]:
     """The runs of a problem."""
-    return [r for r in found if (r.setup.model, r.setup.data) == (problem.model, problem.data)]
+    return [r for r in found if (r.setup.model, r.setup.data) == problem.of]
 
 
 def headline(found: Sequence[Run]) -> str:
@@ -42,14 +43,14 @@ def headline(found: Sequence[Run]) -> str:
     for name in sorted(alone, key=lambda name: -scores[name].mean()):
         cells = [name, exactly(strengths[name]) if strengths[name] else "-"]
         cells.append(f"{scores[name].mean():.2f}")
-        cells.append("-" if name == NONE else in_words(gain(found, scores, name, NONE)))
+        cells.append("-" if name == NONE else with_interval(gain(found, scores, name, NONE)))
         for added in ADDED:
             sums = (each for each in scores if under(each, added) == name)
-            cells += [in_words(gain(found, scores, each, name)) for each in sums] or ["-"]
+            cells += [with_interval(gain(found, scores, each, name)) for each in sums] or ["-"]
         lines.append(cells)
     header = ["regulariser", "strength", f"test {found[0].outcome.metric} (%)", "gain over none"]
     header += [f"{added.upper()} on top adds" for added in ADDED]
-    return tables.as_markdown(header, lines)
+    return f"{tables.as_markdown(header, lines)}\n\n{_legend(found)} {_INTERVALS}"
 
 
 def under(name: str, added: str) -> str | None:
@@ -58,29 +59,49 @@ def under(name: str, added: str) -> str | None:
     return rest.partition("=")[0] if rest and first == added else None
 
 
-def gain(found: Sequence[Run], scores: pd.DataFrame, name: str, baseline: str) -> PairedDifference:
-    outcome = found[0].outcome
-    ratio = outcome.test_size / outcome.train_size
-    return statistics.paired_difference(scores, name, baseline, ratio)
+@dataclass(frozen=True)
+class Gain:
+    """Mean difference to another arm on the same splits.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        With Student's 95% interval, which holds for these samples.
+    p : float
+        Of the corrected resampled t-test, which allows for new samples.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f}{'*' * (self.p < LEVEL)}"
 
 
-def in_words(difference: PairedDifference) -> str:
-    return f"{difference.mean:+.2f} [{difference.t_low:+.2f}, {difference.t_high:+.2f}]"
+def gain(found: Sequence[Run], scores: pd.DataFrame, name: str, baseline: str) -> Gain:
+    outcome, differences = found[0].outcome, scores[name] - scores[baseline]
+    _, p = statistics.corrected_t_test(differences, outcome.test_size / outcome.train_size)
+    return Gain(float(differences.mean()), *statistics.student_interval(differences), p)
+
+
+def with_interval(gain: Gain) -> str:
+    return f"{gain} [{gain.low:+.2f}, {gain.high:+.2f}]"
 
 
 def by_problem(found: Sequence[Run]) -> str:
     """A line for each problem: none's score, and gains over it; then mean ranks.
 
-    A gain whose 95% interval leaves out 0 has a star. Ranks are over the problems that have all
-    arms; problems that share their samples are one block.
+    Ranks are over the problems that have all arms; problems that share their samples are one
+    block.
     """
     lines, means, blocks = [], [], []
     for problem in PROBLEMS:
         own = [run for run in of(found, problem) if run.arm.regulariser in EVERYWHERE]
         scores = statistics.scores(own)
         gains = (
-            _starred(gain(own, scores, name, NONE)) if name in scores else "-"
-            for name in EVERYWHERE[1:]
+            str(gain(own, scores, name, NONE)) if name in scores else "-" for name in EVERYWHERE[1:]
         )
         lines.append([problem.name, f"{scores[NONE].mean():.2f}", *gains])
         if set(EVERYWHERE) <= set(scores):
@@ -89,12 +110,27 @@ def by_problem(found: Sequence[Run]) -> str:
     ranks = statistics.mean_ranks(statistics.of_blocks(pd.DataFrame(means), blocks))
     count = len(set(blocks))
     lines.append([f"mean rank, {count} data sets", *(f"{ranks[name]:.2f}" for name in EVERYWHERE)])
-    return tables.as_markdown(["problem", *EVERYWHERE], lines)
+    table = tables.as_markdown(["problem", *EVERYWHERE], lines)
+    return f"{table}\n\n{_legend(found)} {_RANKS}"
 
 
-def _starred(difference: PairedDifference) -> str:
-    certain = difference.t_low > 0 or difference.t_high < 0
-    return f"{difference.mean:+.2f}{'*' * certain}"
+def _legend(found: Sequence[Run]) -> str:
+    splits = len({run.seed for run in found})
+    return (
+        f"Means over {splits} splits; gains in points, on the same splits. A star: p < {LEVEL} by "
+        "the corrected resampled t-test (Nadeau and Bengio), which asks about new samples. Of "
+        "twenty comparisons without a difference one has a star by chance."
+    )
+
+
+_INTERVALS = (
+    "Intervals are Student's, at 95%; they say what more splits of these very samples would give, "
+    "and are much too narrow for new samples."
+)
+_RANKS = (
+    "Mean ranks, 1 is best, are over the problems that have all arms; problems that share their "
+    "samples are one data set. They describe these problems, and test nothing."
+)
 
 
 def draw(found: Sequence[Run]) -> Figure:
@@ -112,7 +148,7 @@ def draw(found: Sequence[Run]) -> Figure:
             axes.errorbar(
                 d.mean,
                 row + shift,
-                xerr=[[d.mean - d.t_low], [d.t_high - d.mean]],
+                xerr=[[d.mean - d.low], [d.high - d.mean]],
                 color=look[name]["color"],
                 marker=look[name]["marker"],
                 markerfacecolor=inside or look[name]["color"],

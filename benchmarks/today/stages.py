@@ -16,9 +16,9 @@ from benchmarks.today.declared import (
     on_top,
     tops,
 )
-from topoloss.compare import protocols
+from topoloss.compare import batch, protocols, runs
 from topoloss.compare.batch import Job
-from topoloss.compare.records import Arm
+from topoloss.compare.records import Arm, Run
 from topoloss.errors import InputError
 
 
@@ -37,6 +37,40 @@ def jobs_of(stage: str, frozen: Frozen) -> list[Job]:
             f"the stage {stage} needs a choice for {error} that is not frozen; run and freeze the "
             "stages before it."
         ) from error
+
+
+def runs_of(stage: str, frozen: Frozen) -> list[Run]:
+    """The runs of a stage that are done.
+
+    Raises
+    ------
+    InputError
+        If the file of the stage holds runs that were made with another choice.
+    """
+    file = declared.file_of(stage)
+    held = runs.read(file) if file.exists() else []
+    others = {Job(r.setup, r.arm, r.seed) for r in held} - set(jobs_of(stage, frozen))
+    if others:
+        raise InputError(
+            f"{file} holds {len(others)} runs that are none of this stage: something else is "
+            "frozen now. Splits that confirm are run once, with what was frozen before."
+        )
+    return held
+
+
+def finished(stage: str, frozen: Frozen) -> list[Run]:
+    """All runs of a stage.
+
+    Raises
+    ------
+    InputError
+        If some are missing, or were made with another choice.
+    """
+    found, jobs = runs_of(stage, frozen), jobs_of(stage, frozen)
+    left = batch.missing(jobs, found)
+    if left:
+        raise InputError(f"{len(left)} of {len(jobs)} runs of the stage {stage} are missing.")
+    return found
 
 
 def _rates(frozen: Frozen) -> Iterator[Job]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.today import declared
 from benchmarks.today.choices import Frozen, stand_in
 from benchmarks.today.declared import CONFIRMING, MEASURING, file_of
-from benchmarks.today.stages import STAGES, jobs_of
+from benchmarks.today.stages import STAGES, jobs_of, runs_of
 from topoloss.compare import batch, runs
 from topoloss.compare.batch import Job
 from topoloss.compare.records import Run
@@ -26,16 +26,9 @@ def run(stage: str, processes: int) -> None:
         raise InputError(
             f"{hours:.1f} core-hours are planned, and the budget is {declared.CORE_HOURS}."
         )
-    jobs = jobs_of(stage, Frozen.read())
-    file = file_of(stage)
-    held = runs.read(file) if file.exists() else []
-    others = {Job(r.setup, r.arm, r.seed) for r in held} - set(jobs)
-    if others:
-        raise InputError(
-            f"{file} holds {len(others)} runs that are none of this stage: something else is "
-            "frozen now. Splits that confirm are run once, with what was frozen before."
-        )
-    _work(jobs, file, processes)
+    frozen = Frozen.read()
+    runs_of(stage, frozen)  # raises if the file has others
+    _work(jobs_of(stage, frozen), file_of(stage), processes)
 
 
 def measure(processes: int = 1) -> None:

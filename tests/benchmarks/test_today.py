@@ -110,6 +110,8 @@ def test_what_is_chosen_has_the_best_mean_validation_score(pretend):
     frozen = choosing.freeze("rates")
     assert frozen.rates == {"net2 on wine": 1e-2, "net2 on diabetes": 1e-3}
     assert frozen.monitors == {"net2 on wine": "score", "net2 on diabetes": "loss"}
+    trained = {(j.setup.data, j.setup.protocol.monitor) for j in stages.jobs_of("alone", frozen)}
+    assert trained == {("wine", "score"), ("diabetes", "loss")}
     pretend("alone", best_weight)
     frozen = choosing.freeze("alone")
     assert frozen.weights["net2 on wine"] == {"none": 0.0, "t1": 1e-3, "dropout": 0.1}
@@ -132,6 +134,27 @@ def test_what_is_chosen_has_the_best_mean_validation_score(pretend):
     pretend("confirm", best_weight, confirming[:1])
     with pytest.raises(topoloss.InputError, match="frozen for good"):
         choosing.freeze("alone")
+
+
+def test_a_stage_that_is_chosen_again_undoes_the_stages_after_it(pretend):
+    pretend("rates", best_rate)
+    choosing.freeze("rates")
+    pretend("alone", best_weight)
+    choosing.freeze("alone")
+    pretend("top", best_weight)
+    assert "t1+dropout=0.1" in choosing.freeze("top").weights["net2 on wine"]
+    assert set(choosing.freeze("alone").weights["net2 on wine"]) == {"none", "t1", "dropout"}
+    assert choosing.freeze("rates").weights == {}
+    with pytest.raises(topoloss.InputError, match="not frozen; run and freeze the stages before"):
+        stages.jobs_of("confirm", choices.Frozen.read())
+
+
+def test_only_a_whole_stage_is_reported(pretend):
+    choices.stand_in().write()
+    frozen = choices.Frozen.read()
+    pretend("confirm", lambda job: 0.5, stages.jobs_of("confirm", frozen)[1:])
+    with pytest.raises(topoloss.InputError, match="1 of 140 runs of the stage confirm are missing"):
+        stages.finished("confirm", frozen)
 
 
 def test_of_weights_that_tie_the_smallest_is_chosen(pretend):

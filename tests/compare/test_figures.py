@@ -1,7 +1,11 @@
 """What the figures of a comparison show."""
 
 from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from topoloss.compare import figures
@@ -18,6 +22,45 @@ def test_an_arm_that_fails_is_marked_with_its_value(runs_of):
     assert mark.get_text() == "10"
     assert mark.xy == (1e-2, 80)
     assert mark.get_color() == looks(["none", "t1"])["t1"]["color"]
+
+
+@pytest.mark.parametrize("draw", [figures.scores_and_deaths, figures.weights])
+def test_every_label_of_many_regularisers_lies_within_the_figure(runs_of, draw):
+    names = ["none", *(f"regulariser {k}+batch-norm" for k in range(41))]
+    rows = [(name, 0.1 * (name != "none"), seed, 0.5, 0.5) for name in names for seed in range(2)]
+    figure = draw(runs_of(Setup(), *rows))
+    figure.savefig(BytesIO(), dpi=50)
+    _within(figure, [text for axes in figure.axes for text in _texts(axes)])
+
+
+def test_every_name_of_many_ranks_lies_within_the_figure_and_on_no_other():
+    names = [f"regulariser {k}+batch-norm" for k in range(42)]
+    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 42)), columns=names)
+    figure = figures.critical_differences(scores)
+    figure.savefig(BytesIO(), dpi=50)
+    (axes,) = figure.axes
+    told = [text for text in axes.texts if "regulariser" in text.get_text()]
+    assert len(told) == 42
+    _within(figure, told)
+    heights = sorted(text.get_window_extent().y0 for text in told)
+    # Two columns of names.
+    gaps = [high - low for low, high in pairwise(heights[::2])]
+    assert min(gaps) > 0.6 * told[0].get_window_extent().height
+
+
+def _texts(axes):
+    legend = axes.get_legend()
+    every = [*(legend.get_texts() if legend else []), *axes.get_xticklabels()]
+    return [text for text in every if "regulariser" in text.get_text()]
+
+
+def _within(figure, texts):
+    whole = figure.bbox
+    assert texts
+    for text in texts:
+        box = text.get_window_extent()
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
 
 
 def test_constant_neurons_set_no_scale_and_their_share_is_told(runs_of):

@@ -63,3 +63,22 @@ def test_neurons_are_measured_in_evaluation_mode_on_the_first_samples():
 def test_a_single_neuron_is_refused():
     with pytest.raises(topoloss.InputError, match="the network has one neuron"):
         measure(nn.Linear(2, 1), torch.randn(8, 2), Protocol())
+
+
+def test_every_neuron_of_a_dead_network_is_constant():
+    model = nn.Sequential(nn.Linear(4, 6))
+    nn.init.zeros_(model[0].weight)
+    found = measure(model, torch.randn(8, 4), Protocol())
+    assert found.constant == 6
+    assert np.isnan(found.varying_correlation)
+    assert np.isnan(found.varying_median)
+
+
+def test_neurons_that_vary_at_right_angles_are_not_constant():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False))
+    nn.init.eye_(model[0].weight)
+    x = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float32)
+    found = measure(model, x, Protocol())
+    assert found.constant == 0
+    assert found.correlation == found.varying_correlation == 0
+    assert found.varying_median == pytest.approx(0.99)

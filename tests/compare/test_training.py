@@ -307,6 +307,24 @@ def test_adam_is_torch_s_without_decay(small_network, blob_split):
     torch.testing.assert_close(model.state_dict(), kept)
 
 
+def test_the_weights_that_are_kept_are_of_an_epoch_after_the_warm_up(blob_split):
+    """Of a model that is right at first and is moved away from it, further each epoch."""
+    model, parts = sure_of_class_0(blob_split)
+    protocol = replace(one_epoch(), warmup=2, max_epochs=5, learning_rate=1.0, patience=9)
+
+    class Away(topoloss.Regulariser):
+        source = "parameters"
+
+        def compute(self, parameters):
+            return sum(p.sum() for p in parameters.values())
+
+    epochs = []
+    train(model, parts, [(Away(), 1.0)], protocol, on_epoch=epochs.append)
+    losses = [epoch.validation_loss for epoch in epochs]
+    assert losses.index(min(losses)) < 2, "the case must be best in the warm-up"
+    assert [epoch.best for epoch in epochs[:3]] == [False, False, True]
+
+
 def test_the_weight_rises_linearly_over_the_epochs_of_the_warm_up(blob_split):
     """Of a penalty whose gradient is 1 where there is no other, at rate 1."""
 

@@ -32,6 +32,22 @@ def test_layers_stand_where_they_are_usual():
     assert normed(torch.rand(5, 1, 4, 4)).shape == (5, 2)
 
 
+def test_a_sequence_in_a_sequence_is_unpacked():
+    nested = nn.Sequential(nn.Sequential(*network()[:2]), *network()[2:])
+    both = treated(nested, Treatment(batch_norm=True, dropout=0.3))
+    hidden = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    assert kinds(both) == [*hidden, *hidden, "Linear"]
+
+
+class Within(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.activation = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x):
+        return self.activation(self.layer(x))
+
+
 def test_the_parameters_are_those_of_the_network():
     plain = network()
     same = treated(network(), Treatment(batch_norm=True, dropout=0.3))
@@ -50,6 +66,8 @@ def test_the_parameters_are_those_of_the_network():
         (nn.Linear(2, 2), {"dropout": 0.5}, "the network is a Linear"),
         (nn.Sequential(nn.ReLU(), nn.Dropout(0.1)), {"dropout": 0.5}, "dropout of its own"),
         (nn.Sequential(nn.BatchNorm1d(2)), {"batch_norm": True}, "batch-norm of its own"),
+        (nn.Sequential(Within(), nn.ReLU()), {"dropout": 0.5}, "layers inside of Within"),
+        (nn.Sequential(Within(), nn.ReLU()), {"batch_norm": True}, "layers inside of Within"),
     ],
 )
 def test_a_network_without_a_place_for_them_is_refused(model, treatment, message):

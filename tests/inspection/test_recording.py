@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ def test_an_interrupted_run_has_the_epochs_before(tmp_path):
     found = read(tmp_path)
     assert not found.finished
     assert [each.epoch for each in found.snapshots] == [0, 1, 2]
+
+
+def test_an_earlier_run_does_not_pass_for_one_that_was_cut_short(tmp_path, one):
+    _, seen = one
+    with Recorder(tmp_path) as first:
+        first.add(0, seen)
+    assert first.path.exists()
+    with suppress(KeyboardInterrupt), Recorder(tmp_path):
+        raise KeyboardInterrupt
+    assert not first.path.exists()
+    with pytest.raises(topoloss.TopolossError, match="the recording has ended"):
+        first.add(1, seen)
 
 
 def test_a_note_that_is_not_finite_is_shown_as_such(tmp_path):

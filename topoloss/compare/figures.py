@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["critical_differences", "scores_and_deaths", "weights"]
 
 
+# More regularisers than that have no room beside each other.
+_MANY = 8
+
+
 def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
     """Draw the densities of deaths before and after training, over all splits, and test scores.
 
@@ -32,8 +36,10 @@ def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
         figure = _figure(7, 4.2)
         _draw_densities(figure.subplots(), grouped)
     else:
-        figure = _figure(11, 4.2)
-        densities, scores = figure.subplots(1, 2, width_ratios=(3, 2))
+        # Each regulariser has a place of its own beside the others, and a line in the legend.
+        width = max(4.4, 0.45 * len(grouped))
+        figure = _figure(6.6 + width, max(4.2, 1 + 0.21 * len(grouped)))
+        densities, scores = figure.subplots(1, 2, width_ratios=(6.6, width))
         _draw_densities(densities, grouped)
         _draw_scores(scores, grouped)
     _without_frame(figure)
@@ -46,10 +52,10 @@ def weights(runs: Sequence[Run]) -> Figure:
     A line across shows the score without a regulariser. The axis stops 15 points below the best:
     medians below it are arrows at its foot, with their value.
     """
-    figure = _figure(7, 4.2)
+    grouped = by_regulariser(runs)
+    figure = _figure(9 if len(grouped) > _MANY else 7, max(4.2, 1 + 0.21 * len(grouped)))
     axes = figure.subplots()
     best = float("-inf")
-    grouped = by_regulariser(runs)
     look = looks(grouped)
     drawn: dict[str, tuple[list[float], list[float]]] = {}
     for name, of_name in grouped.items():
@@ -79,7 +85,10 @@ def weights(runs: Sequence[Run]) -> Figure:
     axes.set(
         xlabel="weight", ylabel=f"validation {metric} (%)", title="Median and range over splits"
     )
-    axes.legend(frameon=False)
+    if len(grouped) > _MANY:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    else:
+        axes.legend(frameon=False)
     _without_frame(figure)
     return figure
 
@@ -88,8 +97,9 @@ def critical_differences(scores: DataFrame) -> Figure:
     """Draw mean ranks; a bar joins regularisers that Nemenyi's test does not tell apart at 5%."""
     with needs_extra("compare"):
         from scikit_posthocs import critical_difference_diagram
-    figure = _figure(8, 2.5)
     blocks, treatments = scores.shape
+    # Each half of the names is a column of lines.
+    figure = _figure(8, max(2.5, 1 + 0.15 * treatments))
     axes = figure.subplots()
     critical_difference_diagram(
         mean_ranks(scores),
@@ -157,7 +167,10 @@ def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
         axes.set_ylim(0, 1.15 * highest)
         colours = ["0.5", *(look["color"] for look in looks(grouped).values())]
         _tell_last_bins(axes, [share[-1] for share in shares], colours)
-    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(0.85, 1))
+    if len(grouped) > _MANY:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    else:
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(0.85, 1))
 
 
 def _tell_last_bins(axes: Axes, shares: Sequence[float], colours: Sequence[str]) -> None:
@@ -185,5 +198,6 @@ def _draw_scores(axes: Axes, grouped: dict[str, list[Run]]) -> None:
         axes.plot(k, statistics.fmean(values), "_", color=colour, markersize=26)
     metric = next(iter(grouped.values()))[0].outcome.metric
     axes.set(ylabel=f"test {metric} (%)", title="Each split, and the mean")
-    axes.set_xticks(range(len(grouped)), list(grouped))
-    axes.margins(x=0.2)
+    many = len(grouped) > _MANY
+    axes.set_xticks(range(len(grouped)), list(grouped), rotation=90 if many else 0)
+    axes.margins(x=0.02 if many else 0.2)

@@ -53,12 +53,12 @@ def measure(model: nn.Module, x: Tensor, protocol: Protocol) -> Neurons:
     if activations.shape[1] < 2:
         raise InputError("the network has one neuron, which has no other to be compared with.")
     deaths: Tensor = components.regulariser("t1").diagrams(activations)[0].deaths
+    vectors: Tensor = components.filtration("correlation").vertices(activations)
     return Neurons(
         deaths=tuple(int(n) for n in deaths.float().histc(DEATH_BINS, 0, 1)),
         lowest=deaths.min().item(),
         median=deaths.median().item(),
         highest=deaths.max().item(),
         correlation=components.regulariser("naive")(activations).item(),
-        # A constant neuron has distance 1, exactly, to every other.
-        constant=int((deaths == 1).sum()),
+        constant=int((vectors == 0).all(1).sum()),
     )

@@ -54,7 +54,8 @@ class Protocol:
         The last, partial batch of an epoch is kept.
     max_epochs : int
     patience : int
-        Epochs without a strictly lower validation loss that are tolerated.
+        How many epochs in a row may pass without a strictly better validation result, as
+        `monitor` measures it.
     learning_rate, momentum, nesterov, decay, decay_steps
         Of stochastic gradient descent, whose rate is
         ``learning_rate * decay ** (step // decay_steps)``.
@@ -200,7 +201,8 @@ class Epoch:
         From 1; 0 stands for the untrained network.
     validation_loss, validation_score : float
     best : bool
-        No earlier weights were better: these are the weights to restore, so far.
+        These weights are strictly better than all earlier ones after the warm-up, and so far
+        the ones to restore; of equal ones the first is kept.
     """
 
     number: int
@@ -245,7 +247,9 @@ class Neurons:
     @property
     def varying_median(self) -> float:
         """Median death of the neurons that vary, as the middle of its bin; NaN if there is none."""
-        counts = [*self.deaths[:-1], self.deaths[-1] - self.constant]
+        # A constant neuron has the death 1, but for one of them if all are constant.
+        own = min(self.constant, sum(self.deaths))
+        counts = [*self.deaths[:-1], self.deaths[-1] - own]
         half = sum(counts) / 2
         middle = next((k for k, n in enumerate(accumulate(counts)) if n >= half > 0), nan)
         return (middle + 0.5) / DEATH_BINS

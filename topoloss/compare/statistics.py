@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Friedman",
     "PairedDifference",
+    "best_on_average",
     "by_regulariser",
     "corrected_t_test",
     "critical_difference",
@@ -98,6 +100,32 @@ def select(runs: Iterable[Run]) -> list[Run]:
         if rival is None or _merit(run) > _merit(rival):
             best[key] = run
     return [best[key] for key in sorted(best)]
+
+
+def best_on_average(runs: Iterable[Run]) -> list[Run]:
+    """Choose one weight of each regulariser for all splits of a setup by validation.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+        Of one setup.
+
+    Returns
+    -------
+    list of Run
+        For each regulariser the runs of the weight with the best mean validation score over its
+        splits; if several tie, the smallest. Regularisers stay in the order of the runs; seeds
+        ascend.
+    """
+    chosen: list[Run] = []
+    for of_name in by_regulariser(runs).values():
+        at_weight: dict[float, list[Run]] = {}
+        for run in of_name:
+            at_weight.setdefault(run.arm.weight, []).append(run)
+        means = {w: fmean(r.outcome.validation_score for r in at_weight[w]) for w in at_weight}
+        best = max(means, key=lambda weight: (means[weight], -weight))
+        chosen += sorted(at_weight[best], key=lambda run: run.seed)
+    return chosen
 
 
 def by_regulariser(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from topoloss import objects
-from topoloss.errors import InputError, check_number
+from topoloss.errors import InputError, check_number, listed
 
 __all__ = [
     "NO_TREATMENT",
@@ -173,7 +173,27 @@ def _layers(
             f"the network has {treatment} of its own; leave it out of the arm, or choose a network "
             "without it."
         )
-    return list(model)
+    layers = list(_unpacked(model))
+    within = [
+        type(layer).__name__
+        for layer in layers
+        if any(isinstance(m, (*_ACTIVATIONS, *_NORMS)) for m in layer.modules() if m is not layer)
+    ]
+    if within:
+        raise InputError(
+            f"{treatment} can be added between the layers of an nn.Sequential, and the network "
+            f"has layers inside of {listed(dict.fromkeys(within))}. Build a network with it, and "
+            "name that as the model."
+        )
+    return layers
+
+
+def _unpacked(model: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in model:
+        if type(layer) is nn.Sequential:
+            yield from _unpacked(layer)
+        else:
+            yield layer
 
 
 def attached(model: nn.Module, treatment: Treatment) -> list[Any]:

@@ -75,6 +75,7 @@ class Recorder:
         self._watched: list[int] = []
         self._kept: int | None = None
         self._epochs: list[int] = []
+        self._ended = False
 
     def add(
         self,
@@ -103,8 +104,10 @@ class Recorder:
             For an epoch that is not greater than the last one, other neurons than before, or
             fewer than two.
         TopolossError
-            If the file cannot be written.
+            If the file cannot be written, or the recording has ended.
         """
+        if self._ended:
+            raise TopolossError("the recording has ended; call add within the `with` block.")
         check_number("epoch", epoch, whole=True)
         if self._epochs and epoch <= self._epochs[-1]:
             raise OptionError(
@@ -127,6 +130,7 @@ class Recorder:
             self._kept = epoch
 
     def __enter__(self) -> Recorder:
+        self.path.unlink(missing_ok=True)  # or an earlier run would pass for this one
         return self
 
     def __exit__(
@@ -135,6 +139,7 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._ended = True
         if self._file is None:
             return
         try:
