@@ -195,6 +195,21 @@ def test_what_the_page_says_of_learning_rates_is_what_the_runs_say():
     assert f"{at_an_end(declared.RATES)} problems still choose an end" in page
 
 
+def test_what_the_page_says_of_stopping_is_what_the_runs_say():
+    scores = defaultdict(dict)
+    for run in runs.read(declared.file_of("rates")):
+        if run.outcome.metric == "accuracy":
+            protocol = run.setup.protocol
+            of = (run.setup.model, run.setup.data, protocol.learning_rate, run.seed)
+            scores[of][protocol.monitor] = run.outcome
+    pairs = [(by["score"], by["loss"]) for by in scores.values()]
+    validation = 100 * fmean(a.validation_score - b.validation_score for a, b in pairs)
+    test = 100 * fmean(a.test_score - b.test_score for a, b in pairs)
+    page = " ".join((Path(__file__).parents[2] / "docs" / "today.md").read_text("utf-8").split())
+    assert f"looks better than training that stops by the loss: by {validation:.2f} points" in page
+    assert f"though its test score is {-test:.2f} points lower" in page
+
+
 def test_a_plan_counts_runs_and_their_hours(pretend):
     assert "| all |" in work.plan()
     assert "not measured" in work.plan()
