@@ -10,6 +10,7 @@ from types import CodeType
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
@@ -64,8 +65,12 @@ class _Cache(FunctionCache):
 
 
 def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str]:
-    """Instructions and constants of some code and of the compiled functions that it names."""
+    """Instructions, names and constants of some code and of the compiled functions that it names.
+
+    Instructions tell a name by its number alone: those of min(x, y) and of max(x, y) are equal.
+    """
     yield code.co_code.hex()
+    yield repr(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _used(constant, names, seen)
@@ -78,7 +83,7 @@ def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str
             options = value.targetoptions.items()
             yield f"{name}: {sorted((k, sorted(v) if type(v) is set else v) for k, v in options)}"
             yield from _used(value.py_func.__code__, value.py_func.__globals__, seen)
-        elif isinstance(value, (int, float, str, tuple)):
+        elif isinstance(value, (int, float, str, tuple, np.generic)):
             yield f"{name} = {value!r}"
 
 

@@ -76,12 +76,14 @@ def test_without_a_directory_to_write_to_it_compiles_anew_and_says_so_once(told)
 
 
 PART = """
+import numpy as np
 from topoloss_plugins.compiling import part
 FACTOR = 2
+SHIFT = np.int64(0)
 
 @part
 def scaled(x):
-    return FACTOR * x
+    return int(FACTOR * max(x, 2) + SHIFT)
 """
 CALLER = """
 from topoloss_plugins.compiling import compiled
@@ -97,8 +99,12 @@ print(result(3))
 
 @pytest.mark.parametrize(
     ("before", "after", "printed"),
-    [("FACTOR * x", "FACTOR - x", "0\n"), ("FACTOR = 2", "FACTOR = 5", "16\n")],
-    ids=["its code", "a number that it uses"],
+    [
+        pytest.param("FACTOR * max", "FACTOR - max", "0\n", id="its instructions"),
+        pytest.param("max(x, 2)", "min(x, 2)", "5\n", id="a function that it calls"),
+        pytest.param("FACTOR = 2", "FACTOR = 5", "16\n", id="a number that it uses"),
+        pytest.param("int64(0)", "int64(3)", "10\n", id="a number of numpy that it uses"),
+    ],
 )
 def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path, before, after, printed):
     # As where a newer version is installed over an older one.
