@@ -64,7 +64,10 @@ class Diagram:
 
     @property
     def lifetimes(self) -> Tensor:
-        """Deaths minus births, shape (points,)."""
+        """Deaths minus births, shape (points,).
+
+        Rounding may leave a lifetime slightly below 0, as births and deaths are valued one by one.
+        """
         return self.deaths - self.births
 
     def to_numpy(self, essential: bool = False) -> npt.NDArray[np.floating]:

@@ -47,8 +47,14 @@ class TotalPersistence(topoloss.Loss):
 
     def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:
         counted = diagrams if self.dimension is None else [chosen(diagrams, self.dimension, self)]
-        terms = [(d.weights * d.lifetimes**self.power).sum() for d in counted]
+        terms = [(d.weights * self._powers(d.lifetimes)).sum() for d in counted]
         return sum(terms[1:], start=terms[0])
+
+    def _powers(self, lifetimes: Tensor) -> Tensor:
+        if self.power != int(self.power):
+            # Rounding may leave a lifetime below 0, where this power is NaN.
+            lifetimes = lifetimes.clamp(min=0)
+        return lifetimes**self.power
 
     def extra_repr(self) -> str:
         of = "" if self.dimension is None else f", dimension={self.dimension}"

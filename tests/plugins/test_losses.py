@@ -33,6 +33,27 @@ def test_total_persistence_of_one_dimension():
         total(dimension=2)
 
 
+def test_lifetimes_that_rounding_leaves_below_0_have_the_power_0():
+    """Triangles of sides 1: the loops of the lattice are filled as soon as they are born."""
+    place = torch.arange(25, dtype=torch.float64)
+    row, column = place // 5, place % 5
+    lattice = torch.stack((column + row % 2 / 2, row * 0.75**0.5))
+    loss = topoloss.loss("total-persistence", power=1.5)
+    regulariser = topoloss.pipeline("euclidean", "ripser", loss)
+    below = 0
+    for angle in torch.arange(1, 6).tolist():
+        turn = torch.tensor(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        x = (turn.double() @ lattice).float().requires_grad_()
+        below += (regulariser.diagrams(x)[1].lifetimes < 0).sum()
+        value = regulariser(x)
+        assert value.item() == pytest.approx(24, rel=1e-5)  # the deaths of 25 points
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.isfinite().all()
+    assert below > 0
+
+
 def test_entropy_by_hand():
     """Lifetimes 1, 1 and 2: shares 1/4, 1/4 and 1/2, whose entropy is 1.5 log(2)."""
     assert value("persistent-entropy", [1, 1, 2]) == pytest.approx(1.5 * math.log(2))
