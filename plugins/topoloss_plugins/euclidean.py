@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
 
 class Euclidean(topoloss.Filtration):
@@ -38,15 +39,14 @@ class Euclidean(topoloss.Filtration):
         # Scaled by the largest difference, so that squares neither under- nor overflow.
         largest = difference.detach().abs().amax(-1)
         same = largest == 0
-        scale = torch.where(same, 1, largest)
+        scale = power_of_two(largest)
         squares = (difference / scale[:, None]).square().sum(-1)
         return torch.where(same, 0, torch.where(same, 1, squares).sqrt() * scale)
 
     @torch.no_grad()
     def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
         # Scaled by the largest entry, so that squares do not overflow.
-        largest = v.abs().amax()
-        scale = torch.where(largest > 0, largest, 1)
+        scale = power_of_two(v.abs().amax())
         rows = v / scale
         # Differences, not a product: products lose half of the digits between near vertices.
         return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * scale

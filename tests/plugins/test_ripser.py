@@ -90,6 +90,30 @@ def test_dimension_0_is_the_tree_of_mst_edge_for_edge(seed):
     )
 
 
+@pytest.mark.parametrize("high", [3, 8, 101])
+@pytest.mark.parametrize("scale", [1, 2.0**-140, 2.0**120])
+def test_equal_distances_of_integers_tie(high, scale):
+    """Squared distances of small integers are exact, so both engines see the same ties."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randint(high, (3, 12), generator=generator).float() * scale
+        trees = [
+            topoloss.pipeline("euclidean", engine).diagrams(x)[0].death_edges
+            for engine in ("mst", "ripser[dim=0]")
+        ]
+        assert torch.equal(*(torch.sort(tree, 1)[0] for tree in trees))
+
+
+@pytest.mark.parametrize("scale", [1, 2.0**-140, 2.0**120])
+def test_neighbours_at_the_threshold_are_joined(scale):
+    x = scale * torch.arange(8.0)[None]
+    engine = topoloss.persistence("ripser", threshold=scale)
+    (components, loops) = topoloss.pipeline("euclidean", engine).diagrams(x)
+    assert components.deaths.tolist() == 7 * [scale]
+    assert components.essential_births.tolist() == [0]
+    assert not len(loops.deaths)
+
+
 def test_the_deaths_of_a_pipeline_are_those_of_single_linkage():
     x = points(12, 3, features=30)
     deaths = topoloss.pipeline("euclidean", "ripser", "t1").diagrams(x)[0].deaths
