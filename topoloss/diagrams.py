@@ -13,7 +13,7 @@ from torch import Tensor
 
 from topoloss.engines import CriticalEdges
 from topoloss.errors import InputError
-from topoloss.filtrations import Filtration, checked_edge_values
+from topoloss.filtrations import Filtration, checked_edge_values, checked_edge_weights
 
 __all__ = ["Diagram", "evaluate"]
 
@@ -155,7 +155,7 @@ def _diagram(
     # Sorting comes after the re-evaluation: the engine's keys are rounded differently.
     deaths, rank = torch.sort(unsorted, stable=True)
     death_edges = edges.death_edges.index_select(0, rank)
-    weights = filtration.edge_weights(v, death_edges[:, 0], death_edges[:, 1])
+    weights = checked_edge_weights(filtration, v, death_edges[:, 0], death_edges[:, 1])
     if edges.birth_edges is None:
         birth_edges, births = None, torch.zeros_like(deaths)
         essential = deaths.new_zeros(components)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from topoloss.errors import InputError, check_choice
+from topoloss.finite import describe
 
 __all__ = [
     "ORDERS",
@@ -18,6 +19,7 @@ __all__ = [
     "Structure",
     "check_declared",
     "checked_edge_values",
+    "checked_edge_weights",
 ]
 
 Order = Literal["abs_dot_descending", "dot_descending", "sq_dist_ascending"]
@@ -179,10 +181,23 @@ def check_declared(cls: Any) -> None:
 
 def checked_edge_values(filtration: Filtration, v: Any, i: Tensor, j: Tensor) -> Tensor:
     """Value edges, and raise an `InputError` unless there is one value for each."""
-    values = filtration.edge_values(v, i, j)
-    if values.shape != i.shape:
+    return _one_for_each(
+        i, filtration.edge_values(v, i, j), f"{type(filtration).__name__}.edge_values"
+    )
+
+
+def checked_edge_weights(filtration: Filtration, v: Any, i: Tensor, j: Tensor) -> Tensor:
+    """Weigh edges, and raise an `InputError` unless there is one weight for each."""
+    return _one_for_each(
+        i, filtration.edge_weights(v, i, j), f"{type(filtration).__name__}.edge_weights"
+    )
+
+
+def _one_for_each(i: Tensor, found: Tensor, method: str) -> Tensor:
+    # Another shape might be broadcast, to a wrong sum.
+    if not isinstance(found, Tensor) or found.shape != i.shape:
         raise InputError(
-            f"{type(filtration).__name__}.edge_values returned shape {tuple(values.shape)} for "
-            f"{len(i)} edges; expected ({len(i)},), one value for each edge."
+            f"{method} returned {describe(found)} for {len(i)} edges; expected a tensor of shape "
+            f"({len(i)},), one value for each edge."
         )
-    return values
+    return found

@@ -82,6 +82,20 @@ def test_edge_values_of_the_wrong_shape_are_refused(order):
         t1_of(Forgetful())
 
 
+@pytest.mark.parametrize("wrong", [lambda ones: ones[:, None], lambda ones: ones[:1], list])
+def test_edge_weights_of_the_wrong_shape_are_refused(wrong):
+    """A column would be broadcast, to the sum over all pairs of weights and deaths."""
+
+    class Column(Manhattan):
+        def edge_weights(self, v, i, j):
+            return wrong(torch.ones(len(i)))
+
+    with pytest.raises(
+        topoloss.InputError, match=r"Column.edge_weights.*\(4,\), one value for each"
+    ):
+        t1_of(Column())
+
+
 def test_vertices_of_the_wrong_shape_are_refused():
     class Transposed(Manhattan):
         def vertices(self, x):
