@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from topoloss.diagrams import Diagram, evaluate
@@ -28,6 +28,7 @@ from topoloss.filtrations import (
     Structure,
     check_declared,
     checked_edge_values,
+    checked_edge_weights,
 )
 from topoloss.finite import Guarded, check_activations, check_finite, check_named, describe
 from topoloss.losses import Loss
@@ -369,13 +370,28 @@ class Pipeline(Regulariser):
                 return self._diagrams(x)
             return [_stack(same) for same in zip(*map(self._diagrams, x), strict=True)]
 
+    def vertices(self, given: Any) -> Any:
+        """Let the filtration make vertices.
+
+        Parameters
+        ----------
+        given : Tensor, shape (samples, neurons), or dict of str to Tensor
+            What ``compute`` takes.
+
+        Returns
+        -------
+        Tensor or tuple of Tensor
+            In at least float32.
+        """
+        return _each(_at_least_float32, _checked_vertices(self.filtration, given))
+
     def critical_edges(self, v: Tensor | tuple[Tensor, ...]) -> Sequence[CriticalEdges]:
         """Let the persistence engine choose edges, without gradients.
 
         Parameters
         ----------
         v : Tensor or tuple of Tensor
-            What the filtration's ``vertices`` returned.
+            What ``vertices`` returned.
 
         Returns
         -------
@@ -386,8 +402,32 @@ class Pipeline(Regulariser):
         """
         return self._choose(v)[0]
 
+    def value_edges(
+        self, v: Tensor | tuple[Tensor, ...], edges: Int[Tensor, "e 2"]
+    ) -> tuple[Float[Tensor, " e"], Float[Tensor, " e"]]:
+        """Let the filtration value edges, differentiably, and say how much each counts.
+
+        Parameters
+        ----------
+        v : Tensor or tuple of Tensor
+            What ``vertices`` returned.
+        edges : Tensor of int64, shape (e, 2)
+
+        Returns
+        -------
+        values, weights : Tensor, shape (e,)
+
+        Raises
+        ------
+        InputError
+            If the filtration returns another shape than this.
+        """
+        i, j = edges.unbind(1)
+        values = checked_edge_values(self.filtration, v, i, j)
+        return values, checked_edge_weights(self.filtration, v, i, j)
+
     def _diagrams(self, given: Any) -> list[Diagram]:
-        v = _each(_at_least_float32, _checked_vertices(self.filtration, given))
+        v = self.vertices(given)
         critical, components = self._choose(v, given)
         return evaluate(self.filtration, v, critical, components)
 

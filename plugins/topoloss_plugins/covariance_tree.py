@@ -80,7 +80,7 @@ class CovarianceTree(_SquaredCovariances):
         return vmappable
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        features = self.tree.filtration.vertices(x.detach())
+        features = self.tree.vertices(x.detach())
         edges: Tensor = self.tree.critical_edges(features)[0].death_edges
         return edges
 

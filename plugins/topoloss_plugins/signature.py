@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,8 @@ class Signature(topoloss.Regulariser):
     Notes
     -----
     Distances are compared as they are; the paper's authors divide each space's by its largest.
-    Scale the layers if their units differ. Both layers get a gradient, if they ask for one. Where
+    Scale the layers if their units differ. An edge that the filtration gives no weight in one of
+    the layers does not count. Both layers get a gradient, if they ask for one. Where
     edges tie, it is that of the edges that the engine's tie rule picks. One layer alone, and
     one sample, have the value 0.
 
@@ -107,16 +108,15 @@ class Signature(topoloss.Regulariser):
         return "Signature(filtration={!r}, persistence={!r})".format(*stages)
 
     def _between(self, x: Tensor, z: Tensor) -> Tensor:
-        filtration, dtype = self.of_vertices.filtration, torch.promote_types(x.dtype, z.dtype)
-        dtype = torch.promote_types(dtype, torch.float32)
-        spaces = [filtration.vertices(space.to(dtype).mT) for space in (x, z)]
-        total = x.new_zeros((), dtype=dtype)
-        for space in spaces:
-            edges, counts = self._critical_edges(space)
-            i, j = edges.unbind(1)
-            in_x, in_z = (filtration.edge_values(v, i, j) for v in spaces)
-            total = total + (counts * (in_x - in_z).square()).sum() / 2
-        return total
+        # In their own dtypes, by which the filtration may judge what is constant.
+        spaces = [self.of_vertices.vertices(space.mT) for space in (x, z)]
+        return torch.stack([self._along(space, spaces) for space in spaces]).sum() / 2
+
+    def _along(self, space: Any, spaces: Sequence[Any]) -> Tensor:
+        """Compare the two spaces along the critical edges of one of them."""
+        edges, counts = self._critical_edges(space)
+        (in_x, of_x), (in_z, of_z) = (self.of_vertices.value_edges(v, edges) for v in spaces)
+        return (counts * of_x * of_z * (in_x - in_z).square()).sum()
 
     def _critical_edges(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return the edges, and which of them count: not those of points that fill up a batch."""

@@ -155,6 +155,49 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(value, regulariser.of_layers({"x": x.float(), "z": z.float()}))
 
 
+def test_constant_is_judged_in_the_dtype_of_each_layer():
+    """Next to 256 bfloat16 has the numbers 254 and 258: what is between may be rounding."""
+    x, z = drawn(3, 4), drawn(3, 4, seed=1)
+    x[0] = torch.tensor([256.0, 256, 258, 256])
+    assert torch.equal(x[0].bfloat16().double(), x[0])
+    regulariser = topoloss.regulariser("signature[filtration=correlation]")
+    flat = x.clone()
+    flat[0] = 256
+    found = regulariser.of_layers({"x": x.bfloat16(), "z": z})
+    expected = regulariser.of_layers({"x": flat.bfloat16(), "z": z})
+    torch.testing.assert_close(found, expected)
+
+
+def test_edges_without_a_weight_in_one_layer_do_not_count():
+    """A sample that is constant in a layer: with "drop" the value is that of the others alone."""
+    x, z = drawn(6, 4), drawn(6, 5, seed=1)
+    x[5] = 3
+    others = {"x": x[:5], "z": z[:5]}
+    dropping = topoloss.regulariser("signature[filtration=correlation[constant=drop]]")
+    keeping = topoloss.regulariser("signature[filtration=correlation]")
+    # In z the sample is copied, so that there too it is a leaf of the tree.
+    z[5] = z[0]
+    found = dropping.of_layers({"x": x, "z": z})
+    torch.testing.assert_close(found, keeping.of_layers(others))
+    assert found < keeping.of_layers({"x": x, "z": z})
+
+
+def test_a_signature_refuses_edge_values_that_would_be_broadcast():
+    class Column(topoloss.Filtration):
+        order = "sq_dist_ascending"
+
+        def vertices(self, x):
+            return x.T
+
+        def edge_values(self, v, i, j):
+            return (v[i] - v[j]).norm(dim=1, keepdim=True)
+
+    with pytest.raises(topoloss.InputError, match=r"Column.edge_values.*one value for each"):
+        topoloss.regulariser("signature", filtration=Column()).of_layers(
+            {"x": drawn(6, 4), "z": drawn(6, 2)}
+        )
+
+
 def test_signature_shows_the_stages_that_it_asks():
     shown = repr(topoloss.regulariser("signature[filtration=cosine]"))
     assert "Cosine" in shown
