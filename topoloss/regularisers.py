@@ -469,8 +469,11 @@ def _needs_gradient(given: Tensor | Mapping[str, Tensor]) -> bool:
 
 
 def _each(function: Callable[[Tensor], Tensor], v: Any) -> Any:
-    """Apply a function to the tensor, or to each tensor of a tuple."""
-    return function(v) if isinstance(v, Tensor) else tuple(function(x) for x in v)
+    """Apply a function to the tensor, or to each tensor of a tuple, which may be a named one."""
+    if isinstance(v, Tensor):
+        return function(v)
+    each = [function(x) for x in v]
+    return type(v)(*each) if hasattr(v, "_fields") else tuple(each)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -507,11 +510,30 @@ def _checked_graph(filtration: Filtration, graph: Any) -> tuple[int, Tensor]:
         n, edges = graph
         pairs = isinstance(edges, Tensor) and edges.ndim == 2 and edges.shape[1] == 2
         if isinstance(n, int) and n > 0 and pairs and edges.dtype == torch.int64:
+            _check_ends(filtration, n, edges)
             return n, edges
     raise InputError(
         f"{type(filtration).__name__}.edges returned {describe(graph)}; expected (n, edges), the "
         "number of vertices, at least 1, and an int64 tensor of shape (e, 2)."
     )
+
+
+def _check_ends(filtration: Filtration, n: int, edges: Tensor) -> None:
+    """Raise unless edges join the vertices 0 to n - 1, as far as their values may be looked at."""
+    # Looking would synchronise a GPU; inside a graph or a transform it is impossible.
+    if (
+        edges.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return
+    outside = ((edges < 0) | (edges >= n)).any(1)
+    if outside.any():
+        first = edges[outside][0].tolist()
+        raise InputError(
+            f"{type(filtration).__name__}.edges returned the edge {first} of a graph on {n} "
+            f"vertices; expected ends from 0 to {n - 1}."
+        )
 
 
 def _matrix(filtration: Filtration, v: Tensor) -> Tensor:

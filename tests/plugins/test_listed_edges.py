@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -370,6 +371,40 @@ def test_a_graph_of_another_form_is_an_error(graph):
 
     with pytest.raises(topoloss.InputError, match=r"Wrong\.edges returned .*expected \(n, edges\)"):
         topoloss.pipeline(Wrong())(activations(5, 6))
+
+
+@pytest.mark.parametrize("edge", [[0, 6], [-1, 2], [3, -7]])
+def test_ends_that_are_no_vertices_are_an_error(edge):
+    class Wrong(Grid):
+        def edges(self, v):
+            n, edges = super().edges(v)
+            return n, torch.cat((edges, torch.tensor([edge])))
+
+    with pytest.raises(topoloss.InputError, match=rf"the edge \[{edge[0]}, {edge[1]}\].* 0 to 5\."):
+        topoloss.pipeline(Wrong())(activations(5, 6))
+
+
+class Parts(NamedTuple):
+    features: torch.Tensor
+    means: torch.Tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_vertices_may_be_a_named_tuple(dtype):
+    class Named(Grid):
+        def vertices(self, x):
+            return Parts(*super().vertices(x))
+
+        def edges(self, v):
+            assert not v.features.requires_grad
+            return super().edges(v)
+
+        def edge_values(self, v, i, j):
+            assert v.means.dtype == torch.promote_types(dtype, torch.float32)
+            return super().edge_values(v, i, j)
+
+    x = activations(5, 6).to(dtype).requires_grad_()
+    assert torch.equal(topoloss.pipeline(Named())(x), topoloss.pipeline(Grid())(x))
 
 
 def test_a_tuple_without_edges_is_an_error():
