@@ -66,8 +66,8 @@ class HSIC(topoloss.Filtration):
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Return centred matrices of kernels, of length 1; shape (n, samples^2)."""
         # Rows of length 1 have standard deviation 1 / sqrt(samples), those of constant neurons 0.
-        rows = self.standardised.vertices(x) * (x.shape[0] ** 0.5 / self.bandwidth)
-        kernels = (-(rows[:, :, None] - rows[:, None, :]).square() / 2).exp()
+        rows = self.standardised.vertices(x) * x.shape[0] ** 0.5
+        kernels = self._kernels((rows[:, :, None] - rows[:, None, :]).square())
         centred = (
             kernels
             - kernels.mean(1, keepdim=True)
@@ -77,6 +77,14 @@ class HSIC(topoloss.Filtration):
         constant = (rows.detach() == 0).all(1, keepdim=True)
         scaled = torch.where(constant, 1, centred)
         return torch.where(constant, 0, scaled / scaled.norm(dim=1, keepdim=True))
+
+    def _kernels(self, sq_dist: Tensor) -> Tensor:
+        """Kernels up to a constant, which centring takes out, and a factor, which the norm does."""
+        # Beyond these bounds kernels are a line, or those of an identity, to the last digit.
+        eps = torch.finfo(sq_dist.dtype).eps
+        rate = min(max(0.5 / self.bandwidth / self.bandwidth, eps**2), eps**-4)
+        # Without the constant 1 the kernels of a wide bandwidth keep their digits.
+        return torch.expm1(-rate * sq_dist) / min(rate, 1)
 
     def edge_values(
         self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]

@@ -170,42 +170,57 @@ def test_steps_against_the_gradient_take_neurons_apart():
     assert regulariser(x).item() < 2 * before < 0
 
 
-def by_definition(x):
-    """HSIC in plain Python: sums over samples, pair by pair; a constant neuron has 0."""
-    columns = x.T.tolist()
-    matrices = [centred(kernels(column)) for column in columns]
-    return torch.tensor(
-        [[1 - cosine(a, b) for a in matrices] for b in matrices], dtype=torch.float64
-    )
+def by_definition(x, bandwidth=1.0):
+    """One minus the cosines of centred matrices of kernels; a constant neuron has cosine 0."""
+    columns = oracles.as_float64(x).T
+    centring = np.eye(columns.shape[1]) - 1 / columns.shape[1]
+    live = (columns != columns[:, :1]).any(1)
+    features = np.zeros((len(columns), columns.shape[1] ** 2))
+    for k in np.flatnonzero(live):
+        kernels = kernels_of(columns[k] / columns[k].std(), bandwidth)
+        features[k] = (centring @ kernels @ centring).ravel()
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    features /= np.where(live[:, None], lengths, 1)
+    return 1 - features @ features.T
 
 
-def kernels(column):
-    n = len(column)
-    mean = sum(column) / n
-    variance = sum((a - mean) ** 2 for a in column) / n
-    if variance < 1e-20:
-        return [[0.0] * n] * n
-    return [[math.exp(-((a - b) ** 2) / (2 * variance)) for a in column] for b in column]
+def kernels_of(column, bandwidth):
+    return np.exp(-((column[:, None] - column) ** 2) / (2 * bandwidth**2))
 
 
-def centred(kernel):
-    n = len(kernel)
-    rows = [sum(row) / n for row in kernel]
-    mean = sum(rows) / n
-    return [kernel[k][m] - rows[k] - rows[m] + mean for k in range(n) for m in range(n)]
-
-
-def cosine(a, b):
-    norms = math.sqrt(sum(p * p for p in a) * sum(q * q for q in b))
-    return sum(p * q for p, q in zip(a, b, strict=True)) / norms if norms else 0.0
-
-
-def test_hsic_is_that_of_the_definition():
-    # One pair at a time: the large examples of the kit take too long in plain Python.
+@pytest.mark.parametrize("bandwidth", [0.3, 1.0, 40.0])
+def test_hsic_is_that_of_the_definition(bandwidth):
     x = torch.randn(9, 7, dtype=torch.float64)
     x[:, 3] = 0.1
-    expected = off_diagonal(by_definition(x).numpy())
-    torch.testing.assert_close(values(topoloss.filtration("hsic"), x), expected)
+    expected = off_diagonal(by_definition(x, bandwidth))
+    found = values(topoloss.filtration("hsic", bandwidth=bandwidth), x)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("bandwidth", [1e4, 1e12, 1e100, 1e300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_with_a_wide_bandwidth_hsic_is_the_squared_correlation(bandwidth, dtype):
+    """Kernels then descend as squared distances, whose centred matrix is -2 x x^T."""
+    x = torch.randn(9, 7, dtype=dtype).requires_grad_()
+    filtration = topoloss.filtration("hsic", bandwidth=bandwidth)
+    found = values(filtration, x)
+    expected = off_diagonal(1 - oracles.correlations(x) ** 2).to(dtype)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    (expected,) = torch.autograd.grad(
+        values(topoloss.filtration("correlation", form="squared"), x).sum(), x
+    )
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-12, 1e-100, 1e-300])
+def test_with_a_narrow_bandwidth_all_neurons_without_ties_are_copies(bandwidth):
+    """Each sample is like itself alone, so that all matrices of kernels are the identity."""
+    x = torch.randn(9, 7).requires_grad_()
+    found = values(topoloss.filtration("hsic", bandwidth=bandwidth), x)
+    torch.testing.assert_close(found, torch.zeros(21))
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert not gradient.any()
 
 
 def test_hsic_of_two_samples_by_hand():
@@ -222,7 +237,11 @@ def test_hsic_of_two_samples_by_hand():
 
 
 def test_hsic_conforms_with_another_bandwidth():
-    check("filtration", topoloss.filtration("hsic", bandwidth=0.4))
+    check(
+        "filtration",
+        topoloss.filtration("hsic", bandwidth=0.4),
+        expected=lambda x: by_definition(x, 0.4),
+    )
 
 
 @pytest.mark.parametrize("bandwidth", [0, -1.0, "wide"])
