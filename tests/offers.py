@@ -50,6 +50,12 @@ SHIPPED = {
 KINDS = tuple(SHIPPED)
 
 
+def shipped_regularisers(source):
+    """Names of the regularisers that take these tensors of a model."""
+    made = {name: topoloss.regulariser(name) for name in SHIPPED["regulariser"]}
+    return tuple(name for name, regulariser in made.items() if regulariser.source == source)
+
+
 class Median(topoloss.Loss):
     def forward(self, diagrams):
         return diagrams[0].deaths.median()

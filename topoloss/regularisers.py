@@ -208,10 +208,27 @@ class Regulariser(Guarded):
         >>> torch.equal(value, reg(torch.cat((first, second), 1)))
         True
         """
-        refuse_labels(self)
-        check_named(layers, self.source, title(self))
+        self.check_layers(layers)
         value: Tensor = self(side_by_side(layers) if self.source == "activations" else layers)
         return value
+
+    def check_layers(self, layers: Mapping[str, Tensor]) -> None:
+        """Raise unless this is what :meth:`of_layers` takes; one that is overridden calls it first.
+
+        Parameters
+        ----------
+        layers : dict of str to Tensor
+
+        Raises
+        ------
+        InputError
+            For anything but a mapping to tensors; for activations that are not of shape
+            (samples, neurons), or none at all; for a regulariser that needs labels.
+        """
+        refuse_labels(self)
+        check_named(layers, self.source, title(self))
+        if self.source == "activations":
+            _check_shapes(layers)
 
     def diagrams(self, given: Activations) -> Any:
         """Return the persistence diagrams; an error for a regulariser that has none."""
@@ -275,17 +292,27 @@ def side_by_side(layers: Mapping[str, Tensor]) -> Tensor:
     InputError
         If there are no layers, or if their numbers of samples differ.
     """
-    if not layers:
-        raise InputError("a mapping without layers was given; expected at least one layer.")
-    samples = {x.shape[0] if x.ndim == 2 else None for x in layers.values()}
-    if len(samples) > 1 or None in samples:
-        shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
+    _check_shapes(layers)
+    if len({len(x) for x in layers.values()}) > 1:
         raise InputError(
-            f"the layers cannot be joined side by side: {shapes}. Expected (samples, neurons) with "
-            "the same number of samples; choose layers that share it, or value each by itself."
+            f"the layers cannot be joined side by side: {_shapes(layers)}. Expected the same "
+            "number of samples in each; choose layers that share it, or value each by itself."
         )
     device = next(iter(layers.values())).device
     return torch.cat([x.to(device) for x in layers.values()], 1)
+
+
+def _check_shapes(layers: Mapping[str, Tensor]) -> None:
+    if not layers:
+        raise InputError("a mapping without layers was given; expected at least one layer.")
+    if any(x.ndim != 2 for x in layers.values()):
+        raise InputError(
+            f"the layers {_shapes(layers)} were given; expected (samples, neurons) for each."
+        )
+
+
+def _shapes(layers: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
 
 
 def _device_type(named: Mapping[str, Tensor]) -> str:

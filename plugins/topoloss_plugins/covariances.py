@@ -17,10 +17,7 @@ class LayerByLayer(topoloss.Regulariser):
     """A regulariser of the neurons of one layer; a network has the sum over its layers."""
 
     def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
-        if not layers:
-            raise topoloss.InputError(
-                "a mapping without layers was given; expected at least one layer."
-            )
+        self.check_layers(layers)
         values = [self(x) for x in layers.values()]
         return torch.stack([value.to(values[0].device) for value in values]).sum()
 

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 from inputs import ON_ACTIVATIONS, ON_PARAMETERS, on_activations, on_parameters, with_bad, x_of
+from offers import SHIPPED, shipped_regularisers
+from topoloss_plugins.decov import DeCov
 
 import topoloss
+
+ON_LAYERS = [n for n in shipped_regularisers("activations") if n != "densification"]
 
 # Batches, lists, precision
 
@@ -156,6 +160,14 @@ def test_layers_are_joined_side_by_side(name):
 def test_layers_that_do_not_fit_together_are_named_with_their_shapes(layers, message):
     with pytest.raises(topoloss.InputError, match=message):
         topoloss.regulariser("t1").of_layers(layers)
+
+
+def test_what_needs_labels_refuses_layers_also_where_it_joins_them_in_its_own_way():
+    class OfClasses(DeCov):
+        labels = True
+
+    with pytest.raises(topoloss.InputError, match="OfClasses takes a list of one tensor"):
+        OfClasses().of_layers({"a": x_of(6, 5)})
 
 
 def test_a_subclass_may_join_layers_in_its_own_way():
@@ -365,10 +377,19 @@ def test_moving_to_a_dtype_keeps_the_count_an_integer():
     assert reg.skipped.dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", ["t1", "naive", "signature", "similarity-matching", "l1"])
+@pytest.mark.parametrize(
+    "name", [name for name in SHIPPED["regulariser"] if name != "densification"]
+)
 @pytest.mark.parametrize("layers", [[torch.ones(3, 2)] * 2, torch.ones(3, 2), None, {"a": 1}])
 def test_layers_that_are_no_mapping_to_tensors_are_refused(name, layers):
     with pytest.raises(topoloss.InputError, match="a mapping from"):
+        topoloss.regulariser(name).of_layers(layers)
+
+
+@pytest.mark.parametrize("name", ON_LAYERS)
+def test_layers_that_are_no_matrices_are_refused_with_their_shapes(name):
+    layers = {"a": x_of(6, 5), "b": x_of(2, 6, 5)}
+    with pytest.raises(topoloss.InputError, match=r"'b': \(2, 6, 5\).*\(samples, neurons\)"):
         topoloss.regulariser(name).of_layers(layers)
 
 
