@@ -25,6 +25,7 @@ from topoloss.errors import (
     listed,
     nearest,
 )
+from topoloss.expressions import is_writable
 from topoloss.extras import remedy
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
@@ -209,18 +210,19 @@ class PluginRegistry:
         complaints = []
         for entry in found:
             source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+            shipped = _is_shipped(entry)
             name = entry.name
             if name in self._infos and entry.dist:
                 name = f"{entry.name}@{entry.dist.name}"
             if entry.name in disabled:
-                self._infos[name] = PluginInfo(name, source, "disabled", {})
+                self._infos[name] = PluginInfo(name, source, "disabled", {}, shipped=shipped)
                 continue
             # A third party's import can raise anything; it must not take the others down.
             try:
-                self._accept(entry.load(), name, source, unique=False, shipped=_is_shipped(entry))
+                self._accept(entry.load(), name, source, unique=False, shipped=shipped)
             except (Exception, SystemExit) as error:
                 reason = _cause(error, entry.dist)
-                self._infos[name] = PluginInfo(name, source, "failed", {}, reason)
+                self._infos[name] = PluginInfo(name, source, "failed", {}, reason, shipped)
                 complaints.append(
                     f"plugin {name!r} of distribution {source} did not load: {reason}. "
                     f"Everything else works; {DISABLE_VARIABLE}={entry.name} silences this."
@@ -386,6 +388,13 @@ def _checked_offer(offer: object, kind: str, plugin: str) -> Mapping[str, Factor
         raise PluginError(
             f"plugin {plugin!r}: {hook} returned {offer!r}; expected a dictionary from name to "
             "factory, such as {'my-name': MyClass}."
+        )
+    unwritable = [name for name in offer if not is_writable(name)]
+    if unwritable:
+        raise PluginError(
+            f"plugin {plugin!r}: {hook} offers the name {unwritable[0]!r}, which nobody can ask "
+            "for; expected a name without blanks, quotes and the signs = , : + / [ ], such as "
+            "'my-name'."
         )
     return offer
 

@@ -1,5 +1,6 @@
 """Installed plugins: found, broken, disabled or in each other's way."""
 
+import sys
 import warnings
 from importlib import metadata
 
@@ -63,6 +64,7 @@ def test_a_broken_plugin_warns_and_everything_else_works(install, case):
         assert everything_works()
     assert len([w for w in caught if issubclass(w.category, topoloss.PluginWarning)]) == 1
     assert info("broken").status == "failed"
+    assert not info("broken").shipped
     assert CAUSES[case] in info("broken").reason
     with pytest.raises(topoloss.UnknownNameError, match="'broken' failed to load"):
         topoloss.loss("offered-by-broken")
@@ -266,9 +268,19 @@ def test_plugins_are_disabled_by_name(monkeypatch, fresh):
     assert topoloss.available("regulariser") == others
     assert topoloss.available("sampler") == []
     assert info("norms").status == "disabled"
+    assert info("norms").shipped
     assert info("mst").status == "loaded"
     with pytest.raises(topoloss.UnknownNameError, match="'norms' is disabled by TOPOLOSS_DISABLE"):
         topoloss.regulariser("l1")
+
+
+def test_a_shipped_plugin_that_fails_is_shipped_all_the_same(monkeypatch, fresh):
+    monkeypatch.setitem(sys.modules, "topoloss_plugins.norms", None)
+    fresh()
+    with pytest.warns(topoloss.PluginWarning, match="'norms' of distribution topoloss-framework"):
+        assert "l1" not in topoloss.available("regulariser")
+    assert info("norms").status == "failed"
+    assert info("norms").shipped
 
 
 def test_disabling_silences_a_broken_plugin(install, monkeypatch):

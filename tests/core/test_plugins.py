@@ -108,6 +108,12 @@ REFUSED = {
     ),
     "returns a list": (Plugin([Median]), "expected a dictionary"),
     "name is no string": (Plugin({1: Median}), "expected a dictionary"),
+    "name with a slash": (Plugin({"new": Median, "my/loss": Median}), "'my/loss', which nobody"),
+    "name of a pipeline's term": (Plugin({"a+b": Median}), r"'a\+b', which nobody"),
+    "name with a blank": (Plugin({"c d": Median}), "'c d', which nobody"),
+    "name with a bracket": (Plugin({"c[": Median}), r"'c\[', which nobody"),
+    "name of another plugin": (Plugin({"a:b": Median}), "'a:b', which nobody"),
+    "empty name": (Plugin({"": Median}), "'', which nobody"),
     "factory is an instance": (Plugin({"median": 3}), "expected a dictionary"),
 }
 

@@ -39,6 +39,6 @@ BREAKS = [
     (object(), "registration", "implements no hook"),
     (Unmarked({"mine": samplers.First}), "hooks", "none on topoloss_losses"),
     (Fickle(dict.fromkeys("abcdef", samplers.First)), "names", "as before"),
-    (Offers({"my=name": samplers.First}), "names", "'my=name'"),
+    (Offers({"my=name": samplers.First}), "registration", "'my=name'"),
     (Offers({"mine": samplers.FromOne}), "indices", "sampler mine breaks"),
 ]

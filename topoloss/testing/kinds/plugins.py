@@ -12,7 +12,6 @@ from typing import Any
 
 from topoloss import components, objects, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, listed, nearest
-from topoloss.expressions import is_writable
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
 
@@ -62,18 +61,9 @@ def hooks(subject: Subject) -> None:
 
 
 def names(subject: Subject) -> None:
-    """The names can be written on the command line, and never change."""
+    """The names never change."""
     given = subject.make()
     listed = _names(offers(given))
-    for offered in listed.values():
-        for name in offered:
-            require(
-                is_writable(name),
-                expected="a name without blanks, quotes and the signs = , : / [ ]",
-                received=repr(name),
-                mend="name it for example 'my-name': a text such as 't1[reduction=mean]' or "
-                "'correlation/mst/t1' could not name it",
-            )
     plugin = _object(given)
     if plugin is not None:
         again = _names(_ask(plugin))
