@@ -27,7 +27,8 @@ ORDERS: tuple[str, ...] = get_args(Order)
 Source: TypeAlias = Literal["activations", "weights", "parameters"]
 Structure: TypeAlias = Literal["chain"] | None
 
-_PAIRS_PER_BLOCK = 1 << 22
+# Of the features that are gathered for one end of the edges: 64 MiB in float32.
+_ENTRIES_PER_BLOCK = 1 << 24
 
 
 class Filtration(nn.Module):
@@ -160,9 +161,9 @@ class Filtration(nn.Module):
         is faster. The diagonal is whatever the edge value of a vertex with itself is,
         and engines never look at it.
         """
-        n = v.shape[0]
+        n, d = v.shape
         index = torch.arange(n, device=v.device)
-        rows = max(1, _PAIRS_PER_BLOCK // max(n, 1))
+        rows = max(1, _ENTRIES_PER_BLOCK // max(n * d, n, 1))
         blocks = [
             checked_edge_values(self, v, i.repeat_interleave(n), index.repeat(len(i))).reshape(
                 len(i), n

@@ -18,13 +18,25 @@ def t1_of(filtration):
     return topoloss.pipeline(filtration, "mst", "t1")(torch.eye(5))
 
 
-def test_pairwise_is_the_edge_values_of_all_pairs(monkeypatch):
-    v = torch.randn(7, 3)
-    expected = torch.cdist(v, v, p=1)
-    torch.testing.assert_close(Manhattan().pairwise(v), expected)
-    # Several blocks of rows, the last one smaller.
-    monkeypatch.setattr("topoloss.filtrations._PAIRS_PER_BLOCK", 3 * 7)
-    torch.testing.assert_close(Manhattan().pairwise(v), expected)
+class Counted(Manhattan):
+    """Tells how many entries of features each call gathers for one end of its edges."""
+
+    def __init__(self):
+        super().__init__()
+        self.gathered = []
+
+    def edge_values(self, v, i, j):
+        self.gathered.append(v[i].numel())
+        return super().edge_values(v, i, j)
+
+
+@pytest.mark.parametrize(("n", "d"), [(7, 3), (1, 0), (2100, 1), (601, 129), (6, 1_000_000)])
+def test_pairwise_is_the_edge_values_of_all_pairs(n, d):
+    v, filtration = torch.randn(n, d, dtype=torch.float64), Counted()
+    torch.testing.assert_close(filtration.pairwise(v), torch.cdist(v, v, p=1))
+    assert sum(filtration.gathered) == n * n * d
+    # Blocks of rows: 64 MiB in float32, or a single row.
+    assert max(filtration.gathered) <= max(2**24, n * d)
 
 
 class InTwoParts(topoloss.Filtration):

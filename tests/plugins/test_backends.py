@@ -256,12 +256,6 @@ def test_the_diagonal_is_no_edge(backend, diagonal):
     assert torch.isfinite(reg(torch.zeros(2, 70)))
 
 
-def test_pairwise_fills_the_matrix_from_edge_values_in_blocks(monkeypatch):
-    monkeypatch.setattr("topoloss.filtrations._PAIRS_PER_BLOCK", 100)
-    values = integer_matrix(37)
-    assert torch.equal(Table(values).pairwise(torch.zeros(37, 2)), values)
-
-
 @pytest.mark.parametrize("filtration", ["correlation", "cosine"])
 def test_pairwise_holds_the_edge_values(filtration):
     made = topoloss.filtration(filtration)
