@@ -123,6 +123,23 @@ def test_a_barcode_has_a_bar_for_each_class():
     assert len(ax.texts) == 1  # the arrow of the one that never dies
 
 
+def test_a_class_that_is_born_after_all_deaths_and_never_dies_is_drawn_above_the_diagonal():
+    """Sides 1, 1, 1 and 1.3 below the threshold, and diagonals of 1.52 above it."""
+    height = (1 - 0.15**2) ** 0.5
+    corners = torch.tensor([[0, 1.3, 1.15, 0.15], [0, 0, height, height]])
+    engine = topoloss.persistence("ripser", threshold=1.4)
+    given = topoloss.pipeline("euclidean", engine, "total-persistence").diagrams(corners)
+    assert given[1].essential_births.tolist() == pytest.approx([1.3])
+    lines = topoloss.plot.diagram(given).get_lines()
+    ((birth, never),) = next(line.get_xydata() for line in lines if line.get_label() == "H1")
+    assert birth == pytest.approx(1.3)
+    assert never > birth
+    ax = topoloss.plot.barcode(given)
+    (arrow,) = [a for a in ax.texts if a.xyann[0] == pytest.approx(1.3)]
+    assert arrow.xy[0] > 1.3
+    assert ax.get_xlim()[1] > 1.3
+
+
 def test_deaths_over_training_are_their_quantiles():
     history = {0: torch.linspace(0, 1, 101), 50: torch.full((101,), 0.25)}
     ax = topoloss.plot.deaths(history, label="t1")
@@ -166,6 +183,23 @@ def test_the_tree_is_drawn_on_the_layers(per):
     np.testing.assert_allclose(shades, (1 - torch.cat(deaths)).clamp(0.05, 1).tolist())
 
 
+def test_deaths_above_1_are_told_apart_by_their_shades():
+    model = nn.Linear(3, 4)
+    penalty = topoloss.attach(model, topoloss.pipeline("euclidean"))
+    model(torch.tensor([[0.0, 0, 0], [0, 0, 9]]))
+    deaths = penalty.diagrams()[0].deaths.detach()
+    assert deaths.max() > 1.5
+    (lines,) = topoloss.plot.tree(penalty).collections
+    expected = (1 - deaths / deaths.max()).clamp(min=0.05)
+    np.testing.assert_allclose(lines.get_colors()[:, 3], expected, rtol=1e-6)
+
+
+def test_the_median_death_of_an_even_number_is_between_the_two_in_the_middle():
+    """Correlations of 0.6 and 0: deaths 0.4 and 1, whose median is 0.7."""
+    x = torch.tensor([[3.0, 1, 0], [4, 0, 0], [-3, -1, 0], [-4, 0, 0], [0, 0, 1], [0, 0, -1]])
+    assert topoloss.plot.correlations(x).get_title() == "3 neurons: median death 0.70"
+
+
 def every():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     penalty = topoloss.attach(model, "t1")
@@ -206,6 +240,9 @@ def test_every_picture_is_written_in_every_format_and_drawn_where_asked(name):
         ("barcode", (None,), "expected a Diagram"),
         ("deaths", ([],), "history is"),
         ("deaths", ([torch.zeros(0)],), "history is"),
+        ("dendrogram", (circle(),), r"2 diagrams were given; expected one.*diagrams\[0\]"),
+        ("dendrogram", ([],), "0 diagrams were given; expected one"),
+        ("dendrogram", (topoloss.regulariser("t1").diagrams(torch.randn(9, 1)),), "two vertices"),
         ("tree", (nn.Linear(2, 2),), "expected what topoloss.attach returned"),
     ],
 )
@@ -221,6 +258,22 @@ def test_looks_differ_in_colour_or_in_a_second_cue():
     # Those that share a colour differ in the marker.
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(names)
     assert looks["t1"] == palette.looks(["own", "t1"])["t1"]
+
+
+def test_names_without_a_look_of_their_own_have_all_colours_before_one_comes_again():
+    known = ["none", "t1", "t2", "naive", "dropout", "decov", "batch-norm"]  # none is orange
+    own = [f"own-{k}" for k in range(16)]
+    looks = palette.looks([*known, *own])
+    colours = [looks[name]["color"] for name in own]
+    assert colours[0] == palette.COLOURS["orange"]
+    assert set(colours[:8]) == set(colours[8:]) == set(palette.COLOURS.values())
+
+
+def test_however_many_names_there_are_each_has_a_look():
+    names = [f"own-{k}" for k in range(300)]
+    looks = palette.looks(names)
+    assert list(looks) == names
+    assert len({tuple(look.values()) for look in looks.values()}) == 144
 
 
 def test_a_new_picture_is_one_of_pyplot_which_a_notebook_shows():

@@ -7,7 +7,7 @@ are the second cue.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
+from itertools import cycle, product
 from typing import Any, TypeAlias
 
 __all__ = ["COLOURS", "NEUTRAL", "Look", "looks"]
@@ -54,12 +54,12 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     names = list(dict.fromkeys(names))
     given = {name: _FIXED[name] for name in names if name in _FIXED}
     taken = {look["color"] for look in given.values()}
-    # Every colour with one marker, then with the next.
-    free = [
+    # Every colour with one marker, then with the next; when all are used up they begin anew.
+    colours = sorted(COLOURS, key=lambda colour: COLOURS[colour] in taken)
+    free = cycle(
         _look(colour, marker, line)
-        for line, marker, colour in product(("-", "-.", ":"), "pd<>8H", COLOURS)
-    ]
-    free.sort(key=lambda look: look["color"] in taken)
+        for line, marker, colour in product(("-", "-.", ":"), "pd<>8H", colours)
+    )
     others = (name for name in names if name not in _FIXED)
     given |= dict(zip(others, free, strict=False))
     return {name: dict(given[name]) for name in names}

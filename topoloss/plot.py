@@ -85,7 +85,7 @@ def correlations(
     ax = _axes(ax, 5, 4.2)
     image = ax.imshow(r.cpu().numpy()[np.ix_(order, order)], cmap="magma_r", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], xlabel="neurons, ordered by the tree")
-    median = f": median death {float(found.deaths.median()):.2f}" if n > 1 else ""
+    median = f": median death {float(found.deaths.quantile(0.5)):.2f}" if n > 1 else ""
     ax.set_title(f"{n:,} neurons{median}")
     if colour_bar:
         ax.figure.colorbar(image, ax=ax, label="|r|")
@@ -115,7 +115,7 @@ def diagram(diagrams: Diagrams, ax: Axes | None = None) -> Axes:
     """
     given = _diagrams(diagrams)
     ax = _axes(ax, 4.2, 4.2)
-    top = max([float(d.deaths.detach().max()) for d in given if d.deaths.numel()] or [1.0])
+    top = _latest(given)
     never = 1.1 * top if top > 0 else 1.0
     ax.plot([0, never], [0, never], color=NEUTRAL, linewidth=1)
     for found in given:
@@ -154,8 +154,7 @@ def barcode(diagrams: Diagrams, ax: Axes | None = None) -> Axes:
     """
     given = _diagrams(diagrams)
     ax = _axes(ax, 5, 3.5)
-    ends = [float(d.deaths.detach().max()) for d in given if d.deaths.numel()]
-    right = 1.1 * max([*ends, 0.0]) or 1.0
+    right = 1.1 * _latest(given) or 1.0
     row = 0
     for found in given:
         colour = _look(found)["color"]
@@ -248,8 +247,14 @@ def dendrogram(found: Diagram, ax: Axes | None = None, **options: Any) -> Axes:
     """
     with needs_extra("plot"):
         from scipy.cluster import hierarchy
-    (found,) = _diagrams(found)
-    linkage = found.to_linkage()
+    given = _diagrams(found)
+    if len(given) != 1:
+        raise InputError(
+            f"{len(given)} diagrams were given; expected one, that of dimension 0: diagrams[0]."
+        )
+    linkage = given[0].to_linkage()
+    if not len(linkage):
+        raise InputError("a diagram of one vertex joins nothing; expected at least two vertices.")
     ax = _axes(ax, 6, 3.5)
     settings = {"no_labels": "labels" not in options and len(linkage) > 50, "color_threshold": 0}
     hierarchy.dendrogram(
@@ -261,6 +266,9 @@ def dendrogram(found: Diagram, ax: Axes | None = None, **options: Any) -> Axes:
 
 def tree(penalty: Attachment, ax: Axes | None = None) -> Axes:
     """Draw the spanning tree on the layers: the darker an edge, the more its neurons are alike.
+
+    An edge whose death is 0 is black. The faintest have a death of 1, or the largest death where
+    one is above 1.
 
     Parameters
     ----------
@@ -297,10 +305,11 @@ def tree(penalty: Attachment, ax: Axes | None = None) -> Axes:
         for place, unit in enumerate(units.tolist())
     }
     ax = _axes(ax, 1.5 + 1.5 * len(neurons), 4)
+    faintest = max(1.0, _latest([d for d, *_ in by_layer.values()]))
     for layer, (in_dimension_0, *_) in by_layer.items():
         ends = penalty.locate(in_dimension_0.death_edges, layer)
         lines = [[(column[end[0]], height[end]) for end in pair] for pair in ends]
-        alike = (1 - in_dimension_0.deaths).clamp(0.05, 1).tolist()
+        alike = (1 - in_dimension_0.deaths / faintest).clamp(0.05, 1).tolist()
         ax.add_collection(
             LineCollection(lines, colors=[(0, 0, 0, a) for a in alike] or "black", linewidths=0.8)
         )
@@ -325,6 +334,12 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
 def _without_frame(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _latest(given: Sequence[Diagram]) -> float:
+    """The largest death, or birth of a class that never dies; at least 0."""
+    values = [x for d in given for x in (d.deaths, d.essential_births) if x.numel()]
+    return max([0.0, *(float(x.detach().max()) for x in values)])
 
 
 def _look(found: Diagram) -> dict[str, Any]:
