@@ -21,7 +21,7 @@ def __getattr__(name: str) -> object:
     """
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if find_spec(f"{__name__}.{name}") is not None:
+    if name.isidentifier() and find_spec(f"{__name__}.{name}") is not None:
         return import_module(f"{__name__}.{name}")
     public = import_module(f"{__name__}.public")
     globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})

@@ -152,6 +152,11 @@ def look_up(kind: plugins.Kind, text: str, options: Mapping[str, Any]) -> Callab
         raise OptionError(f"{text!r} is a pipeline, which is a regulariser; expected a {kind}.")
     for stage, part in zip(_STAGES, parts, strict=True):
         _look_up_part(stage, part, {})
+        if stage in options:
+            raise OptionError(
+                f"{text!r} was given {stage}={shown(options[stage])} beside it; give it once."
+            )
+    check_options("pipeline", Pipeline, dict.fromkeys(_STAGES) | dict(options))
     return partial(pipeline, *map(str, parts), **options)
 
 
@@ -210,7 +215,13 @@ def _made(kind: plugins.Kind, name: str, make: Callable[[], Any]) -> Any:
 
 def check_options(what: str, factory: plugins.Factory, options: Mapping[str, Any]) -> None:
     """Refuse options that the factory does not take, naming those that it does."""
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError as error:  # of some that are written in C
+        raise OptionError(
+            f"{what} is {shown(factory)}, whose options Python cannot tell; expected a class or "
+            "function that makes a component."
+        ) from error
     try:
         signature.bind(**options)
     except TypeError as error:

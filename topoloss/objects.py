@@ -25,7 +25,7 @@ def call(reference: str, purpose: str) -> Any:
         raise InputError(f"{purpose} {reference!r} is no function.")
     try:
         inspect.signature(function).bind()
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the latter of some that are written in C
         raise InputError(
             f"{purpose} {reference!r} is called without arguments: {error}."
         ) from error

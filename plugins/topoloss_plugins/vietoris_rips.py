@@ -135,7 +135,7 @@ class Ripser(topoloss.Persistence):
         self, ranks: Any, ordered: _Integers, values: npt.NDArray[Any], device: torch.device
     ) -> list[topoloss.CriticalEdges]:
         """Ask ripser for the points of ranks, which count from 1, and name their edges."""
-        most = np.inf if self.threshold is None else np.count_nonzero(values <= self.threshold)
+        most = np.inf if self.threshold is None else self._below_threshold(values)
         points = _ripser()(
             ranks, distance_matrix=True, maxdim=self.dim, thresh=float(most), coeff=self.coeff
         )["dgms"]
@@ -155,6 +155,11 @@ class Ripser(topoloss.Persistence):
                     )
                 )
         return found
+
+    def _below_threshold(self, values: npt.NDArray[Any]) -> int:
+        """How many values are at most the threshold as their dtype has it, infinite if need be."""
+        with np.errstate(over="ignore"):
+            return int(np.count_nonzero(values <= self.threshold))
 
     def extra_repr(self) -> str:
         given = (("dim", self.dim), ("threshold", self.threshold), ("coeff", self.coeff))

@@ -5,6 +5,7 @@ import torch
 from offers import KINDS, SHIPPED, Cosine, Median, Plugin
 
 import topoloss
+from topoloss.components import look_up
 
 # Names
 
@@ -99,6 +100,30 @@ def test_an_option_that_is_not_accepted_says_what_is(kind, name, options, messag
 def test_a_pipeline_refuses_unknown_options():
     with pytest.raises(topoloss.OptionError, match="Did you mean 'check_finite'"):
         topoloss.pipeline("correlation", chek_finite=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chek_finite": True}, "Did you mean 'check_finite'"),
+        ({"reduction": "mean"}, "pipeline: .*'reduction'"),
+        ({"loss": "t2"}, "'correlation/mst/t1' was given loss='t2' beside it; give it once"),
+        ({"filtration": None}, "was given filtration=None beside it"),
+    ],
+)
+def test_options_of_a_written_pipeline_are_checked_when_it_is_looked_up(options, message):
+    with pytest.raises(topoloss.OptionError, match=message):
+        look_up("regulariser", "correlation/mst/t1", options)
+    made = look_up("regulariser", "correlation/mst/t1", {"on_nonfinite": "skip"})()
+    assert made.on_nonfinite == "skip"
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+@pytest.mark.parametrize("name", ["dict", "type"])
+def test_an_object_whose_options_python_cannot_tell_is_refused(kind, name):
+    message = f"{kind} 'builtins:{name}' is .*options Python cannot tell"
+    with pytest.raises(topoloss.OptionError, match=message):
+        getattr(topoloss, kind)(f"builtins:{name}")
 
 
 def test_a_name_in_other_letters_is_recognised():

@@ -36,7 +36,8 @@ def test_importing_the_package_waits_for_nothing_and_offers_every_public_name():
         "import sys, topoloss\n"
         "assert 'torch' not in sys.modules\n"
         "assert set(topoloss.__all__) <= set(dir(topoloss))\n"
-        "assert not hasattr(topoloss, 'nothing')\n"
+        "wrong = ('nothing', 'no.thing', 'errors.nothing', 'errors.InputError', '')\n"
+        "assert not any(hasattr(topoloss, name) for name in wrong)\n"
         "from topoloss import *\n"
         "print(attach.__name__, topoloss.plot.__name__, topoloss.errors.__name__)"
     )

@@ -104,6 +104,15 @@ def test_equal_distances_of_integers_tie(high, scale):
         assert torch.equal(*(torch.sort(tree, 1)[0] for tree in trees))
 
 
+@pytest.mark.parametrize(("threshold", "components"), [(1e300, 1), (-1e300, 8), (0.1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_threshold_is_rounded_to_the_dtype_of_the_values(threshold, components, dtype):
+    """0.1 in float32 is above 0.1, and 1e300 is infinite."""
+    matrix = torch.full((8, 8), 0.1 if dtype == torch.float32 else 0.0625, dtype=dtype)
+    found = diagrams(matrix, threshold=threshold)[0]
+    assert len(found.essential_births) == components
+
+
 @pytest.mark.parametrize("scale", [1, 2.0**-140, 2.0**120])
 def test_neighbours_at_the_threshold_are_joined(scale):
     x = scale * torch.arange(8.0)[None]
