@@ -52,10 +52,10 @@ class L1(_Norm):
 
 
 class L2(_Norm):
-    """Sum of ``w^2`` over all trainable parameters, biases included, unscaled."""
+    """Sum of ``|w|^2`` over all trainable parameters, biases included, unscaled."""
 
     def norm(self, w: Tensor) -> Tensor:
-        return w.square().sum()
+        return (w * w.conj()).real.sum()
 
 
 class NoPenalty(topoloss.Regulariser):

@@ -21,7 +21,8 @@ class Orthogonality(topoloss.Regulariser):
     The paper writes filters as columns, and so :math:`\|W^T W - I\|_F^2`: this is its soft
     orthogonality, "SO", of section 3.1, without the weight. A layer of more neurons than inputs
     cannot have orthonormal rows: its value is at least their difference in number. Biases do not
-    count. It takes O(fan_in n^2) time and O(n^2) memory for n neurons.
+    count. Of complex weights W^T is the conjugate transpose. It takes O(fan_in n^2) time and O(n^2)
+    memory for n neurons.
 
     References
     ----------
@@ -47,13 +48,13 @@ class Orthogonality(topoloss.Regulariser):
                 "no weights were given; expected those of at least one layer."
             )
         values = [_of_layer(w) for w in weights.values()]
-        return torch.stack([value.to(values[0]) for value in values]).sum()
+        return torch.stack([value.to(values[0].device) for value in values]).sum()
 
 
 def _of_layer(weight: Tensor) -> Tensor:
     rows = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
-    products = rows @ rows.mT
-    return (products - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).square().sum()
+    off = rows @ rows.mH - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+    return (off * off.conj()).real.sum()
 
 
 @topoloss.hookimpl

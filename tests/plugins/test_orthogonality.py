@@ -53,6 +53,22 @@ def test_half_precision_is_summed_in_float32():
     assert value.item() == 2048.0**2
 
 
+def test_the_dtype_does_not_depend_on_the_order_of_the_layers():
+    single, double = randn(2, 3).float(), randn(3, 2)
+    for weights in ((single, double), (double, single)):
+        value = orthogonality(*weights)
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(value, orthogonality(*(w.double() for w in weights)))
+
+
+def test_of_complex_weights_unitary_ones_are_orthonormal():
+    """The rows (1, i) and (1, -i), divided by sqrt(2); without the division off by the identity."""
+    rows = torch.tensor([[1, 1j], [1, -1j]], dtype=torch.complex128)
+    assert orthogonality(rows / 2**0.5).item() == pytest.approx(0, abs=1e-12)
+    assert orthogonality(rows).dtype == torch.float64
+    assert orthogonality(rows).item() == 2
+
+
 def test_attached_it_takes_weights_and_no_biases():
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Conv1d(1, 2, 3))
     penalty = topoloss.attach(model, "orthogonality")

@@ -347,6 +347,27 @@ def test_norms_of_half_precision_are_summed_in_float32():
     assert value.item() == 2049
 
 
+def test_norms_of_complex_weights_are_of_their_magnitudes():
+    """|3 + 4i| = 5, |i| = 1 and |-2| = 2."""
+    weights = {
+        "complex": torch.tensor([3 + 4j, 1j], dtype=torch.complex128, requires_grad=True),
+        "real": torch.tensor([-2.0], requires_grad=True),
+    }
+    for name, expected in (("l1", 5 + 1 + 2), ("l2", 25 + 1 + 4)):
+        value = topoloss.regulariser(name)(weights)
+        assert value.dtype == torch.float64
+        assert value.item() == expected
+
+
+def test_the_second_derivative_of_l2_is_2_everywhere():
+    w = torch.tensor([0.0, 3.0], requires_grad=True)
+
+    def l2(w):
+        return topoloss.regulariser("l2")({"w": w})
+
+    assert torch.autograd.functional.hessian(l2, w).tolist() == [[2, 0], [0, 2]]
+
+
 def test_norms_leave_out_what_is_frozen():
     model = TwoLayers()
     model.first.requires_grad_(False)
