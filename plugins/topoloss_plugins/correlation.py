@@ -216,9 +216,10 @@ def centred_rows(
     """
     if x.shape[0] < 2:
         raise topoloss.InputError(
-            f"activations of shape {tuple(x.shape)} hold one sample; a correlation needs at "
-            "least 2 and is informative from 3. Use a larger batch, or drop a last batch "
-            "of one (drop_last=True)."
+            f"{x.shape[1]} vertices of one value each were given; a correlation needs at least 2 "
+            "values of each, and is informative from 3. If neurons are the vertices, the batch "
+            "holds one sample: use a larger batch, or drop a last batch of one (drop_last=True). "
+            "If samples are the vertices, the layer has one neuron: choose one that has more."
         )
     rows, negligible = _scaled_rows(x)
     centred = rows - rows.mean(-1, keepdim=True)

@@ -37,7 +37,7 @@ BAD = {
     "no samples": (torch.ones(0, 4), "with no samples"),
     "no batch": (torch.ones(0, 4, 3), "with no batch"),
     "no neurons in a batch": (torch.ones(2, 4, 0), "with no neurons"),
-    "one sample": (torch.ones(1, 4), r"one sample.*at least 2.*drop_last=True"),
+    "one sample": (torch.ones(1, 4), r"at least 2.*one sample.*drop_last=True"),
     "one sample in a batch": (torch.ones(2, 1, 4), "one sample"),
     "empty list": ([], "empty sequence"),
     "list of numbers": ([1.0, 2.0], "1.0 of type float"),

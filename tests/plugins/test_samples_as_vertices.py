@@ -27,6 +27,12 @@ def test_beta_connectivity_is_that_of_single_linkage():
     assert value.item() == pytest.approx(abs(deaths - 0.7).sum(), rel=1e-12)
 
 
+def test_samples_of_one_neuron_have_no_correlation():
+    regulariser = topoloss.regulariser("beta-connectivity[filtration=correlation]")
+    with pytest.raises(topoloss.InputError, match=r"8 vertices of one value .* one neuron"):
+        regulariser(drawn(8, 1))
+
+
 def test_descent_brings_deaths_to_beta():
     x = drawn(12, 2).requires_grad_()
     optimiser = torch.optim.SGD([x], lr=0.01)
