@@ -14,16 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
-from topoloss_plugins.covariances import centred
+from topoloss_plugins.covariances import covariances_of
 
 
 class _SquaredCovariances(topoloss.Regulariser):
     """The sum of squared covariances over the pairs that a subclass chooses."""
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
-        rows = centred(x).mT
-        first, second = (rows.index_select(0, ends) for ends in self.pairs(x).unbind(1))
-        return (first * second).mean(1).square().sum()
+        return covariances_of(x, self.pairs(x)).square().sum()
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
         raise NotImplementedError

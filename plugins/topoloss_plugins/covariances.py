@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
-__all__ = ["LayerByLayer", "centred", "covariances", "off_diagonal_squares"]
+__all__ = ["LayerByLayer", "covariances", "covariances_of", "off_diagonal_squares"]
 
 
 class LayerByLayer(topoloss.Regulariser):
@@ -22,24 +23,36 @@ class LayerByLayer(topoloss.Regulariser):
         return torch.stack([value.to(values[0].device) for value in values]).sum()
 
 
-def centred(x: Float[Tensor, "samples n"]) -> Float[Tensor, "samples n"]:
-    """Subtract each neuron's mean over the samples, in at least float32."""
+def covariances(x: Float[Tensor, "samples n"], *, degrees: int = 0) -> Float[Tensor, "n n"]:
+    """Covariances of all pairs of neurons, divided by the number of samples less `degrees`."""
+    rows, unit = _centred(x)
+    return rows.mT @ rows / (len(x) - degrees) * unit * unit
+
+
+def covariances_of(
+    x: Float[Tensor, "samples n"], pairs: Int[Tensor, "pairs 2"]
+) -> Float[Tensor, " pairs"]:
+    """Covariances of some pairs of neurons, divided by the number of samples."""
+    rows, unit = _centred(x)
+    first, second = (rows.mT.index_select(0, ends) for ends in pairs.unbind(1))
+    return (first * second).mean(1) * unit * unit
+
+
+def _centred(x: Tensor) -> tuple[Float[Tensor, "samples n"], Float[Tensor, ""]]:
+    """Subtract each neuron's mean over the samples, in at least float32.
+
+    The result is in the unit that comes with it. It is near the largest magnitude, so that nothing
+    overflows before the covariance itself does.
+    """
     if len(x) < 2:
         raise topoloss.InputError(
             f"activations of shape {tuple(x.shape)} hold one sample; a covariance needs at least "
             "2. Use a larger batch, or drop a last batch of one (drop_last=True)."
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x - x.mean(0)
-
-
-def covariances(centred: Float[Tensor, "samples n"], divisor: int) -> Float[Tensor, "n n"]:
-    """Sum the products of all pairs of centred neurons, divided by a number of samples."""
-    # In units near the largest magnitude nothing overflows before the covariance itself does.
-    _, exponent = torch.frexp(centred.detach().abs().amax())
-    unit = torch.ldexp(centred.new_ones(()), exponent)
-    scaled = centred / unit
-    return scaled.mT @ scaled / divisor * unit * unit
+    unit = power_of_two(x.abs().amax())
+    rows = x / unit
+    return rows - rows.mean(0), unit
 
 
 def off_diagonal_squares(matrix: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import topoloss
-from topoloss_plugins.covariances import LayerByLayer, centred, covariances, off_diagonal_squares
+from topoloss_plugins.covariances import LayerByLayer, covariances, off_diagonal_squares
 
 
 class DeCov(LayerByLayer):
@@ -45,8 +45,7 @@ class DeCov(LayerByLayer):
     """
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
-        h = centred(x)
-        return off_diagonal_squares(covariances(h, len(h))) / 2
+        return off_diagonal_squares(covariances(x)) / 2
 
 
 @topoloss.hookimpl

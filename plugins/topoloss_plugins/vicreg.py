@@ -10,7 +10,6 @@ from torch import Tensor
 import topoloss
 from topoloss_plugins.covariances import (
     LayerByLayer,
-    centred,
     covariances,
     off_diagonal_squares,
 )
@@ -77,11 +76,10 @@ class VICReg(LayerByLayer):
         self.mu, self.nu, self.gamma, self.eps = mu, nu, gamma, eps
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
-        z = centred(x)
-        degrees = len(z) - 1
-        deviations = (z.square().sum(0) / degrees + self.eps).sqrt()
+        c = covariances(x, degrees=1)
+        deviations = (c.diagonal() + self.eps).sqrt()
         variance = (self.gamma - deviations).relu().mean()
-        covariance = off_diagonal_squares(covariances(z, degrees)) / z.shape[1]
+        covariance = off_diagonal_squares(c) / len(c)
         return self.mu * variance + self.nu * covariance
 
     def extra_repr(self) -> str:

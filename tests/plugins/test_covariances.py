@@ -107,6 +107,17 @@ def test_shifts_do_not_matter_and_scales_count_as_they_should(name):
         torch.testing.assert_close(reg(2 * x), 2.0**power * reg(x))
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e20, 3e38])
+@pytest.mark.parametrize("name", ["decov", "covariance-tree", "random-path", "barlow-twins"])
+def test_neurons_without_covariance_have_none_at_any_scale(name, scale):
+    signs = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    x = (scale * signs).requires_grad_()
+    value = topoloss.regulariser(name)(x)
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value, x)
+    assert gradient.isfinite().all()
+
+
 def test_decov_of_standardised_neurons_is_half_of_barlow_twins():
     x = INPUTS["generic"]
     standardised = (x - x.mean(0)) / x.std(0, correction=0)
