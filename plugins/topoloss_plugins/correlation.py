@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
 
 class _UnitVectors(topoloss.Filtration):
@@ -256,8 +257,7 @@ def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " 
     rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     largest = rows.detach().abs().amax(-1)
     negligible = largest < torch.finfo(rows.dtype).tiny
-    _, exponent = torch.frexp(torch.where(negligible, 1, largest))
-    return rows * torch.ldexp(torch.ones_like(largest), 1 - exponent)[:, None], negligible
+    return rows / power_of_two(torch.where(negligible, 1, largest))[:, None], negligible
 
 
 def _unit_rows(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import topoloss
 from topoloss_plugins.magnitudes import sum_of_magnitudes
+from topoloss_plugins.scales import power_of_two
 
 
 class T1(topoloss.Loss):
@@ -100,7 +101,7 @@ class T2(topoloss.Loss):
             return d.deaths.sum()
         count = d.weights.sum().clamp(min=1)
         # In units near the largest death neither sums nor squares overflow.
-        unit = _power_of_two((d.weights * d.deaths).detach().abs().amax())
+        unit = power_of_two((d.weights * d.deaths).abs().amax())
         deaths = d.deaths / unit
         mean = (d.weights * deaths).sum() / count
         std = _population_std(deaths, d.weights, count)
@@ -122,17 +123,11 @@ def _population_std(
     spread = highest > lowest
     centred = torch.where(spread, x - (weights * x).sum() / count, 0)
     # In units near the spread squares do not underflow.
-    unit = _power_of_two(torch.where(spread, highest - lowest, 1))
+    unit = power_of_two(torch.where(spread, highest - lowest, 1))
     variance = (weights * (centred / unit).square()).sum() / count
     # Rounding may still leave nothing of a spread; its standard deviation is then 0 as well.
     positive = variance.detach() > 0
     return torch.where(positive, torch.where(positive, variance, 1).sqrt() * unit, 0)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    """A power of two near a number that is not negative: to divide by it rounds nothing."""
-    exponent = torch.frexp(x).exponent
-    return torch.ldexp(torch.ones_like(x), exponent - 1)
 
 
 def t1(

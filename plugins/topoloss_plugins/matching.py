@@ -19,6 +19,7 @@ from torch import Tensor
 
 import topoloss
 from topoloss_plugins.points import check_dimension, chosen
+from topoloss_plugins.scales import power_of_two
 
 Ground = Literal["chebyshev", "euclidean"]
 
@@ -59,7 +60,7 @@ class _Matching(topoloss.Loss):
         # Scaled by the larger part, so that squares neither under- nor overflow.
         largest = torch.maximum(births.detach().abs(), deaths.detach().abs())
         same = largest == 0
-        scale = torch.where(same, 1, largest)
+        scale = power_of_two(largest)
         squares = torch.where(same, 1, (births / scale).square() + (deaths / scale).square())
         return torch.where(same, 0, squares.sqrt() * scale)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import topoloss
 from topoloss_plugins.points import check_dimension, chosen
+from topoloss_plugins.scales import power_of_two
 
 
 class PersistentEntropy(topoloss.Loss):
@@ -54,8 +55,7 @@ class PersistentEntropy(topoloss.Loss):
         lives = d.weights * d.lifetimes
         counts = lives.detach() > 0
         # Scaled by the longest, so that no sum overflows.
-        longest = lives.detach().amax()
-        scaled = lives / torch.where(longest > 0, longest, 1)
+        scaled = lives / power_of_two(lives.detach().amax().clamp(min=0))
         total = torch.where(counts, scaled, 0).sum()
         share = torch.where(counts, scaled, 1) / torch.where(counts.any(), total, 1)
         return -torch.where(counts, share * share.log(), 0).sum()
