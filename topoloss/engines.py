@@ -63,11 +63,11 @@ class Persistence(nn.Module):
     index), so that there is one diagram also where values tie. Which end of an edge comes first
     makes no difference, except for listed edges. Nor does the order of the points.
 
-    **Above dimension 0** every clique enters with its last edge (the Vietoris-Rips complex),
-    and coefficients are in Z/2. A class is born with the edge that closes its cycle and dies with
-    the edge that fills it. A class that dies with the edge of its birth is no point: where one is
-    given, to fill up a batch, it has weight 0. A point of two different edges may be left out
-    where their values are equal.
+    **Above dimension 0** every clique enters with its last edge (the Vietoris-Rips complex).
+    Coefficients are in Z/2, unless an option of the engine says otherwise. A class is born with
+    the edge that closes its cycle and dies with the edge that fills it. A class that dies with the
+    edge of its birth is no point: where one is given, to fill up a batch, it has weight 0. A point
+    of two different edges may be left out where their values are equal.
     """
 
     orders: ClassVar[frozenset[str]] = frozenset()

@@ -38,7 +38,7 @@ def topoloss_filtrations() -> Mapping[str, Callable[..., Filtration]]:  # type: 
 
 @hookspec
 def topoloss_persistence() -> Mapping[str, Callable[..., Persistence]]:  # type: ignore[empty-body]
-    """Offer persistence engines: vertices or a matrix of edge values to critical edges.
+    """Offer persistence engines: features, a matrix or listed edges to critical edges.
 
     Returns
     -------

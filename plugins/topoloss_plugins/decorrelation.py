@@ -195,9 +195,9 @@ class Naive(topoloss.Regulariser):
     Notes
     -----
     Every pair has a gradient, which is made along with the value, block by block: O(n^2 d)
-    time in the forward pass and O(n d) in the backward pass, in O(n d) memory and a block of
-    64 MiB. One neuron has no pairs: the value is 0. The gradient at ``r = 0``, up to rounding,
-    is 0. It is differentiable any number of times in reverse mode; forward mode
+    time in the forward pass and O(n d) in the backward pass, in O(n d) memory and two blocks
+    of 64 MiB in float32. One neuron has no pairs: the value is 0. The gradient at ``r = 0``, up to
+    rounding, is 0. It is differentiable any number of times in reverse mode; forward mode
     (:func:`torch.func.jvp`) is not defined.
 
     References

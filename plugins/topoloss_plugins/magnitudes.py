@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-# Products of rows held at once: 64 MiB in float32.
+# Products of rows in a block: 64 MiB in float32. Their signs take as much.
 _AT_ONCE = 1 << 24
 
 
@@ -87,6 +87,7 @@ def magnitudes(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         total += 2 * pairs.abs_().sum((-2, -1))
         product[:, start:stop].baddbmm_(signs, w[:, :stop])
         product[:, :stop].baddbmm_(signs.mT, w[:, start:stop])
+        del pairs, signs  # else they would stay beside the next block
     return total.reshape(batch), product.reshape(*batch, n, d)
 
 

@@ -86,9 +86,9 @@ def test_the_regulariser_agrees_with_numpy(monkeypatch, n):
 
 
 def test_memory_does_not_grow_with_all_pairs():
-    # All pairs are 1 GiB in float32.
+    # All pairs are 1 GiB in float32; two blocks are 128 MiB.
     extra = memory.extra_bytes("naive", samples=4, warm_up=6_000, neurons=16_000)
-    assert extra < 200 * 2**20
+    assert extra < 150 * 2**20
 
 
 def test_many_samples_leave_small_correlations_their_gradient():
