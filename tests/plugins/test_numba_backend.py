@@ -123,6 +123,63 @@ def test_features_that_bfloat16_holds_may_have_products_that_it_rounds(order, n,
         assert torch.equal(tree(v, order, plan=plan), expected)
 
 
+# A norm that makes errors large, how far a factor is moved by rounding, and a step beyond errors.
+OVERESTIMATES = {
+    torch.bfloat16: (8.0, 0.9 * 2**-6, 2**-5),
+    torch.float32: (1024.0, 0.9 * 2**-15, 2**-7),
+}
+
+
+def overestimated(v, pair, at, precision):
+    """Make a pair's product 1 in this precision. In truth it is less, by several steps."""
+    far, off, _ = OVERESTIMATES[precision]
+    (a, b), (k, m) = pair, at
+    v[a, k], v[a, m] = far - off, far
+    v[b, k], v[b, m] = far, 1 / far - far
+    return v
+
+
+@precisions
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dense", [2, 2048])
+@pytest.mark.parametrize("n", [4, 240])
+def test_an_edge_that_looks_lighter_than_it_is_rules_no_pair_out(precision, order, dense, n):
+    """The edge (0, 1) has the least product of the cycle 0, 1, 2, 3.
+
+    It seems to have the most but one, and Prim's algorithm takes it before it sees vertex 3.
+    """
+    step = OVERESTIMATES[precision][2]
+    v = 2**-6 * torch.eye(n, max(n, 5), dtype=torch.float64)
+    v[:4] = 0
+    v[0, 2], v[3, 2] = 1, 1 - step
+    v[1, 3], v[2, 3] = 1, 2
+    v[2, 4], v[3, 4] = 1 - 2 * step, 1
+    v = overestimated(v, (0, 1), (0, 1), precision)
+    expected = tree(v, order, reference_backend)
+    if order != "sq_dist_ascending":
+        assert expected[(expected < 4).all(1)].tolist() == [[0, 3], [1, 2], [2, 3]]
+    assert torch.equal(tree(v, order, plan=Plan(precision, dense=dense)), expected)
+
+
+@precisions
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n", [4, 7])
+def test_so_it_is_wherever_that_edge_lies(precision, order, n):
+    step = OVERESTIMATES[precision][2]
+    i, j = torch.triu_indices(n, n, 1)
+    for seed in range(50):
+        # A feature for each pair; all products are whole numbers of steps but one.
+        v = torch.zeros(n, len(i) + 1, dtype=torch.float64)
+        each = torch.arange(len(i))
+        v[i, each] = 1
+        v[j, each] = 1 - step * torch.randint(12, (len(i),), generator=generator(seed)).double()
+        k = seed % len(i)
+        v = overestimated(v, (i[k], j[k]), (k, len(i)), precision)
+        v = v[torch.randperm(n, generator=generator(seed))]
+        expected = tree(v, order, reference_backend)
+        assert torch.equal(tree(v, order, plan=Plan(precision)), expected)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["real", "dead", "orthogonal"])
 def test_too_many_pairs_to_keep_are_settled_on_the_way(order, kind):

@@ -6,10 +6,10 @@ rule out, and these are compared exactly, in float64. The precision of the produ
 many pairs are left over, and never which tree is found.
 
 - Up to some 190 vertices all keys are exact (`few`).
-- Up to 2,048 the products of all pairs are held at once, and Prim's algorithm rules pairs out
-  while it runs (`matrix`).
+- Up to 2,048 the products of all pairs are held at once. They give a tree, and then the pairs that
+  it does not rule out (`matrix`).
 - Beyond that a tree made from a sample comes first, and then tile by tile the pairs that it does
-  not rule out (`linkage`, `light`, `search`).
+  not rule out (`light`, `search`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""Which pairs Prim's algorithm does not rule out, where the similarities of all pairs are held.
+"""Which pairs a spanning tree does not rule out, where the similarities of all pairs are held.
 
-When a vertex enters the tree, its row of similarities is looked at anyway. The heaviest edge on
-the tree's path from there to an earlier vertex is the heaviest of the edges by which vertices
-entered since, so that one number for each vertex is enough. A pair that is certainly heavier than
-the edges of its path is not in the minimum spanning tree.
+The similarities in low precision give the tree, by Prim's algorithm. That tree need not be the
+minimum one: the argument holds for any spanning tree, as it compares a pair with the exact keys of
+the tree's edges. A pair that is certainly heavier than every edge on its path in the tree is the
+heaviest edge of a cycle. So it is not in the minimum spanning tree.
+
+`linkage` lays the vertices in a row, with a gap between each two neighbours. The heaviest edge on
+the path between two vertices is then the heaviest gap between their positions. This module visits
+the vertices in the order of that row, and passes one gap at each step. So one number for each
+visited vertex is enough: the heaviest gap since its visit.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -16,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from topoloss_plugins.compiling import compiled, part
 
-from topoloss_mst.backends.numba_backend.edges import ABS_DOT, SQ_DIST, exact_key
+from topoloss_mst.backends.numba_backend.edges import ABS_DOT, SQ_DIST
 from topoloss_mst.backends.numba_backend.light import Integers, apart
-from topoloss_mst.backends.numba_backend.search import Floats
+from topoloss_mst.backends.numba_backend.prim import prim
+from topoloss_mst.backends.numba_backend.search import Floats, row_of
 
-_LOWEST, _HIGHEST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-_CHUNK = 128
+_HIGHEST = np.iinfo(np.int32).max
 # What a number changes by at most, relatively, when it is rounded to bfloat16.
 _ROUNDED = 2.0**-8
 # More than the arithmetic in float32 changes a bound by, relative to the vertices' sizes.
@@ -29,32 +34,21 @@ _COMPARED = 2.0**-20
 
 
 class _Rows(NamedTuple):
-    """What is kept of each vertex while others enter the tree, each of shape (n,).
+    """What is kept of each vertex while others are visited, each of shape (n,).
 
     Attributes
     ----------
     bits, number : ndarrays of int32 and float32
         The similarities of the latest vertex: the same memory.
-    integer : ndarray of int32
-        Integers of the order of these numbers.
-    inside : ndarray of int32
-        The same of vertices inside; the lowest integer outside.
-    best, ceiling : ndarrays of int32
-        How similar a vertex is to the tree at best, as an integer, and what it is not to exceed:
-        the highest integer outside, the lowest inside.
     path, floor : ndarrays of float32
         The lowest similarity on the path to the latest vertex, and what it is not to fall below:
-        infinity outside, minus infinity inside.
+        infinity before a visit, minus infinity after it.
     light, eights : ndarrays of bool and int64
         Whether the pair with the latest vertex is light: the same memory, padded.
     """
 
     bits: npt.NDArray[np.int32]
     number: npt.NDArray[np.float32]
-    integer: npt.NDArray[np.int32]
-    inside: npt.NDArray[np.int32]
-    best: npt.NDArray[np.int32]
-    ceiling: npt.NDArray[np.int32]
     path: npt.NDArray[np.float32]
     floor: npt.NDArray[np.float32]
     light: npt.NDArray[np.bool_]
@@ -62,12 +56,9 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, n: int) -> _Rows:
-        bits, integer, inside = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
-        best, ceiling = np.full(n, _LOWEST, np.int32), np.full(n, _HIGHEST, np.int32)
+        bits, eights = np.empty(n, np.int32), np.zeros((n + 7) // 8, np.int64)
         path, floor = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
-        eights = np.zeros((n + 7) // 8, np.int64)
-        number, light = bits.view(np.float32), eights.view(np.bool_)
-        return cls(bits, number, integer, inside, best, ceiling, path, floor, light, eights)
+        return cls(bits, bits.view(np.float32), path, floor, eights.view(np.bool_), eights)
 
 
 def light_pairs(
@@ -91,92 +82,49 @@ def light_pairs(
     ndarray of int64, shape (pairs, 2)
     """
     n = len(v)
+    row = row_of(v, prim(bits, order != ABS_DOT), order)
+    gaps = row.similarity[row.gap[:-1]]
+    lowest = (gaps - _COMPARED * abs(gaps)).astype(np.float32)
     rounded = _ROUNDED if bits.itemsize == 2 else 0
     margin = np.array([error[0] + _COMPARED, error[1] * (1 + _COMPARED), rounded], np.float32)
     size = (sizes * (1 + _COMPARED)).astype(np.float32)
     # Memory that is not written to is not taken.
     found = np.empty((n * (n - 1) // 2, 2), np.int64)
-    count = _light_pairs(bits, v, order, size, margin, most, _Rows.of(n), found)
+    count = _light_pairs(bits, v, order, row.vertex, lowest, size, margin, most, _Rows.of(n), found)
     return found[:count]
 
 
 @compiled
-def _light_pairs(bits, v, order, size, margin, most, rows, found):
+def _light_pairs(bits, v, order, vertex, gaps, size, margin, most, rows, found):
     """Fill in the pairs that were found, and return how many."""
     count = np.int64(0)
-    u = np.int64(0)
-    for entered in range(len(v)):
-        _widen(bits[u], order != ABS_DOT, rows.bits, rows.integer)
-        if entered:
-            similarity = -exact_key(v[u], v[_nearest_inside(rows)], order)
-            if order == SQ_DIST:
-                similarity /= 2
-            _lower(rows.path, np.float32(similarity - _COMPARED * abs(similarity)), rows.floor)
+    for p in range(len(vertex)):
+        u = vertex[p]
+        if p:
+            _widen(bits[u], order != ABS_DOT, rows.bits)
+            _lower(rows.path, gaps[p - 1], rows.floor)
             _mark(rows.number, rows.path, size[u], size, margin, order, rows.light)
             count = _append(u, rows, v, order, found, count)
             if count > most:
                 break
-        rows.ceiling[u], rows.floor[u] = _LOWEST, -np.inf
-        u = _position(rows.best, _relax(rows.integer, rows.best, rows.ceiling))
+        rows.floor[u] = -np.inf
     return count
 
 
 @part
-def _widen(bits, signed, row_bits, row):
-    """Bits of float32, of magnitudes unless signed; and integers that ascend with the numbers."""
+def _widen(bits, signed, row):
+    """Bits of float32, of magnitudes unless signed."""
     shift = 16 if bits.itemsize == 2 else 0
     mask = -1 if signed else _HIGHEST
     for j in range(len(bits)):
-        row_bits[j] = (bits[j] << shift) & mask
-    for j in range(len(bits)):
-        row[j] = row_bits[j] ^ ((row_bits[j] >> 31) & _HIGHEST)
+        row[j] = (bits[j] << shift) & mask
 
 
 @part
-def _relax(row, best, ceiling):
-    """Let a row raise what is best, and return the highest."""
-    highest = np.int32(_LOWEST)
-    for j in range(len(row)):
-        higher = row[j] if row[j] > best[j] else best[j]
-        higher = higher if higher < ceiling[j] else ceiling[j]
-        best[j] = higher
-        highest = higher if higher > highest else highest
-    return highest
-
-
-@part
-def _nearest_inside(rows):
-    """Which vertex inside is the most similar by this row.
-
-    The rows of others may say otherwise, by a rounding.
-    """
-    row, ceiling, inside = rows.integer, rows.ceiling, rows.inside
-    highest = np.int32(_LOWEST)
-    for j in range(len(row)):
-        inside[j] = row[j] if ceiling[j] < row[j] else np.int32(_LOWEST)
-        highest = inside[j] if inside[j] > highest else highest
-    return _position(inside, highest)
-
-
-@part
-def _position(values, value):
-    """Where the value, which is there, stands first."""
-    for start in range(0, len(values), _CHUNK):
-        there = False
-        for j in range(start, min(start + _CHUNK, len(values))):
-            there |= values[j] == value
-        if there:
-            break
-    while values[start] != value:
-        start += 1
-    return start
-
-
-@part
-def _lower(path, lowest, floor):
-    """Let the latest edge lower the paths to the vertices inside."""
+def _lower(path, gap, floor):
+    """Let the latest gap lower the paths to the vertices that were visited."""
     for k in range(len(path)):
-        lower = lowest if lowest < path[k] else path[k]
+        lower = gap if gap < path[k] else path[k]
         path[k] = lower if lower > floor[k] else floor[k]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,15 +58,13 @@ class Search:
     ) -> None:  # fmt: skip
         self._v, self._order, self._capacity = v, order, capacity
         self._many = max(many, 16 * len(v))
-        keys = exact_keys(v, tree, order)
-        ascending = np.argsort(keys)
-        self.vertex, gap = linkage(tree, ascending)
-        similarity = -keys[ascending] / 2 if order == SQ_DIST else -keys[ascending]
+        row = row_of(v, tree, order)
+        self.vertex = row.vertex
         size = sizes[self.vertex]
         self._bounds = Bounds(
-            gap,
-            chunk_highest(gap),
-            similarity,
+            row.gap,
+            chunk_highest(row.gap),
+            row.similarity,
             size,
             chunk_highest(size),
             error,
@@ -113,6 +112,31 @@ class Search:
         For |a.b| of those below 0.
         """
         return forest_of(len(self._v), self._found)
+
+
+class Row(NamedTuple):
+    """The vertices of a spanning tree in a row.
+
+    Attributes
+    ----------
+    vertex, gap : ndarrays of int64, shape (n,)
+        As from `linkage`.
+    similarity : ndarray of float64, shape (n - 1,)
+        Of the tree's edges, from the lightest to the heaviest.
+    """
+
+    vertex: Edges
+    gap: Edges
+    similarity: Floats
+
+
+def row_of(v: npt.NDArray[np.floating], tree: Edges, order: int) -> Row:
+    """Lay the vertices of any spanning tree in a row, by the exact keys of its edges."""
+    keys = exact_keys(v, tree, order)
+    ascending = np.argsort(keys)
+    similarity = -keys[ascending] / 2 if order == SQ_DIST else -keys[ascending]
+    vertex, gap = linkage(tree, ascending)
+    return Row(vertex, gap, similarity)
 
 
 def forest_of(n: int, found: Sequence[tuple[Edges, Floats]]) -> tuple[Edges, Floats]:
