@@ -237,12 +237,12 @@ def _balanced(v: Tensor) -> Tensor:
 
     On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
     """
-    if v.device.type == "cpu":
-        lowest, highest = torch.aminmax(v)
-        if _SAFE[0] <= max(-lowest.item(), highest.item()) <= _SAFE[1]:
-            return v
-        v = v.double()
     largest = v.abs().amax((-2, -1), keepdim=True)
+    if v.device.type == "cpu":
+        safe = (_SAFE[0] <= largest) & (largest <= _SAFE[1])
+        if (safe | (largest == 0)).all():
+            return v
+        v, largest = v.double(), largest.double()
     limit = 2.0 ** (math.frexp(torch.finfo(v.dtype).max)[1] - 2)
     # The quotient of a number's mantissa and the number is exact; not every power function is.
     scale = torch.where(largest == 0, 1, torch.frexp(largest).mantissa / largest)

@@ -180,6 +180,27 @@ def test_no_scale_of_float32_features_loses_the_tree(backend, scale, order):
     )
 
 
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        *((backend, torch.float32) for backend in BACKENDS),
+        *((backend, torch.float64) for backend in BACKENDS if backend != "triton"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", ["least", "most"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_ordinary_element_of_a_batch_lets_another_keep_its_tree(backend, dtype, scale, order):
+    ordinary, zeros = integers(40, 3, high=3).to(dtype), torch.zeros(40, 3, dtype=dtype)
+    # Squares of the one are 0, and those of the other are infinite.
+    factor = {"least": torch.finfo(dtype).tiny, "most": torch.finfo(dtype).max / 8}[scale]
+    extreme = ordinary.flip(0) * 2.0 ** round(np.log2(factor))
+    batch = torch.stack((ordinary, extreme, zeros))
+    found = spanning_tree_of_features(batch, order, backend)
+    for tree, v in zip(found, (ordinary, ordinary.flip(0), zeros), strict=True):
+        assert torch.equal(tree, tree_of_features("reference", v, order))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_are_deterministic_and_leave_their_input_alone(backend):
     v, values = randn(200, 8, dtype=torch.float32), integer_matrix(200)
