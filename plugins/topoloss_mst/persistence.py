@@ -129,6 +129,7 @@ class MinimumSpanningTree(topoloss.Persistence):
     def from_features(
         self, v: Float[Tensor, "n d"], order: topoloss.Order
     ) -> list[topoloss.CriticalEdges]:
+        topoloss.check_choice("order", order, sorted(self.orders))
         if self.processes is not None:
             tree = shared_tree_of_features(v, order, self.processes)
             return [topoloss.CriticalEdges(tree.to(v.device))]

@@ -201,6 +201,26 @@ def test_an_ordinary_element_of_a_batch_lets_another_keep_its_tree(backend, dtyp
         assert torch.equal(tree, tree_of_features("reference", v, order))
 
 
+UNKNOWN_ORDER = """
+import torch, topoloss
+
+for backend in ("auto", "numba", "torch", "reference"):
+    mst = topoloss.persistence("mst", backend=backend)
+    for order in ("euclidean", "sq_dist_descending", ""):
+        try:
+            print("no error:", mst.from_features(torch.ones(4, 3), order))
+        except topoloss.OptionError as error:
+            assert f"order={order!r}" in str(error), error
+            assert "'sq_dist_ascending'" in str(error), error
+"""
+
+
+def test_every_backend_refuses_an_unknown_order_and_lists_the_known_ones():
+    # In a process of its own: the types of arguments are not checked there.
+    run = [sys.executable, "-c", UNKNOWN_ORDER]
+    assert subprocess.run(run, check=True, capture_output=True, text=True).stdout == ""
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_are_deterministic_and_leave_their_input_alone(backend):
     v, values = randn(200, 8, dtype=torch.float32), integer_matrix(200)
