@@ -89,6 +89,10 @@ def spanning_forest(n: int, edges: Tensor, values: Tensor) -> Tensor:
     listed = edges.cpu()
     from_edges = load_backend("numba").from_edges
     each = values.detach().cpu().reshape(values.shape[:-1].numel(), len(edges))
+    if not len(each):
+        # Of an empty batch the graph alone tells how many edges each forest has.
+        count = len(from_edges(n, listed, torch.zeros(len(edges))))
+        return edges.new_empty(*values.shape[:-1], count, 2)
     rows = [from_edges(n, listed, v) for v in each]
     forests = edges[torch.stack(rows).to(edges.device)]
     return forests.reshape(*values.shape[:-1], *forests.shape[1:])

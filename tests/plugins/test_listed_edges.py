@@ -122,6 +122,16 @@ def test_a_vertex_that_does_not_exist_is_an_error(end):
 # The operator in PyTorch
 
 
+@pytest.mark.parametrize("batch", [(0,), (2, 0), (0, 3)])
+@pytest.mark.parametrize("e", [0, 3])
+def test_an_empty_batch_has_no_forests(batch, e):
+    # Vertices 0, 1, 2 and 3, 4 are the components of all edges.
+    edges = torch.tensor([[0, 1], [1, 2], [3, 4]])[:e]
+    found = spanning_forest(5, edges, torch.empty(*batch, e))
+    assert found.shape == (*batch, e, 2)
+    assert found.dtype == torch.int64
+
+
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_the_operator_passes_opcheck(batch):
     edges, _ = random_graph(6, 8, seed=3)
