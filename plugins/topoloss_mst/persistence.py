@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
+from topoloss_mst.backends.keys import dtype_of_keys
 from topoloss_mst.operators import (
     GIVE_AN_ORDER,
     shared_tree_of_features,
@@ -136,7 +137,8 @@ class MinimumSpanningTree(topoloss.Persistence):
         backend = choose_backend(self.backend, v)
         if backend in HOLD_A_MATRIX:
             needed_by = f"backend={backend!r} holds"
-            self._check_size(len(v), v.dtype, needed_by, "use backend='numba' or 'triton'")
+            dtype = dtype_of_keys(v.dtype, order, v.device)
+            self._check_size(len(v), dtype, needed_by, "use backend='numba' or 'triton'")
         return [topoloss.CriticalEdges(spanning_tree_of_features(v, order, backend))]
 
     def from_matrix(self, values: Float[Tensor, "n n"]) -> list[topoloss.CriticalEdges]:
@@ -162,7 +164,9 @@ class MinimumSpanningTree(topoloss.Persistence):
 
     def _check_size(self, n: int, dtype: torch.dtype, needed_by: str, remedy: str) -> None:
         if n > self.max_vertices:
-            size = n * n * dtype.itemsize / 2**30
+            # Half precision is widened, and the reference compares in float64.
+            least = torch.float64 if self.backend == "reference" else torch.float32
+            size = n * n * torch.promote_types(dtype, least).itemsize / 2**30
             raise topoloss.TooLargeError(
                 f"{needed_by} a matrix of {n} x {n} keys, {size:.1f} GiB, for {n} vertices, and "
                 f"max_vertices is {self.max_vertices}. To need none, {remedy}; or take a fraction "

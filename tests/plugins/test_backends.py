@@ -181,6 +181,28 @@ def test_no_scale_of_float32_features_loses_the_tree(backend, scale, order):
 
 
 @pytest.mark.parametrize(
+    ("backend", "dtype", "order", "size"),
+    [
+        ("torch", torch.float16, "dot_descending", "0.5 GiB"),
+        ("torch", torch.float32, "dot_descending", "0.5 GiB"),
+        ("torch", torch.float64, "dot_descending", "1.1 GiB"),
+        ("torch", torch.bfloat16, "sq_dist_ascending", "1.1 GiB"),
+        ("reference", torch.float16, "dot_descending", "1.1 GiB"),
+    ],
+    ids=str,
+)
+def test_a_matrix_that_is_refused_is_measured_in_the_precision_of_its_keys(
+    backend, dtype, order, size
+):
+    mst = topoloss.persistence("mst", backend=backend, max_vertices=11_999)
+    with pytest.raises(topoloss.TooLargeError, match=f"12000 x 12000 keys, {size}"):
+        mst.from_features(torch.zeros(12_000, 1, dtype=dtype), order)
+    if order != "sq_dist_ascending":
+        with pytest.raises(topoloss.TooLargeError, match=f"12000 x 12000 keys, {size}"):
+            mst.check_matrix(12_000, dtype)
+
+
+@pytest.mark.parametrize(
     ("backend", "dtype"),
     [
         *((backend, torch.float32) for backend in BACKENDS),

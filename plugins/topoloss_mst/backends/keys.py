@@ -8,6 +8,11 @@ from torch import Tensor
 _ROWS = 256
 
 
+def dtype_of_keys(dtype: torch.dtype, order: str, device: torch.device) -> torch.dtype:
+    """Squared distances are compared in float64, which MPS lacks, and the rest as it is."""
+    return torch.float64 if order == "sq_dist_ascending" and device.type != "mps" else dtype
+
+
 def ascending_keys(v: Tensor, order: str) -> Tensor:
     """Return the symmetric (n, n) matrix whose ascending order is that of the edge values.
 
@@ -18,9 +23,8 @@ def ascending_keys(v: Tensor, order: str) -> Tensor:
     if order == "dot_descending":
         return gram(v).neg_()
     if order == "sq_dist_ascending":
-        # The sum below cancels: in float64, which MPS lacks, and, as distances do not change, near
-        # the origin.
-        v = (v - v[:1]).to(torch.float32 if v.device.type == "mps" else torch.float64)
+        # The sum below cancels: in float64, and, as distances do not change, near the origin.
+        v = (v - v[:1]).to(dtype_of_keys(v.dtype, order, v.device))
         squares = (v * v).sum(-1)
         return gram(v).mul_(-2).add_(squares).add_(squares[:, None])
     raise ValueError(f"unknown order {order!r}")
