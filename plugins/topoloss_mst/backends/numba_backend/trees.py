@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -104,7 +103,7 @@ def _dense(v: Float[Tensor, "batch n d"], order: int, plan: Plan) -> Edges:
     in_threads(fill, min(torch.get_num_threads(), batch))
     if crowded.any():
         again = np.flatnonzero(crowded)
-        trees[again] = _dense(v[torch.from_numpy(again)], order, _in_float32(plan))
+        trees[again] = _dense(v[torch.from_numpy(again)], order, plan._replace(dtype=torch.float32))
     return trees
 
 
@@ -119,7 +118,8 @@ def _forest(
     v: Float[Tensor, "n d"], order: int, similarities: Similarities, cheap: Edges, plan: Plan
 ) -> tuple[Edges, Floats]:
     """The minimum spanning forest of this process's share of the pairs, and its keys."""
-    search = _search(v.numpy(), order, similarities, 0, cheap, plan)
+    sizes, error = similarities.sizes[0], similarities.errors[0]
+    search = Search(v.numpy(), order, sizes, error, cheap, plan.capacity, plan.many)
     tiles = similarities.tiles(search.vertex)
     for stack in tiles.lower_triangle(plan.share.rows(len(tiles))):
         search.scan(stack)
@@ -132,18 +132,6 @@ def _forest(
 def _closed(n: int, order: int, forest: Edges, keys: Floats) -> Edges:
     tree: Edges = closed_at_zero(n, forest, keys) if order == ABS_DOT else forest
     return tree
-
-
-def _search(
-    v: npt.NDArray[np.floating], order: int, similarities: Similarities, element: int, tree: Edges,
-    plan: Plan,
-) -> Search:  # fmt: skip
-    sizes, error = similarities.sizes[element], similarities.errors[element]
-    return Search(v, order, sizes, error, tree, plan.capacity, plan.many)
-
-
-def _in_float32(plan: Plan) -> Plan:
-    return plan._replace(dtype=torch.float32)
 
 
 def _is_crowded(search: Search, similarities: Similarities, plan: Plan) -> bool:
