@@ -36,16 +36,22 @@ class Pairs:
 
     Only the device knows how much of the list is used.
 
-    Attributes
+    Parameters
     ----------
     v : Tensor of float32, shape (batch, n, d)
-    codes, keys : Tensor of int64, shape (batch, space.pairs)
+    order : str
+    codes : Tensor of int64, shape (batch, space.pairs)
         Pairs are ``lower * n + higher``.
-    counts : Tensor of int64, shape (batch, 2)
+    counts : Tensor of int32, shape (batch, 2)
         Pairs and heavy tiles that were found. Beyond what there is space for they count as well:
         then all tiles are heavy, and no pair is listed.
+    space : Space
     drop_zeros : bool
         Whether pairs of key 0 count for nothing.
+
+    Attributes
+    ----------
+    keys : Tensor of int64, shape (batch, space.pairs)
     """
 
     def __init__(
@@ -80,12 +86,19 @@ def all_listed(v: Tensor, order: str, codes: Tensor) -> Pairs:
 class HeavyTiles:
     """All pairs of the tiles on a list, or of all tiles where a list has overflowed.
 
-    Attributes
+    Parameters
     ----------
+    v : Tensor of float32, shape (batch, n, d)
+    order : str
     vertex : Tensor of int64, shape (batch, positions)
         At each position of the matrix of tiles; those from n on stand for nothing.
     tiles : Tensor of int64, shape (batch, space.tiles)
         ``row << 32 | column``, in blocks of the tiles' `shape`.
+    counts : Tensor of int32, shape (batch, 2)
+        As in `Pairs`.
+    space : Space
+    shape : tuple of int
+        Rows and columns of a tile.
     side : int
         Of the squares of a tile whose keys are held at once.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-# Asked for neither way, fusion makes newer Tritons warn. It is off, so that a sum in float64 is
-# the same number whichever kernel adds it up; products of tiles are fused all the same.
+# Asked for neither way, fusion makes newer Tritons warn. It is off, so that both ends of a pair,
+# and every round, get one key from the kernel that computes it.
 OPTIONS = {"enable_fp_fusion": False}
 # Of programs that are resident at once on each multiprocessor, the least that keeps it busy.
 _EACH = 4
