@@ -1,4 +1,4 @@
-"""Every launch of the triton backend compiles for an H100, at the sizes that it is made for."""
+"""Every launch of the triton backend is one that a GPU takes, at the sizes that it is made for."""
 
 import os
 import subprocess
@@ -96,3 +96,50 @@ def test_launches_of_all_sizes_need_no_stack_and_have_the_shared_memory(tmp_path
         assert int(registers) <= 255, name
         assert int(stack) == 0, name
         assert int(shared) <= MOST_SHARED, name
+
+
+# Tensors without data again, and nothing is compiled.
+LAUNCHED = """
+from types import SimpleNamespace
+
+import torch, triton
+
+grids = set()
+
+def write_down(kernel, grid):
+    grids.add((kernel.__name__, tuple(grid)))
+    return lambda *arguments, **options: None
+
+triton.JITFunction.__getitem__ = write_down
+torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=132)
+
+from topoloss_mst.backends.triton_backend import from_features, from_matrix
+from topoloss_mst.backends.triton_backend.plan import Plan
+
+batch = 2 * 65_535 + 1
+assert from_matrix(torch.empty(batch, 3, 3, device="meta")).shape == (batch, 2, 2)
+for plan in (Plan(), Plan(kept_pairs=4)):
+    v = torch.empty(batch, 3, 2, device="meta")
+    assert from_features(v, "dot_descending", plan).shape == (batch, 2, 2)
+for name, grid in grids:
+    print(name, *grid, *(1 for _ in range(3 - len(grid))))
+"""
+
+
+def test_launches_for_a_batch_of_any_size_have_a_grid_that_a_gpu_takes():
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LAUNCHED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    launches = [line.split() for line in ran.stdout.splitlines()]
+    names = {name for name, *_ in launches}
+    assert {"offer_values", "fill_values", "find_light_pairs"} <= names
+    for name, x, y, z in launches:
+        assert int(x) < 2**31, name
+        assert int(y) < 2**16, name
+        assert int(z) < 2**16, name

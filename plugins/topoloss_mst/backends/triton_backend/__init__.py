@@ -18,6 +18,7 @@ from torch import Tensor
 import topoloss
 from topoloss_mst.backends.triton_backend import dense
 from topoloss_mst.backends.triton_backend.kernels import components
+from topoloss_mst.backends.triton_backend.launching import in_parts
 from topoloss_mst.backends.triton_backend.plan import Plan
 from topoloss_mst.backends.triton_backend.trees import minimum_trees
 
@@ -33,7 +34,7 @@ def from_features(v: Float[Tensor, "batch n d"], order: str, plan: Plan | None =
 def from_matrix(values: Float[Tensor, "batch n n"]) -> Tensor:
     _check_device(values)
     with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        return dense.minimum_trees(values)
+        return in_parts(dense.minimum_trees, values, len(values))
 
 
 def _check_device(x: Tensor) -> None:

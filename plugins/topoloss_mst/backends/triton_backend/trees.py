@@ -11,13 +11,11 @@ from topoloss_mst.backends.triton_backend.cheap import nearest_in_sample, shuffl
 from topoloss_mst.backends.triton_backend.components import Components
 from topoloss_mst.backends.triton_backend.forest import Source, all_listed, drops_zeros, grow
 from topoloss_mst.backends.triton_backend.hierarchy import hierarchy_of
+from topoloss_mst.backends.triton_backend.launching import in_parts
 from topoloss_mst.backends.triton_backend.light import light_pairs
 from topoloss_mst.backends.triton_backend.plan import Plan
 from topoloss_mst.backends.triton_backend.rows import Rows, rows_of
 from topoloss_mst.backends.triton_backend.twins import lowest_twins
-
-# Elements of a batch that one launch can take.
-_MOST_ELEMENTS = (1 << 16) - 1
 
 
 def minimum_trees(v: Float[Tensor, "batch n d"], order: str, plan: Plan) -> Tensor:
@@ -30,10 +28,7 @@ def minimum_trees(v: Float[Tensor, "batch n d"], order: str, plan: Plan) -> Tens
         search, fitting = _of_all_pairs, plan.kept_pairs // n**2
     else:
         search, fitting = _of_light_pairs, max(1, plan.together // n)
-    fitting = min(fitting, _MOST_ELEMENTS)
-    parts = (v[first : first + fitting] for first in range(0, len(v), fitting))
-    trees = [search(part, order, plan) for part in parts]
-    return trees[0] if len(trees) == 1 else torch.cat(trees)
+    return in_parts(lambda part: search(part, order, plan), v, fitting)
 
 
 def _of_all_pairs(v: Float[Tensor, "batch n d"], order: str, plan: Plan) -> Tensor:
