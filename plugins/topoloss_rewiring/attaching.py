@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -164,11 +164,15 @@ class Rewiring:
         self._outputs: dict[str, Tensor] | None = None
         # Before the observation's own, which forgets the pass before.
         begin = register_first(self._model, OwnHook(self._before_pass))
-        self._handles: list[Any] = [register_optimizer_step_post_hook(self._after_step), begin]
+        # Torch keeps this hook for all optimisers, and would keep the model with it.
+        step = register_optimizer_step_post_hook(_weakly(self._after_step))
+        weakref.finalize(self, step.remove)
+        self._handles: list[Any] = [step, begin]
         for name, layer in self._layers.items():
             note = OwnHook(partial(self._note, name))
             self._handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-            mask = partial(self._masked, name)
+            # What a layer put out holds its weight, out of sight of Python's garbage collector.
+            mask = partial(_weakly(self._masked), name)
             self._handles.append(layer.weight.register_hook(mask))  # type: ignore[no-untyped-call]
             _SPARSE.add(layer)
 
@@ -292,6 +296,17 @@ class Rewiring:
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:
         return gradient * self.connected[name].to(gradient.device)
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a method for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        alive = reference()
+        return None if alive is None else alive(*args)
+
+    return call
 
 
 def _at_random(weight: Tensor, density: float, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,9 @@
 """Cosine-similarity rewiring: which connections move by hand, and what training leaves sparse."""
 
 import copy
+import gc
 import io
+import weakref
 
 import copying
 import pytest
@@ -325,6 +327,30 @@ def test_removed_it_leaves_nothing_behind():
     assert (other.weight != 0).all()
     sparse.remove()
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_model_and_rewiring_are_freed_together(trained):
+    model = network()
+    sparse = rewire(model)
+    if trained:
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(model, optimiser, sparse, torch.randn(16, 10))
+        sparse.step()
+        del optimiser
+    gone = weakref.ref(model), weakref.ref(sparse)
+    del model, sparse
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_a_model_stays_sparse_where_nobody_keeps_the_rewiring():
+    model = network()
+    rewire(model, density=0.25)
+    gc.collect()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimiser, lambda: 0, torch.randn(16, 10))
+    assert int((model[0].weight != 0).sum()) == 20
 
 
 @pytest.mark.parametrize(
