@@ -265,10 +265,8 @@ class Rewiring:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._connect()
-        if self._removed:
-            self._removed = False
-            self.remove()
+        if not self._removed:
+            self._connect()
 
     @torch.no_grad()
     def _cut(self) -> None:

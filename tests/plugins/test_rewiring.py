@@ -353,6 +353,31 @@ def test_a_model_stays_sparse_where_nobody_keeps_the_rewiring():
     assert int((model[0].weight != 0).sum()) == 20
 
 
+def test_a_removed_rewiring_is_copied_beside_the_one_that_came_after_it():
+    """The copy of the removed one neither touches the model nor frees its layers to be rewired."""
+    model = network()
+    removed = rewire(model)
+    removed.remove()
+    with rewire(model) as sparse:
+        other, its, gone = copy.deepcopy((model, sparse, removed))
+        with pytest.raises(topoloss.OptionError, match="layer '0' is kept sparse already"):
+            rewire(other)
+        its.remove()
+        with pytest.raises(topoloss.AttachmentError, match="was removed"):
+            gone.step()
+        gone.remove()
+
+
+def test_a_removed_rewiring_is_copied_with_a_frozen_model():
+    model = network()
+    removed = rewire(model)
+    removed.remove()
+    other, gone = copy.deepcopy((model.requires_grad_(False), removed))
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in other.modules())
+    with pytest.raises(topoloss.AttachmentError, match="was removed"):
+        gone.step()
+
+
 @pytest.mark.parametrize(
     ("use", "message"),
     [
