@@ -54,9 +54,9 @@ def rewire(
     Raises
     ------
     OptionError
-        For a name that is no linear layer's, a model without one, or a layer whose weight is not
-        its own to be kept sparse: frozen, shared with another module, computed (as by a weight
-        norm), or sparse already.
+        For a name that is no linear layer's or stands there twice, a model without such a layer,
+        or a layer whose weight is not its own to be kept sparse: frozen, shared with another
+        module, computed (as by a weight norm), or sparse already.
 
     Notes
     -----
@@ -91,19 +91,31 @@ def rewire(
     topoloss.check_number("density", density, above=0, most=1)
     topoloss.check_number("fraction", fraction, least=0, most=1)
     topoloss.check_number("seed", seed, whole=True, least=0)
+    chosen = _chosen(model, layers)
+    for name, layer in chosen.items():
+        _check_own_weight(model, name, layer)
+    return Rewiring(model, chosen, density, fraction, seed)
+
+
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Linear]:
+    """Return the linear layers of these names; without names all that are called."""
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    # Attention multiplies by the weight of such a layer itself.
-    called = [n for n, m in linear.items() if not isinstance(m, NonDynamicallyQuantizableLinear)]
-    chosen = called if layers is None else layers
-    named = isinstance(chosen, (list, tuple)) and all(name in linear for name in chosen)
-    if not chosen or not named:
+    if layers is None:
+        # Attention multiplies by the weight of such a layer itself.
+        uncalled = NonDynamicallyQuantizableLinear
+        called = {name: m for name, m in linear.items() if not isinstance(m, uncalled)}
+        if not called:
+            raise topoloss.OptionError(
+                f"{type(model).__name__} has no linear layer that it calls; expected at least one."
+            )
+        return called
+    listed = isinstance(layers, (list, tuple)) and all(name in linear for name in layers)
+    if not listed or not layers or len(set(layers)) < len(layers):
         raise topoloss.OptionError(
-            f"layers={layers!r} was given; expected a list of names among the model's linear "
-            f"layers, {list(linear)}."
+            f"layers={layers!r} was given; expected a list of at least one name, each once, among "
+            f"the model's linear layers, {list(linear)}."
         )
-    for name in chosen:
-        _check_own_weight(model, name, linear[name])
-    return Rewiring(model, {name: linear[name] for name in chosen}, density, fraction, seed)
+    return {name: linear[name] for name in layers}
 
 
 def _check_own_weight(model: nn.Module, name: str, layer: nn.Linear) -> None:
