@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from topoloss_plugins.hooks import OwnHook, register_first
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -29,6 +30,7 @@ def rewire(
     fraction: float = 0.3,
     layers: Sequence[str] | None = None,
     seed: int = 0,
+    group: Any = None,
 ) -> Rewiring:
     """Make linear layers sparse, and let their connections move when `step()` is called.
 
@@ -45,6 +47,10 @@ def rewire(
         call.
     seed : int
         Of the first connections.
+    group : torch.distributed.ProcessGroup, optional
+        The processes that train replicas of the model together, as under DDP. The first of them
+        chooses the connections of all, by the samples of its own. Every process then calls
+        ``step()``.
 
     Returns
     -------
@@ -56,7 +62,8 @@ def rewire(
     OptionError
         For a name that is no linear layer's or stands there twice, a model without such a layer,
         or a layer whose weight is not its own to be kept sparse: frozen, shared with another
-        module, computed (as by a weight norm), or sparse already.
+        module, computed (as by a weight norm), or sparse already. Also if torch.distributed runs
+        several processes and no group was given.
 
     Notes
     -----
@@ -66,6 +73,9 @@ def rewire(
 
     **Checkpoints.** Save `state_dict()` beside those of the model and the optimiser. To go on,
     rewire a new model first, as this cuts weights, and then load all of them.
+
+    **Several processes.** Pass ``group=torch.distributed.group.WORLD`` under DDP: replicas with
+    differing connections would drift apart.
 
     **Copies.** A copy of the model alone is no longer kept sparse; `copy.deepcopy` of a structure
     that holds model and rewiring copies both.
@@ -91,10 +101,25 @@ def rewire(
     topoloss.check_number("density", density, above=0, most=1)
     topoloss.check_number("fraction", fraction, least=0, most=1)
     topoloss.check_number("seed", seed, whole=True, least=0)
+    processes = None if group is None else topoloss.Processes(group)
+    _check_alone(processes)
     chosen = _chosen(model, layers)
     for name, layer in chosen.items():
         _check_own_weight(model, name, layer)
-    return Rewiring(model, chosen, density, fraction, seed)
+    return Rewiring(model, chosen, density, fraction, seed, processes)
+
+
+def _check_alone(processes: topoloss.Processes | None) -> None:
+    """Raise an `OptionError` where there are several processes, and no group of them was given."""
+    if processes is None and dist.is_available() and dist.is_initialized():
+        size = dist.get_world_size()
+        if size > 1:
+            raise topoloss.OptionError(
+                f"rewire got no group, and this is one of {size} processes. Each would choose "
+                "connections of its own, so replicas of a model would drift apart; expected "
+                "group=torch.distributed.group.WORLD after init_process_group(), or, for a model "
+                "that this process trains alone, a group of this process only."
+            )
 
 
 def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Linear]:
@@ -155,17 +180,16 @@ class Rewiring:
         density: float,
         fraction: float,
         seed: int,
+        processes: topoloss.Processes | None = None,
     ) -> None:
         self._model = model
         self._layers = layers
         self._fraction = fraction
+        self._processes = processes
         self._removed = False
         # Neurons are what follows a layer, its activation included.
         self._seen = topoloss.observe(model, layers=list(layers), units="channel")
-        generator = torch.Generator().manual_seed(seed)
-        self.connected = {
-            name: _at_random(layer.weight, density, generator) for name, layer in layers.items()
-        }
+        self.connected = self._agreed(partial(_all_at_random, layers, density, seed))
         self._connect()
         self._cut()
 
@@ -199,7 +223,10 @@ class Rewiring:
         Raises
         ------
         AttachmentError
-            If there was none, or the rewiring was removed.
+            If there was none, or the rewiring was removed. In a group, the first process alone
+            needs such a pass.
+        OptionError
+            If torch.distributed runs several processes, and `rewire` was given no group.
         NonFiniteError
             If weights or neurons hold NaN or infinity.
         """
@@ -207,6 +234,19 @@ class Rewiring:
             raise topoloss.AttachmentError(
                 "this rewiring was removed; call topoloss_rewiring.rewire again."
             )
+        # The other processes may have come after `rewire`.
+        _check_alone(self._processes)
+        self.connected = self._agreed(self._moved)
+        self._inputs, self._outputs = {}, None
+        self._cut()
+
+    def _agreed(self, choose: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The connections that the first process of the group chooses, or else this process."""
+        chosen = choose() if self._processes is None else self._processes.broadcast(choose)
+        return {name: chosen[name].to(layer.weight.device) for name, layer in self._layers.items()}
+
+    def _moved(self) -> dict[str, Tensor]:
+        """The connections after a step, on the CPU."""
         if not self._inputs:
             raise topoloss.AttachmentError(
                 "no training pass was seen since the last step; run the model in training mode "
@@ -218,12 +258,12 @@ class Rewiring:
                 "training and before it."
             )
         outputs = self._seen.activations() if self._outputs is None else self._outputs
+        found = {}
         for name, layer in self._layers.items():
             x, y = self._inputs[name].flatten(0, -2), outputs[name]
             here = self.connected[name].to(layer.weight.device)
-            self.connected[name] = moved(here, layer.weight, x, y, self._fraction)
-        self._inputs, self._outputs = {}, None
-        self._cut()
+            found[name] = moved(here, layer.weight, x, y, self._fraction).cpu()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold, beside the model's state, to go on with the connections."""
@@ -319,10 +359,15 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _all_at_random(layers: dict[str, nn.Linear], density: float, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _at_random(layer.weight, density, generator) for name, layer in layers.items()}
+
+
 def _at_random(weight: Tensor, density: float, generator: torch.Generator) -> Tensor:
     """Choose round(density * size) connections, at least one."""
     count = max(1, round(density * weight.numel()))
     chosen = torch.randperm(weight.numel(), generator=generator)[:count]
     connected = torch.zeros(weight.numel(), dtype=torch.bool)
     connected[chosen] = True
-    return connected.reshape(weight.shape).to(weight.device)
+    return connected.reshape(weight.shape)

@@ -3,7 +3,7 @@
 import os
 
 import torch
-from distributed import accelerated, attached, trees
+from distributed import accelerated, attached, rewired, trees
 from distributed.models import data, model
 from processes import message, run
 from torch import distributed as dist
@@ -14,6 +14,7 @@ import topoloss
 def main(rank, size):
     found = {"trees": trees.main(rank, size), "attached": attached.main(rank, size)}
     found["accelerated"] = accelerated.main(rank, size)
+    found["rewired"] = rewired.main(rank, size)
     penalty = topoloss.attach(net := model(), "t1", group=dist.group.WORLD)
     mst = topoloss.persistence("mst", group=dist.group.WORLD)
     net(data())

@@ -28,6 +28,7 @@ def test_processes_find_together_what_one_would(size, tmp_path):
     check_steps(attached, size)
     check_errors_of_attached(attached)
     check_accelerated([one["accelerated"] for one in found])
+    check_rewired([one["rewired"] for one in found])
     for one in found:
         for told in one["one has ended"].values():
             assert "heard nothing from another one" in told
@@ -190,6 +191,23 @@ def check_errors_of_attached(found):
         assert one["errors"].keys() == expected.keys()
         for name, part in expected.items():
             assert part in one["errors"][name], name
+
+
+# Connections that all processes move alike
+
+
+def check_rewired(found):
+    first, *others = found
+    for other in others:
+        torch.testing.assert_close(other["connected"], first["connected"])
+        torch.testing.assert_close(other["weights"], first["weights"], rtol=0, atol=0)
+        # Its own samples would have moved other connections.
+        assert not torch.equal(other["expected"], first["expected"])
+        assert "cannot go on" in other["not finite"]
+    assert torch.equal(first["connected"][-1]["0"], first["expected"])
+    assert first["not finite"].startswith("NonFiniteError: ")
+    for one in found:
+        assert all("expected group=torch.distributed.group.WORLD" in told for told in one["alone"])
 
 
 # Weights that are not there as a whole
