@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -43,8 +44,8 @@ class HebbianLayer(nn.Module):
     seed : int
         Of the first W, normal numbers of variance 1 / inputs. The first L is the identity.
     tolerance : float
-        Units that are not linear settle in steps, until u changes by no more than this, relative
-        to its norm.
+        Units that are not linear settle in steps, until u of a sample changes by no more than
+        this, relative to its norm.
 
     Attributes
     ----------
@@ -108,24 +109,10 @@ class HebbianLayer(nn.Module):
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples outputs"]:
         """Return the outputs on which the layer settles; they carry no gradient."""
-        check_matrix("samples", x, self.weight.shape[1])
+        self._check(x)
+        samples, weight, inhibition = self._widened(x, self.weight, self.inhibition)
         with torch.autocast(x.device.type, enabled=False):
-            return self._outputs(x).to(x.dtype)
-
-    def _outputs(self, x: Tensor) -> Tensor:
-        """Settle, in at least float32."""
-        dtype = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
-        drive, inhibition = x.to(dtype) @ self.weight.to(dtype).mT, self.inhibition.to(dtype)
-        if self.activation == "linear":
-            try:
-                settled: Tensor = torch.linalg.solve(inhibition, drive.mT).mT
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-                raise topoloss.TopolossError(
-                    "the outputs do not settle, as the lateral weights have no inverse; learn at a "
-                    "lower rate, or with smaller inputs."
-                ) from error
-            return settled
-        return self._settled(drive, inhibition)
+            return self._outputs(samples, weight, inhibition).to(x.dtype)
 
     @torch.no_grad()
     def learn(
@@ -143,21 +130,56 @@ class HebbianLayer(nn.Module):
         -------
         Tensor, shape (samples, outputs)
             What the layer put out on the way.
+
+        Notes
+        -----
+        The layer keeps its weights if an error is raised.
         """
         topoloss.check_number("rate", rate, above=0, most=1)
+        self._check(x)
+        samples, weight, inhibition = self._widened(x, self.weight, self.inhibition)
+        outputs = []
+        with torch.autocast(x.device.type, enabled=False):
+            for sample in samples:
+                r = self._outputs(sample[None], weight, inhibition)[0]
+                weight += self.feedforward * (rate * (torch.outer(r, sample) - weight))
+                inhibition += self.lateral * (rate * (torch.outer(r, r) - inhibition))
+                outputs.append(r)
+        learnt = weight.to(self.weight.dtype), inhibition.to(self.inhibition.dtype)
+        if not all(torch.isfinite(w).all() for w in learnt):
+            raise topoloss.TopolossError(
+                f"the weights grew beyond the numbers of {self.weight.dtype}; learn at a lower "
+                "rate, or with smaller inputs."
+            )
+        self.weight.copy_(learnt[0])
+        self.inhibition.copy_(learnt[1])
+        return torch.stack(outputs).to(x.dtype)
+
+    def _check(self, x: Tensor) -> None:
         check_matrix("samples", x, self.weight.shape[1])
         if not torch.isfinite(x).all():
             raise topoloss.NonFiniteError(
-                "the samples hold NaN or infinity, from which no weight would recover; leave such "
-                "samples out."
+                "the samples hold NaN or infinity, on which no output settles and from which no "
+                "weight would recover; leave such samples out."
             )
-        outputs = []
-        for sample in x:
-            r = self(sample[None])[0]
-            self.weight += rate * self.feedforward * (torch.outer(r, sample) - self.weight)
-            self.inhibition += rate * self.lateral * (torch.outer(r, r) - self.inhibition)
-            outputs.append(r)
-        return torch.stack(outputs)
+
+    def _widened(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Copies in the widest of their dtypes, which is at least float32."""
+        dtype = reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
+        return tuple(x.to(dtype, copy=True) for x in tensors)
+
+    def _outputs(self, x: Tensor, weight: Tensor, inhibition: Tensor) -> Tensor:
+        drive = x @ weight.mT
+        if self.activation != "linear":
+            return self._settled(drive, inhibition)
+        try:
+            settled: Tensor = torch.linalg.solve(inhibition, drive.mT).mT
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise topoloss.TopolossError(
+                "the outputs do not settle, as the lateral weights have no inverse; learn at a "
+                "lower rate, or with smaller inputs."
+            ) from error
+        return settled
 
     def _settled(self, drive: Tensor, inhibition: Tensor) -> Tensor:
         f = _ACTIVATIONS[self.activation]
@@ -165,10 +187,14 @@ class HebbianLayer(nn.Module):
         # Short enough for the strongest inhibition.
         step = 1 / (1 + torch.linalg.matrix_norm(among, 2))
         u = torch.zeros_like(drive)
+        # A sample rests once it has settled, so that its outputs do not depend on the others.
+        moving = torch.ones(len(u), 1, dtype=torch.bool, device=u.device)
         for _ in range(_MOST_STEPS):
             change = drive - u - f(u) @ among.mT
-            u = u + step * change
-            if change.norm() <= self.tolerance * u.norm():
+            u = torch.where(moving, u + step * change, u)
+            size, of_change = (x.norm(dim=1, keepdim=True) for x in (u, change))
+            moving = moving & ~(of_change <= self.tolerance * size)
+            if not moving.any():
                 return f(u)
         raise topoloss.TopolossError(
             f"the outputs did not settle within {_MOST_STEPS} steps to a tolerance of "

@@ -394,6 +394,63 @@ def test_wrong_uses_are_errors_of_the_library(use):
         use(torch.ones(5, 4))
 
 
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh"])
+def test_learning_in_half_precision_is_that_in_float32(activation):
+    """Squares of the outputs, 90,000, are above the largest number of float16, 65,504."""
+    layers = [HebbianLayer(2, 2, activation=activation, tolerance=1e-3) for _ in range(2)]
+    for layer in layers:
+        layer.weight.copy_(torch.tensor([[300.0, 0.0], [0.0, 0.5]]))
+    single, half = layers[0], layers[1].half()
+    x = torch.tensor([[1.0, 0.5], [0.25, -1.0]])
+    expected, found = single.learn(x, rate=2**-8), half.learn(x.half(), rate=2**-8)
+    assert found.dtype == half.weight.dtype == half.inhibition.dtype == torch.float16
+    torch.testing.assert_close(found, expected.half())
+    torch.testing.assert_close(half.weight, single.weight.half())
+    torch.testing.assert_close(half.inhibition, single.inhibition.half())
+
+
+def test_small_changes_add_up_in_half_precision():
+    """Each sample moves the weight by a thousandth of itself; bfloat16 has two to three digits."""
+    layer = HebbianLayer(1, 1).bfloat16()
+    layer.weight.fill_(1)
+    layer.learn(torch.zeros(1000, 1, dtype=torch.bfloat16), rate=0.001)
+    assert layer.weight.item() == pytest.approx(0.999**1000, rel=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 2000.0), (torch.float32, 1e30)], ids=["float16", "float32"]
+)
+def test_learning_that_diverges_is_an_error_and_changes_nothing(dtype, size):
+    layer = HebbianLayer(3, 2).to(dtype)
+    before = {name: x.clone() for name, x in layer.state_dict().items()}
+    with pytest.raises(topoloss.TopolossError, match="learn at a lower rate"):
+        layer.learn(torch.full((4, 3), size, dtype=dtype), rate=1.0)
+    for name, x in layer.state_dict().items():
+        assert torch.equal(x, before[name])
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_sample_settles_alone_as_in_a_batch(activation):
+    """With so wide a tolerance each further step would show."""
+    layer = HebbianLayer(5, 4, activation=activation, tolerance=0.01).double()
+    spread = randn(4, 4, seed=2)
+    layer.inhibition.copy_(torch.eye(4) + spread @ spread.T)
+    x = randn(6, 5, seed=3) * torch.logspace(-3, 3, 6, dtype=torch.float64)[:, None]
+    together = layer(x)
+    for sample, r in zip(x, together, strict=True):
+        torch.testing.assert_close(layer(sample[None])[0], r, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh"])
+def test_samples_that_are_not_finite_are_an_error(activation, bad):
+    layer, x = HebbianLayer(3, 2, activation=activation), torch.ones(4, 3)
+    x[2, 1] = bad
+    for use in (layer, lambda x: layer.learn(x, rate=0.1)):
+        with pytest.raises(topoloss.NonFiniteError, match="leave such samples out"):
+            use(x)
+
+
 def test_lateral_weights_without_an_inverse_are_told():
     layer = HebbianLayer(2, 2)
     layer.inhibition.zero_()
