@@ -13,6 +13,9 @@ import topoloss
 
 __all__ = ["Spectrum", "check_weight", "spectrum", "spectrum_of"]
 
+# Rows or columns of a matrix that are turned into float64 at a time.
+_BLOCK = 1024
+
 
 class Spectrum(NamedTuple):
     """Singular triplets of a matrix (outputs, inputs), the largest first.
@@ -130,16 +133,30 @@ def _by_products(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return left, values, right
     squares, vectors = torch.linalg.eigh(_products(matrix))
     values = squares.flip(0).clamp(min=0).sqrt().to(matrix.dtype)
-    left = vectors.flip(1).to(matrix.dtype)
+    left = vectors.flip(1)
     zero = values <= _rounding(matrix.shape, values)
-    inverse = torch.where(zero, 0, 1 / torch.where(zero, 1, values))
-    return left, values, (matrix.mT @ left) * inverse
+    right = torch.where(zero, 0, _unit_images(matrix, left))
+    return left.to(matrix.dtype), values, right
+
+
+def _unit_images(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """The columns of ``matrix.mT @ vectors``, each divided by its norm, from float64.
+
+    Float32 would lose the digits of short columns, and the columns would not be orthogonal.
+    """
+    parts, squares = [], torch.zeros_like(vectors[0])
+    for first in range(0, matrix.shape[1], _BLOCK):
+        part = matrix[:, first : first + _BLOCK].double().mT @ vectors
+        squares = squares + part.square().sum(0)
+        parts.append(part.to(matrix.dtype))
+    inverse = torch.where(squares == 0, 1, squares).rsqrt()
+    return torch.cat(parts) * inverse.to(matrix.dtype)
 
 
 def _products(matrix: Tensor) -> Tensor:
     """The lower triangle, by blocks, of ``matrix @ matrix.mT`` in float64."""
-    rows, size = len(matrix), 1024
-    blocks = [matrix[first : first + size].double() for first in range(0, rows, size)]
+    rows = len(matrix)
+    blocks = [matrix[first : first + _BLOCK].double() for first in range(0, rows, _BLOCK)]
     wide = []
     for k, block in enumerate(blocks):
         strip = torch.cat([block @ other.mT for other in blocks[: k + 1]], 1)

@@ -75,6 +75,8 @@ def overlaps_of(first: Spectrum, second: Spectrum, count: int) -> Float[Tensor, 
     total = torch.zeros((), dtype=dtype, device=reads.device)
     for position in range(count):
         total = total + (by_position[:, position].mT @ writes).square()
+    # Rounding may leave more than 1; the gradient stays.
+    total = total - (total.detach() - 1).clamp(min=0)
     return torch.where(second.live[:, None] & first.live, total, 0)
 
 

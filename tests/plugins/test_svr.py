@@ -232,6 +232,24 @@ def test_overlaps_in_float32_are_those_in_float64():
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "lowest"),
+    [((64, 64), -4.5), ((64, 2000), -3.5), ((2000, 64), -3.5), ((256, 256), -4), ((4, 6), -5.5)],
+)
+def test_vectors_of_an_ill_conditioned_matrix_in_float32_are_orthonormal(shape, lowest):
+    """A layer that writes along the directions that the next one reads overlaps by 1, not more."""
+    matrix = of_known_spectrum(*shape, lowest=lowest)
+    found = spectrum(matrix)
+    assert found.live.all()
+    for vectors in (found.left.double(), found.right.double()):
+        eye = torch.eye(min(shape), dtype=torch.float64)
+        torch.testing.assert_close(vectors.mT @ vectors, eye, rtol=0, atol=1e-6)
+    exact = torch.linalg.svd(matrix.double(), full_matrices=False)[2]
+    a = overlaps(exact.mT.float() * torch.linspace(2, 1, min(shape)), matrix)
+    assert a.max() <= 1
+    assert a.max() == pytest.approx(1, abs=1e-6)
+
+
 def test_directions_without_a_singular_value_are_left_out_in_float32_too():
     matrix = torch.zeros(6, 9)
     matrix[:3, :4] = randn(3, 4).float()
