@@ -52,7 +52,7 @@ def deep_graph_persistence(
     >>> deep_graph_persistence(weights)
     tensor(0.2929)
     """
-    topoloss.check_number("p", p, least=1)
+    _check_options(p, normalised, essential, rescale)
     layers = matrices(weights, "raise", "Choose fully connected layers alone with layers=.")
     _check_chain(layers)
     device = next(iter(layers.values())).device
@@ -128,13 +128,7 @@ class DeepGraphPersistence(topoloss.Regulariser):
         rescale: bool = False,
     ) -> None:
         super().__init__()
-        topoloss.check_number("p", p, least=1)
-        for name, flag in (
-            ("normalised", normalised),
-            ("essential", essential),
-            ("rescale", rescale),
-        ):
-            topoloss.check_flag(name, flag)
+        _check_options(p, normalised, essential, rescale)
         self.p = p
         self.normalised = normalised
         self.essential = essential
@@ -154,6 +148,13 @@ class DeepGraphPersistence(topoloss.Regulariser):
             f"p={self.p}, normalised={self.normalised}, essential={self.essential}, "
             f"rescale={self.rescale}"
         )
+
+
+def _check_options(p: float, normalised: bool, essential: bool, rescale: bool) -> None:
+    topoloss.check_number("p", p, least=1)
+    topoloss.check_flag("normalised", normalised)
+    topoloss.check_flag("essential", essential)
+    topoloss.check_flag("rescale", rescale)
 
 
 def _check_chain(layers: Mapping[str, Tensor]) -> None:

@@ -50,7 +50,7 @@ def neural_persistence(
     >>> neural_persistence(weights, normalised=False)  # the deaths are 1, 3/4 and 1/2
     {'hidden': tensor(0.5590)}
     """
-    topoloss.check_number("p", p, least=1)
+    _check_options(p, normalised, essential, convolution)
     by_layer = matrices(
         weights, convolution, "Pass convolution='patch', or choose other layers with layers=."
     )
@@ -127,10 +127,7 @@ class NeuralPersistence(topoloss.Regulariser):
         convolution: Convolution = "raise",
     ) -> None:
         super().__init__()
-        topoloss.check_number("p", p, least=1)
-        topoloss.check_flag("normalised", normalised)
-        topoloss.check_flag("essential", essential)
-        topoloss.check_choice("convolution", convolution, ("raise", "patch"))
+        _check_options(p, normalised, essential, convolution)
         self.p = p
         self.normalised = normalised
         self.essential = essential
@@ -153,3 +150,10 @@ class NeuralPersistence(topoloss.Regulariser):
             f"p={self.p}, normalised={self.normalised}, essential={self.essential}, "
             f"convolution={self.convolution!r}"
         )
+
+
+def _check_options(p: float, normalised: bool, essential: bool, convolution: Convolution) -> None:
+    topoloss.check_number("p", p, least=1)
+    topoloss.check_flag("normalised", normalised)
+    topoloss.check_flag("essential", essential)
+    topoloss.check_choice("convolution", convolution, ("raise", "patch"))

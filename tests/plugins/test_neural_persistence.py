@@ -398,6 +398,23 @@ def test_wrong_uses_are_errors_of_the_library(use):
         use(torch.ones(3, 3))
 
 
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (neural_persistence, {"convolution": "ptach"}),
+        (neural_persistence, {"normalised": "no"}),
+        (neural_persistence, {"essential": None}),
+        (deep_graph_persistence, {"normalised": 1}),
+        (deep_graph_persistence, {"essential": "yes"}),
+        (deep_graph_persistence, {"rescale": None}),
+    ],
+)
+def test_the_functions_refuse_the_options_that_the_regularisers_refuse(function, options):
+    ((option, _),) = options.items()
+    with pytest.raises(topoloss.OptionError, match=f"{option}="):
+        function({"a": randn(3, 4)}, **options)
+
+
 def test_layers_that_do_not_follow_one_another_are_named():
     weights = {"a": torch.ones(3, 2), "b": torch.ones(2, 4)}
     with pytest.raises(topoloss.InputError, match="layer 'b' has 4 inputs and follows layer 'a'"):
