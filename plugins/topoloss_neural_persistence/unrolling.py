@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import topoloss
 
@@ -27,8 +29,8 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
     Returns
     -------
     Tensor, shape (outputs, inputs)
-        Differentiable in the layer's parameters. It holds a number for each pair of an input and
-        an output, most of them 0 for a large image.
+        Differentiable in the layer's parameters, and in their dtype. It holds a number for each
+        pair of an input and an output, most of them 0 for a large image.
 
     Raises
     ------
@@ -49,30 +51,51 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
             f"a {type(layer).__name__} and a shape of type {type(shape).__name__} were given; "
             "expected a module, and the shape of one input such as (channels, height, width)."
         )
-    p = next(layer.parameters(), torch.zeros(()))
+    p = next((p for p in layer.parameters() if p.is_floating_point()), torch.zeros(()))
     size = torch.Size(shape).numel()
-    units = torch.eye(size, dtype=p.dtype, device=p.device).reshape(size, *shape)
-    try:
-        constant = layer(torch.zeros_like(units[:1])).flatten(1)
-    except (RuntimeError, ValueError, AttributeError) as error:
-        raise topoloss.InputError(
-            f"{type(layer).__name__} does not take inputs of shape {tuple(shape)}, or returns no "
-            f"tensor; expected the shape of one input, without the batch. It said: {error}"
-        ) from error
-    matrix: Tensor = (layer(units).flatten(1) - constant).T
-    _check_linear(layer, matrix.detach(), constant.detach()[0], shape)
-    return matrix
+    tensors = _widened(layer)
+    wide = torch.promote_types(p.dtype, torch.float32)
+    units = torch.eye(size, dtype=wide, device=p.device).reshape(size, *shape)
+
+    def outputs(x: Tensor) -> Tensor:
+        found: Tensor = functional_call(layer, tensors, (x,)).flatten(1)
+        return found
+
+    with torch.autocast(p.device.type, enabled=False):
+        try:
+            constant = outputs(torch.zeros_like(units[:1]))
+        except (RuntimeError, ValueError, AttributeError) as error:
+            raise topoloss.InputError(
+                f"{type(layer).__name__} does not take inputs of shape {tuple(shape)}, or returns "
+                "no tensor; expected the shape of one input, without the batch. It said: "
+                f"{error}"
+            ) from error
+        matrix = (outputs(units) - constant).T
+        if not _is_linear(outputs, matrix, constant, shape):
+            raise topoloss.InputError(
+                f"{type(layer).__name__} is not linear on inputs of shape {tuple(shape)}; expected "
+                "a layer without an activation, such as a convolution."
+            )
+    return matrix.to(p.dtype)
+
+
+def _widened(layer: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers in at least float32: half precision is too coarse to tell linear."""
+    tensors = chain(layer.named_parameters(), layer.named_buffers())
+    return {
+        name: x.to(torch.promote_types(x.dtype, torch.float32))
+        for name, x in tensors
+        if x.is_floating_point()
+    }
 
 
 @torch.no_grad()
-def _check_linear(layer: nn.Module, matrix: Tensor, constant: Tensor, shape: Sequence[int]) -> None:
-    """Raise unless the matrix says what the layer does to numbers of both signs."""
+def _is_linear(
+    outputs: Callable[[Tensor], Tensor], matrix: Tensor, constant: Tensor, shape: Sequence[int]
+) -> bool:
+    """Whether the matrix says what the layer does to numbers of both signs."""
     x = torch.linspace(-1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    received = layer(x.reshape(1, *shape)).flatten()
-    expected = matrix @ x + constant
+    received = outputs(x.reshape(1, *shape))[0]
+    expected = matrix @ x + constant[0]
     rounding = 1e-3 * float(expected.abs().max())
-    if not torch.allclose(received, expected, rtol=0, atol=rounding):
-        raise topoloss.InputError(
-            f"{type(layer).__name__} is not linear on inputs of shape {tuple(shape)}; expected a "
-            "layer without an activation, such as a convolution."
-        )
+    return torch.allclose(received, expected, rtol=0, atol=rounding)

@@ -1,5 +1,6 @@
 """Neural persistence and deep graph persistence: values by hand, by scipy and by all paths."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -293,9 +294,32 @@ def test_a_patch_is_the_unrolled_layer_of_an_image_as_large_as_the_kernel():
     torch.testing.assert_close(patch, whole)
 
 
-def test_a_layer_that_is_not_linear_has_no_matrix():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_unrolled_matrix_in_half_precision_holds_the_weights(make, dtype):
+    torch.manual_seed(0)
+    layer = make(16, 8, 3).to(dtype)
+    matrix = unrolled(layer, (16, 6, 6))
+    assert matrix.dtype == dtype
+    assert set(matrix.unique().tolist()) == {0.0, *layer.weight.unique().tolist()}
+    torch.testing.assert_close(matrix, unrolled(copy.deepcopy(layer).float(), (16, 6, 6)).to(dtype))
+    matrix.sum().backward()
+    assert layer.weight.grad.dtype == dtype
+
+
+def test_the_unrolled_matrix_is_the_same_under_autocast():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 8, 3)
+    expected = unrolled(layer, (16, 6, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unrolled(layer, (16, 6, 6)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_layer_that_is_not_linear_has_no_matrix(dtype):
+    layer = nn.Sequential(nn.Conv2d(1, 1, 2), nn.ReLU()).to(dtype)
     with pytest.raises(topoloss.InputError, match="Sequential is not linear"):
-        unrolled(nn.Sequential(nn.Conv2d(1, 1, 2), nn.ReLU()), (1, 4, 4))
+        unrolled(layer, (1, 4, 4))
 
 
 @pytest.mark.parametrize("name", ["neural-persistence", "deep-graph-persistence"])
