@@ -56,7 +56,10 @@ def correlated(
             "were given; expected (samples, n), (draws, samples) and (draws, n)."
         )
     centred = x - x.mean(0)
-    noise: Tensor = shared @ centred / len(x) ** 0.5 + _RIDGE**0.5 * own
+    # Autocast would multiply in half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        # Divided before the sum, which may overflow otherwise.
+        noise: Tensor = shared / len(x) ** 0.5 @ centred + _RIDGE**0.5 * own
     return noise
 
 

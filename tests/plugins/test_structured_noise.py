@@ -52,6 +52,28 @@ def test_half_precision_stays(dtype):
     assert StructuredNoise()(torch.ones(4, 3, dtype=dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_under_autocast_is_that_without(dtype):
+    torch.manual_seed(0)
+    x, shared, own = torch.randn(8, 5), torch.randn(8, 8), torch.randn(8, 5)
+    x[:, 0] *= 1e3  # its mean square is above what float16 holds
+    expected = correlated(x, shared, own)
+    with torch.autocast("cpu", dtype):
+        found = correlated(x, shared, own)
+        torch.manual_seed(1)
+        noisy = StructuredNoise()(x)
+    assert torch.equal(found, expected)
+    torch.manual_seed(1)
+    assert torch.equal(noisy, StructuredNoise()(x))
+
+
+def test_noise_of_large_activations_does_not_overflow():
+    """Each of 1,024 samples adds 2**118: one too many for float32, and 2**123 divided by 32."""
+    x = torch.tensor([2.0**118, -(2.0**118)]).repeat(512)[:, None]
+    found = correlated(x, x.T / 2.0**118, torch.zeros(1, 1))
+    assert found.item() == 2.0**123
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
