@@ -35,8 +35,8 @@ class SimilarityMatching(topoloss.Regulariser):
         Of the outputs. F is 0 for linear and rectified units; for tanh it is the integral of
         artanh(r) - r.
     gamma : float
-        How much a layer counts for the layer before it, above 0. With a small gamma early
-        layers count most.
+        Each layer counts gamma times as much as the layer before it, and the last counts once;
+        above 0. With a gamma below 1 early layers count most.
     feedforward : dict of str to Tensor, shape (outputs, inputs), optional
         The connections c^W by layer, from 0 to 1. By default each output is connected to all
         inputs.
