@@ -51,20 +51,27 @@ def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether tensors are equal, bit for bit."""
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    """Whether tensors are equal, bit for bit; NaN equals NaN."""
+    return all(_same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if torch.equal(a, b):
+        return True
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return alike and bool(((a == b) | (a != a) & (b != b)).all())
 
 
 def close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether tensors are equal up to the order of sums, and integers exactly."""
+    """Whether tensors are equal up to the order of sums, integers exactly; NaN equals NaN."""
     return all(_close(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
-        return torch.equal(a, b)
+        return _same(a, b)
     relative = max(1e-9, 64 * torch.finfo(a.dtype).eps)
-    return torch.allclose(a, b, rtol=relative, atol=relative / 1000)
+    return torch.allclose(a, b, rtol=relative, atol=relative / 1000, equal_nan=True)
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> str:

@@ -34,7 +34,7 @@ def spanning_forest(
 ) -> Int[Tensor, " rows"]:
     """Return which rows of `edges` make up the minimum spanning forest, the lightest first.
 
-    Edges are ordered as by :func:`in_order`.
+    Edges are ordered as by :func:`in_order`; those of value NaN come last, as those of infinity.
 
     Examples
     --------
@@ -79,8 +79,9 @@ def _order(ends: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.i
 
 
 def _doubles(values: Tensor) -> NDArray[np.float64]:
-    doubles: NDArray[np.float64] = values.detach().double().cpu().numpy()
-    return doubles
+    """Return float64 values; NaN, which has no place in an order, as infinity."""
+    doubles = values.detach().double().cpu().numpy()
+    return np.where(np.isnan(doubles), np.inf, doubles)
 
 
 class Kruskal(Persistence):

@@ -113,6 +113,16 @@ class NanAtConstants(Cosine):
         return x / x.norm(dim=1, keepdim=True)
 
 
+class LogarithmOfProducts(topoloss.Filtration):
+    """NaN wherever a product is below 0, also in general position."""
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return (v[i] * v[j]).mean(-1).log()
+
+
 class NanGradientAtDuplicates(topoloss.Filtration):
     order = "sq_dist_ascending"
 
@@ -389,10 +399,12 @@ BREAKS = {
     "gradient second_gradient finite_gradients ties many change_of_tree "
     "compilation pickling deepcopy state_dict",
     HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
-    Noisy: "determinism memory precision edges_alone locality symmetry pairwise "
-    "order_hint gradient many change_of_tree vmap compilation device",
+    Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
+    "gradient many vmap compilation device",
     SeedsTheWorld: "random_state compilation",
     NanAtConstants: "finite finite_gradients",
+    LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale gradient "
+    "finite_gradients ties many change_of_tree",
     NanGradientAtDuplicates: "finite_gradients ties",
     SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
     RefusesHalf: "precision",
@@ -428,14 +440,13 @@ BREAKS = {
     OnTheCpu: "device",
     ZeroSurrogate: "graph",
     Path: "",
-    PathFromOne: "listed_edges shapes input_unchanged vertices_unchanged determinism "
-    "memory random_state module_state leftovers precision layout finite "
-    "edges_alone scale graph gradient second_gradient finite_gradients ties "
-    "many vmap compilation pickling deepcopy state_dict device",
+    PathFromOne: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
+    "memory random_state module_state leftovers precision layout edges_alone scale graph gradient "
+    "second_gradient finite_gradients ties many vmap compilation pickling deepcopy state_dict "
+    "device",
     PathOfLoops: "listed_edges",
-    PathOfInt32: "listed_edges shapes input_unchanged vertices_unchanged determinism "
-    "memory random_state module_state leftovers precision layout finite "
-    "edges_alone locality symmetry pairwise edge_weights cost scale graph "
-    "gradient second_gradient finite_gradients ties many change_of_tree "
-    "vmap compilation pickling deepcopy state_dict device",
+    PathOfInt32: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
+    "memory random_state module_state leftovers precision layout edges_alone locality symmetry "
+    "pairwise edge_weights cost scale graph gradient second_gradient finite_gradients ties many "
+    "change_of_tree vmap compilation pickling deepcopy state_dict device",
 }

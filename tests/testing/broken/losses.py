@@ -200,10 +200,9 @@ BREAKS = {
     LargestOfAll: "ties",
     WeightlessInDimension1: "weights",
     NeedsDimension1: "dimensions",
-    OneDiagram: "dimensions shapes input_unchanged determinism memory random_state "
-    "module_state leftovers precision layout finite scale weights graph "
-    "empty gradient second_gradient finite_gradients ties many vmap "
-    "compilation pickling deepcopy state_dict device",
+    OneDiagram: "dimensions shapes finite input_unchanged determinism memory random_state "
+    "module_state leftovers precision layout scale weights graph empty gradient second_gradient "
+    "finite_gradients ties many vmap compilation pickling deepcopy state_dict device",
     First300: "weights",
     WrongGradientFrom300: "many",
     RemembersByShape: "memory weights",

@@ -70,10 +70,12 @@ def layout(subject: Subject) -> None:
             )
 
 
+@foundation
 def finite(subject: Subject) -> None:
-    """Ties, duplicates, constants and the smallest sizes have finite values."""
+    """Values are finite, also of ties, duplicates, constants and the smallest sizes."""
     component = subject.make()
-    for example in subject.kind.special(component):
+    special = subject.kind.special(component)
+    for example in (subject.kind.generic(component, subject.seed), *special):
         with on(example.name):
             values = subject.kind.apply(component, *example.tensors)
             bad = first_nonfinite(values)

@@ -21,7 +21,7 @@ from topoloss.testing.common import (
     ties,
     transforms,
 )
-from topoloss.testing.comparing import same, worst_entry
+from topoloss.testing.comparing import first_nonfinite, same, worst_entry
 from topoloss.testing.kinds import activations, edge_values
 from topoloss.testing.kinds.graphs import all_pairs, each, graph_of, skip_listed
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
@@ -139,6 +139,7 @@ KIND = Kind(
         instances.construction,
         edge_values.listed_edges,
         shapes,
+        numbers.finite,
         purity.input_unchanged,
         vertices_unchanged,
         purity.determinism,
@@ -148,7 +149,6 @@ KIND = Kind(
         purity.leftovers,
         numbers.precision,
         numbers.layout,
-        numbers.finite,
         edge_values.edges_alone,
         edge_values.locality,
         edge_values.symmetry,
@@ -188,7 +188,17 @@ def _tree(filtration: Filtration, x: Tensor) -> Tensor:
 
 
 def _critical_edges(filtration: Filtration, v: Tensor) -> list[CriticalEdges]:
-    return Kruskal().from_matrix(filtration.pairwise(v.detach()))
+    v = v.detach()
+    edges = all_pairs(len(v))
+    values = filtration.edge_values(v, *edges.unbind(1)).detach()
+    bad = first_nonfinite([values])
+    require(
+        bad is None,
+        expected="finite edge values",
+        received=bad,
+        mend="guard the argument of the logarithm, root or division with torch.where",
+    )
+    return Kruskal().from_edges(len(v), edges, values)
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

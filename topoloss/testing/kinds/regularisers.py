@@ -227,6 +227,7 @@ KIND = Kind(
     rules=(
         instances.construction,
         numbers.shapes,
+        numbers.finite,
         purity.input_unchanged,
         purity.determinism,
         purity.memory,
@@ -235,7 +236,6 @@ KIND = Kind(
         purity.leftovers,
         _of_activations(numbers.precision),
         numbers.layout,
-        numbers.finite,
         numbers.scale,
         _of_activations(nonfinite),
         _of_activations(definition),
