@@ -100,13 +100,16 @@ class Kind:
     special : callable
         From a component to examples with ties, duplicates, constants and the smallest sizes.
     apply : callable
-        From a component and the tensors of an example to what the component makes of them.
+        From a component and the tensors of an example to the numbers that the component makes
+        of them, of which the rules ask digits and derivatives.
     rules : tuple of Rule
         In the order in which they are checked: a rule comes after the rules it builds on.
     large : callable
         From a component and a seed to examples with many neurons or points.
     in_domain : callable
         From tensors near those of an example to such as a component may be given.
+    beside : callable
+        From a component and the tensors of an example to what else the component makes of them.
     """
 
     base: type[Any]
@@ -116,6 +119,11 @@ class Kind:
     rules: tuple[Rule, ...]
     large: Callable[[Any, int], Sequence[Example]] = lambda component, seed: ()
     in_domain: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors
+    beside: Callable[..., list[Tensor]] = lambda component, *tensors: []
+
+    def apply_all(self, component: Any, *tensors: Tensor) -> list[Tensor]:
+        """Return all that a component makes of the tensors of an example."""
+        return [*self.apply(component, *tensors), *self.beside(component, *tensors)]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ __all__ = [
 
 
 def values_and_gradients(subject: Subject, component: Any, example: Example) -> list[Tensor]:
-    """Return the component's values on an example, and the gradients of their weighted sum."""
-    return values_and_gradients_of(lambda *x: subject.kind.apply(component, *x), example)
+    """Return all that a component makes of an example, and the gradients of its weighted sum."""
+    return values_and_gradients_of(lambda *x: subject.kind.apply_all(component, *x), example)
 
 
 def values_and_gradients_of(

@@ -316,6 +316,50 @@ class BooleanWeights(Cosine):
         return (v[i] != 0).any(1) & (v[j] != 0).any(1)
 
 
+class WeightsOnTheCpu(Cosine):
+    def edge_weights(self, v, i, j):
+        return torch.ones(len(i), dtype=v.dtype)
+
+
+class BranchingWeights(Cosine):
+    def edge_weights(self, v, i, j):
+        weights = (v[i] * v[j] != 0).any(1).to(v.dtype)
+        return weights if weights.sum() > 0 else weights + 1
+
+
+class PairsOnTheCpu(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        return torch.ones(len(v), len(v), dtype=v.dtype) - (v @ v.T).abs()
+
+
+class BranchingPairs(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        values = 1 - (v @ v.T).abs()
+        return values if values.min() >= 0 else values.clamp(min=0)
+
+
+class PairsCachedByShape(Cosine):
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    @torch.no_grad()
+    def pairwise(self, v):
+        key = v.shape, v.dtype
+        if key not in self.cache:
+            self.cache[key] = 1 - (v @ v.T).abs()
+        return self.cache[key]
+
+
+class PairsThatSeedTheWorld(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        torch.manual_seed(0)
+        return 1 - (v @ v.T).abs()
+
+
 class ValuesAllPairs(Cosine):
     def edge_values(self, v, i, j):
         return (1 - (v @ v.T).abs())[i, j]
@@ -418,14 +462,16 @@ BREAKS = {
     CountsCalls: "module_state",
     OtherPairs: "pairwise",
     PairsWithAGraph: "pairwise",
-    Column: "shapes vertices_unchanged locality pairwise order_hint cost change_of_tree",
+    Column: "shapes input_unchanged vertices_unchanged determinism memory random_state "
+    "module_state leftovers layout locality pairwise order_hint cost change_of_tree vmap pickling "
+    "deepcopy state_dict device",
     Transposed: "shapes edges_alone locality symmetry pairwise order_hint edge_weights cost many",
     DoubledAtDuplicates: "ties",
     SteepAtRightAngles: "ties",
     WrongFrom300: "locality",
     WrongGradientFrom300: "many",
     WrongPairsOfOddMany: "pairwise",
-    PairsReadFromMemory: "pairwise",
+    PairsReadFromMemory: "layout pairwise vmap",
     CachesByShape: "memory",
     RoundsToSingle: "precision gradient second_gradient ties many change_of_tree",
     ReadsMemory: "layout vmap",
@@ -436,6 +482,12 @@ BREAKS = {
     BooleanWeights: "edge_weights",
     ValuesAllPairs: "cost",
     CubicPairs: "cost",
+    WeightsOnTheCpu: "device",
+    BranchingWeights: "vmap compilation",
+    PairsOnTheCpu: "device",
+    BranchingPairs: "vmap compilation",
+    PairsCachedByShape: "memory",
+    PairsThatSeedTheWorld: "random_state compilation",
     Overflows: "scale",
     OnTheCpu: "device",
     ZeroSurrogate: "graph",

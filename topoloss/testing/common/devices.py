@@ -30,11 +30,11 @@ def device(subject: Subject) -> None:
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(f"{example.name} on {SECOND_CPU}, a stand-in for a GPU", _MEND):
-        expected = subject.kind.apply(subject.make(), *example.tensors)
+        expected = subject.kind.apply_all(subject.make(), *example.tensors)
         if isinstance(component, nn.Module):
             move_module(component)
         with second_cpu():
-            received = subject.kind.apply(component, *map(moved, example.tensors))
+            received = subject.kind.apply_all(component, *map(moved, example.tensors))
         require(
             all(map(was_moved, received)),
             expected=f"values on {SECOND_CPU}",
@@ -58,10 +58,10 @@ def cuda(subject: Subject) -> None:
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(f"{example.name} on cuda", mend=_MEND):
-        expected = subject.kind.apply(subject.make(), *example.tensors)
+        expected = subject.kind.apply_all(subject.make(), *example.tensors)
         if isinstance(component, nn.Module):
             component.cuda()
-        received = subject.kind.apply(component, *(x.cuda() for x in example.tensors))
+        received = subject.kind.apply_all(component, *(x.cuda() for x in example.tensors))
         require(
             all(x.is_cuda for x in received),
             expected="values on cuda",

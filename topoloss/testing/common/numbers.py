@@ -59,7 +59,7 @@ def layout(subject: Subject) -> None:
             def laid_out(
                 *tensors: Tensor, lay_out: Callable[..., Tensor] = lay_out
             ) -> list[Tensor]:
-                return subject.kind.apply(subject.make(), *map(lay_out, tensors))
+                return subject.kind.apply_all(subject.make(), *map(lay_out, tensors))
 
             received = values_and_gradients_of(laid_out, example)
             require(

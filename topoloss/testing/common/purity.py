@@ -28,7 +28,7 @@ def input_unchanged(subject: Subject) -> None:
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(example.name):
-        _require_unchanged(lambda *x: subject.kind.apply(component, *x), example.tensors)
+        _require_unchanged(lambda *x: subject.kind.apply_all(component, *x), example.tensors)
 
 
 @foundation
@@ -56,11 +56,11 @@ def memory(subject: Subject) -> None:
         component = subject.make()
         # The same tensors with other numbers in them, and then other tensors of the same shape.
         tensors = leaves(first.tensors)
-        subject.kind.apply(component, *tensors)
+        subject.kind.apply_all(component, *tensors)
         with torch.no_grad():
             for x, y in zip(tensors, second.tensors, strict=True):
                 x.copy_(y)
-        written_over = [value.detach() for value in subject.kind.apply(component, *tensors)]
+        written_over = [value.detach() for value in subject.kind.apply_all(component, *tensors)]
         received = values_and_gradients(subject, component, second)
         require(
             same(written_over, expected[: len(written_over)]) and same(received, expected),
@@ -79,7 +79,7 @@ def random_state(subject: Subject) -> None:
     example = subject.kind.generic(component, subject.seed)
     with on(example.name), _random_states_set_aside():
         before = _random_states()
-        subject.kind.apply(component, *example.tensors)
+        subject.kind.apply_all(component, *example.tensors)
         changed = [name for name, state in _random_states().items() if state != before[name]]
         require(
             not changed,
@@ -95,7 +95,7 @@ def module_state(subject: Subject) -> None:
     example = subject.kind.generic(component, subject.seed)
     with on(example.name):
         _require_unchanged_module(
-            component, lambda: subject.kind.apply(component, *example.tensors)
+            component, lambda: subject.kind.apply_all(component, *example.tensors)
         )
 
 
@@ -108,9 +108,10 @@ def leftovers(subject: Subject) -> None:
         owners = [x for x in (*inputs, *component.parameters()) if x.requires_grad]
         for x in owners:
             x.grad = torch.ones_like(x)
-        subject.kind.apply(component, *inputs)  # what is added once, at the first call, may stay
+        # What is added once, at the first call, may stay.
+        subject.kind.apply_all(component, *inputs)
         hooks = _hooks(component, owners)
-        subject.kind.apply(component, *inputs)
+        subject.kind.apply_all(component, *inputs)
         require(
             _hooks(component, owners) == hooks,
             expected=f"{hooks} hooks after each call",

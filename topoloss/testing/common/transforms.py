@@ -30,10 +30,10 @@ def vmap(subject: Subject) -> None:
     component = subject.make()
     examples = [subject.kind.generic(component, subject.seed + k) for k in (0, 1)]
     with on(f"{examples[0].name} and {examples[1].name}", mend=_TORCH_ONLY):
-        looped = [subject.kind.apply(component, *example.tensors) for example in examples]
+        looped = [subject.kind.apply_all(component, *example.tensors) for example in examples]
         tensors = zip(*(example.tensors for example in examples), strict=True)
         batch = [torch.stack(each) for each in tensors]
-        mapped = torch.vmap(lambda *x: subject.kind.apply(component, *x))(*batch)
+        mapped = torch.vmap(lambda *x: subject.kind.apply_all(component, *x))(*batch)
         expected = [torch.stack(each) for each in zip(*looped, strict=True)]
         require(
             close(mapped, expected),
@@ -56,7 +56,7 @@ def compilation(subject: Subject) -> None:
         eager = values_and_gradients(subject, component, example)
         torch.compiler.reset()
         compiled = torch.compile(
-            lambda *x: subject.kind.apply(component, *x), fullgraph=True, backend="aot_eager"
+            lambda *x: subject.kind.apply_all(component, *x), fullgraph=True, backend="aot_eager"
         )
         with _unchecked_signatures(), warnings.catch_warnings():
             # The compiler itself makes instances of autograd functions.

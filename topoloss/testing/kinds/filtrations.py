@@ -130,6 +130,13 @@ def _apply(filtration: Filtration, x: Tensor) -> list[Tensor]:
     return [filtration.edge_values(v, i, j)]
 
 
+def _beside(filtration: Filtration, x: Tensor) -> list[Tensor]:
+    """Return what else a pipeline asks for: weights of edges, and the values of a matrix."""
+    v, _, i, j, listed = graph_of(filtration, x)
+    weights = filtration.edge_weights(v, i, j)
+    return [weights] if listed else [weights, filtration.pairwise(v.detach())[i, j]]
+
+
 KIND = Kind(
     base=Filtration,
     generic=lambda filtration, seed: activations.generic(seed),
@@ -174,6 +181,7 @@ KIND = Kind(
         devices.cuda,
     ),
     large=lambda filtration, seed: activations.large(seed),
+    beside=_beside,
 )
 
 
