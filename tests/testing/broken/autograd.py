@@ -21,6 +21,14 @@ class Negated(torch.autograd.Function):
         return -gradient
 
 
+class NegatedInFloat32(Negated):
+    """Give a gradient of the wrong sign in float32 alone."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient if gradient.dtype == torch.float32 else gradient.clone()
+
+
 class DifferentiableOnce(Negated):
     """Give the right gradient, but no second one."""
 

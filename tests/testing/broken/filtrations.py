@@ -34,6 +34,11 @@ class DifferentiableOnce(Cosine):
         return autograd.DifferentiableOnce.apply(super().vertices(x))
 
 
+class WrongSignInFloat32(Cosine):
+    def vertices(self, x):
+        return autograd.NegatedInFloat32.apply(super().vertices(x))
+
+
 class Detached(Cosine):
     def edge_values(self, v, i, j):
         return super().edge_values(v.detach(), i, j)
@@ -431,6 +436,7 @@ BREAKS = {
     Cosine: "",
     WrongSign: "gradient second_gradient ties many change_of_tree",
     DifferentiableOnce: "second_gradient",
+    WrongSignInFloat32: "precision",
     Detached: "graph change_of_tree",
     PartlyDetached: "gradient second_gradient ties many change_of_tree",
     OffByOne: "locality symmetry pairwise order_hint",
@@ -439,9 +445,9 @@ BREAKS = {
     WrongOrder: "order_hint",
     ReversedOrder: "order_hint",
     MisspeltOrder: "order_hint",
-    CentresInPlace: "input_unchanged determinism memory leftovers layout scale graph "
-    "gradient second_gradient finite_gradients ties many change_of_tree "
-    "compilation pickling deepcopy state_dict",
+    CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale graph "
+    "gradient second_gradient finite_gradients ties many change_of_tree compilation pickling "
+    "deepcopy state_dict",
     HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
     Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
     "gradient many vmap compilation device",

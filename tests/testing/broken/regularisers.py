@@ -103,6 +103,12 @@ class HalfMse(Mse):
         return super().compute(x.bfloat16())
 
 
+class DetachedInFloat32(Mse):
+    def compute(self, x):
+        value = super().compute(x)
+        return value.detach() + 0 * value if value.dtype == torch.float32 else value
+
+
 class NoisyMse(Mse):
     def __init__(self):
         super().__init__()
@@ -238,13 +244,14 @@ BREAKS = {
     OneForAll: "batch",
     BranchingMse: "batch compilation",
     SumsOverTheBatch: "batch",
-    CentresActivations: "input_unchanged determinism memory leftovers layout scale graph "
-    "one_neuron gradient second_gradient finite_gradients ties many "
-    "compilation pickling deepcopy state_dict",
+    CentresActivations: "input_unchanged determinism memory leftovers precision layout scale "
+    "graph one_neuron gradient second_gradient finite_gradients ties many compilation pickling "
+    "deepcopy state_dict",
     ByEdge: "change_of_tree",
     ShortDiagrams: "diagrams compilation",
     NegatedMse: "gradient ties many",
     HalfMse: "precision gradient second_gradient ties many",
+    DetachedInFloat32: "precision",
     NoisyMse: "determinism memory precision gradient second_gradient many batch compilation",
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +96,7 @@ def precision(subject: Subject) -> None:
     The comparison is with float64 on the same, rounded input. Half of the digits is what
     a root leaves where its argument cancels; a filtration or loss without roots does better.
     In float64 itself the value must follow changes of the input that float32 cannot tell.
+    Gradients in float32 have half of their digits right, too.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -120,8 +123,29 @@ def precision(subject: Subject) -> None:
                         mend="compute in at least float32, and avoid the difference of nearly "
                         "equal numbers",
                     )
+    _require_single_gradients(subject, component, example)
     with on(f"{example.name} in torch.float64"):
         _require_digits(lambda *x: subject.kind.apply(component.double(), *x), example)
+
+
+def _require_single_gradients(subject: Subject, component: Any, example: Example) -> None:
+    """Require the gradients of float64, at the same rounded input, from float32."""
+    single = replace(example, tensors=tuple(x.float() for x in example.tensors))
+    double = replace(example, tensors=tuple(x.double() for x in single.tensors))
+    with on(f"{example.name} in torch.float32"):
+        exact = gradients(subject, component.double(), double)
+        received = gradients(subject, component.float(), single)
+        for k, target in enumerate(exact):
+            found = received[k].double() if received else torch.zeros_like(target)
+            bound = torch.finfo(torch.float32).eps ** 0.5 * target.abs().amax()
+            where, got, wanted = worst_entry(found, target)
+            require(
+                abs(got - wanted) <= bound,
+                expected=f"a gradient of {wanted:.9g} within {bound:.2g}, in entry {where}",
+                received=f"{got:.9g}" if received else "no gradient",
+                mend="detach no part of the value in one dtype alone; a backward written by hand "
+                "must be right in each",
+            )
 
 
 @builds_on("finite", "precision")
