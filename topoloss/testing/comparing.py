@@ -113,12 +113,13 @@ def weighted_sum(values: Sequence[Tensor]) -> Tensor:
 
     The weights are unequal, so that errors of opposite sign do not cancel.
     """
-    terms = [
-        (value * torch.linspace(1, 2, value.numel(), dtype=value.dtype).view_as(value)).sum()
-        for value in values
-        if value.requires_grad
-    ]
+    terms = [(value * _weights(value)).sum() for value in values if value.requires_grad]
     return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _weights(value: Tensor) -> Tensor:
+    weights = torch.linspace(1, 2, value.numel(), dtype=value.dtype, device=value.device)
+    return weights.view_as(value)
 
 
 def _gradients(values: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:

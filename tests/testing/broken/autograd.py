@@ -29,6 +29,14 @@ class NegatedInFloat32(Negated):
         return -gradient if gradient.dtype == torch.float32 else gradient.clone()
 
 
+class BackwardOnTheCpu(Negated):
+    """Give the right gradient, by a tensor that is made on the CPU."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.ones(gradient.shape[-1:], dtype=gradient.dtype)
+
+
 class DifferentiableOnce(Negated):
     """Give the right gradient, but no second one."""
 

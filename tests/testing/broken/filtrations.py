@@ -389,6 +389,11 @@ class OnTheCpu(Cosine):
         return super().edge_values(v, i, j) * torch.ones(len(i), dtype=v.dtype)
 
 
+class BackwardOnTheCpu(Cosine):
+    def vertices(self, x):
+        return autograd.BackwardOnTheCpu.apply(super().vertices(x))
+
+
 class ZeroSurrogate(Cosine):
     """Declares a surrogate gradient, and has none."""
 
@@ -447,7 +452,7 @@ BREAKS = {
     MisspeltOrder: "order_hint",
     CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale graph "
     "gradient second_gradient finite_gradients ties many change_of_tree compilation pickling "
-    "deepcopy state_dict",
+    "deepcopy state_dict device",
     HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
     Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
     "gradient many vmap compilation device",
@@ -496,6 +501,7 @@ BREAKS = {
     PairsThatSeedTheWorld: "random_state compilation",
     Overflows: "scale",
     OnTheCpu: "device",
+    BackwardOnTheCpu: "device",
     ZeroSurrogate: "graph",
     Path: "",
     PathFromOne: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "

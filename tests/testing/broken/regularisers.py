@@ -246,7 +246,7 @@ BREAKS = {
     SumsOverTheBatch: "batch",
     CentresActivations: "input_unchanged determinism memory leftovers precision layout scale "
     "graph one_neuron gradient second_gradient finite_gradients ties many compilation pickling "
-    "deepcopy state_dict",
+    "deepcopy state_dict device",
     ByEdge: "change_of_tree",
     ShortDiagrams: "diagrams compilation",
     NegatedMse: "gradient ties many",
@@ -256,7 +256,7 @@ BREAKS = {
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
-    DoublesTheWeights: "input_unchanged gradient device",
+    DoublesTheWeights: "input_unchanged gradient",
     NormOfWeights: "finite_gradients ties",
     AddsHooks: "leftovers compilation",
     ClearsGradients: "leftovers",

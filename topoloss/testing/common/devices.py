@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
-from topoloss.testing.comparing import close, difference
+from topoloss.testing.comparing import close, difference, values_and_gradients
 from topoloss.testing.second_cpu import (
     SECOND_CPU,
     move_module,
@@ -26,25 +28,29 @@ _MEND = (
 
 
 def device(subject: Subject) -> None:
-    """New tensors are made on the device of the input, tried on a device that needs no GPU."""
+    """New tensors are made on the device of the input, tried on a device that needs no GPU.
+
+    The gradient is tried, too: a backward pass may make tensors of its own.
+    """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(f"{example.name} on {SECOND_CPU}, a stand-in for a GPU", _MEND):
-        expected = subject.kind.apply_all(subject.make(), *example.tensors)
+        expected = values_and_gradients(subject, subject.make(), example)
         if isinstance(component, nn.Module):
             move_module(component)
+        away = replace(example, tensors=tuple(map(moved, example.tensors)))
         with second_cpu():
-            received = subject.kind.apply_all(component, *map(moved, example.tensors))
+            received = values_and_gradients(subject, component, away)
         require(
             all(map(was_moved, received)),
-            expected=f"values on {SECOND_CPU}",
+            expected=f"values and gradients on {SECOND_CPU}",
             received=[x.device for x in received],
             mend=_MEND,
         )
         back = [moved_back(x) for x in received]
         require(
             close(back, expected),
-            expected="the values of the CPU",
+            expected="the values and gradients of the CPU",
             received=difference(back, expected),
             mend=_MEND,
         )
@@ -52,26 +58,27 @@ def device(subject: Subject) -> None:
 
 @builds_on("device")
 def cuda(subject: Subject) -> None:
-    """On a CUDA device the values are those of the CPU, and stay on the device."""
+    """On a CUDA device values and gradients are those of the CPU, and stay on the device."""
     if not torch.cuda.is_available():
         raise NotApplicable("there is no CUDA device here")
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(f"{example.name} on cuda", mend=_MEND):
-        expected = subject.kind.apply_all(subject.make(), *example.tensors)
+        expected = values_and_gradients(subject, subject.make(), example)
         if isinstance(component, nn.Module):
             component.cuda()
-        received = subject.kind.apply_all(component, *(x.cuda() for x in example.tensors))
+        away = replace(example, tensors=tuple(x.cuda() for x in example.tensors))
+        received = values_and_gradients(subject, component, away)
         require(
             all(x.is_cuda for x in received),
-            expected="values on cuda",
+            expected="values and gradients on cuda",
             received=[x.device for x in received],
             mend=_MEND,
         )
         received = [x.cpu() for x in received]
         require(
             close(received, expected),
-            expected="the values of the CPU",
+            expected="the values and gradients of the CPU",
             received=difference(received, expected),
             mend="use the same algorithm on both devices",
         )
