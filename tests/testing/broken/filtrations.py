@@ -264,6 +264,23 @@ class WrongPairsOfOddMany(Cosine):
         return values
 
 
+class WrongPairsOfOddManyInFloat32(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        values = 1 - (v @ v.T).abs()
+        if len(v) > 40 and len(v) % 2 and v.dtype == torch.float32:
+            values[-1] = 0
+        return values
+
+
+class PairsOf512(Cosine):
+    @torch.no_grad()
+    def pairwise(self, v):
+        values = 1 - (v @ v.T).abs()
+        values[512:] = 0
+        return values
+
+
 class PairsReadFromMemory(Cosine):
     @torch.no_grad()
     def pairwise(self, v):
@@ -482,6 +499,8 @@ BREAKS = {
     WrongFrom300: "locality",
     WrongGradientFrom300: "many",
     WrongPairsOfOddMany: "pairwise",
+    WrongPairsOfOddManyInFloat32: "pairwise",
+    PairsOf512: "pairwise",
     PairsReadFromMemory: "layout pairwise vmap",
     CachesByShape: "memory",
     RoundsToSingle: "precision gradient second_gradient ties many change_of_tree",

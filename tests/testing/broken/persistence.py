@@ -276,6 +276,18 @@ class WrongForFullBlocks(WrongFor):
         return n > 64 and n % 1024 == 0
 
 
+class WrongForFullBlocksOfFloat32(Tree):
+    def tree(self, values):
+        full = len(values) > 40 and len(values) % 64 == 0
+        return super().tree(-values if full and values.dtype == torch.float32 else values)
+
+
+class WrongForOddManyOfFloat64(Tree):
+    def tree(self, values):
+        odd = len(values) > 40 and len(values) % 2
+        return super().tree(-values if odd and values.dtype == torch.float64 else values)
+
+
 class SkipsTheBordersOfBlocks(Tree):
     """Never compares the last vertex of a block of 256 with the first of the next."""
 
@@ -548,7 +560,7 @@ BREAKS = {
     "random_state module_state leftovers layout spanning_tree reference negative_values "
     "digits sizes weight diagonal higher_dimensions "
     "boundary_reduction limits pickling deepcopy state_dict device",
-    HalfPrecisionAlone: "operators edges_of_vertices points spanning_tree reference sizes diagonal",
+    HalfPrecisionAlone: "operators edges_of_vertices points spanning_tree reference diagonal",
     DropsZeroDeaths: "points spanning_tree reference negative_values digits sizes",
     CountsFromOne: "edges_of_vertices spanning_tree reference negative_values digits sizes weight",
     NextVertex: "reference negative_values digits sizes weight",
@@ -577,6 +589,8 @@ BREAKS = {
     WrongAbove300: "sizes",
     WrongForOddAbove40: "sizes",
     WrongForFullBlocks: "sizes",
+    WrongForFullBlocksOfFloat32: "sizes",
+    WrongForOddManyOfFloat64: "sizes",
     SkipsTheBordersOfBlocks: "sizes",
     ListWrongAbove300: "sizes forest",
     Heaviest: "reference negative_values digits sizes weight",

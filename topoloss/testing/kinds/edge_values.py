@@ -43,6 +43,8 @@ _EPSILONS = 4096
 _DTYPES = (torch.float64, torch.float32)
 _BLOCK = 32
 _TRIED_ALONE = 40
+# One more than blocks of 256, 512 or 1,024 vertices hold.
+_MOST = 1025
 _ONE_EDGE = "component.edge_values(v, torch.tensor([{i}]), torch.tensor([{j}]))"
 
 
@@ -146,7 +148,8 @@ def symmetry(subject: Subject) -> None:
 @builds_on("edges_alone", "symmetry", "locality")
 def pairwise(subject: Subject) -> None:
     """`pairwise` is the matrix of all edge values, without a graph."""
-    for setting in _settings(subject):
+    most = examples.many(_MOST, seed=subject.seed)
+    for setting in (*_settings(subject), _Setting(subject.make(), most, torch.float32)):
         graph, filtration = setting.graph, setting.filtration
         skip_listed(graph)
         strided = torch.stack((graph.v, graph.v + 1), -1)[..., 0]
@@ -418,10 +421,9 @@ class _Setting:
 def _settings(subject: Subject) -> Iterator[_Setting]:
     filtration = subject.make()
     few = examples.generic(32, 16, subject.seed)
-    for dtype in _DTYPES:
-        yield _Setting(filtration, few, dtype)
-    for k, example in enumerate(activations.large(subject.seed)):
-        yield _Setting(filtration, example, _DTYPES[k % 2])
+    for example in (few, *activations.large(subject.seed)):
+        for dtype in _DTYPES:
+            yield _Setting(filtration, example, dtype)
 
 
 def _calls(filtration: Filtration, example: Example, dtype: torch.dtype, *calls: str) -> list[str]:

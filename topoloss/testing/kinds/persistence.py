@@ -221,17 +221,16 @@ def sizes(subject: Subject) -> None:
     """The tree is right for many vertices too, odd and even numbers and block borders."""
     engine = subject.make()
     for n in sorted({at_most(engine, n) for n in _LARGE}):
-        dtype = dtypes_of(engine)[n % len(dtypes_of(engine))]
-        for search in searches_of_vertices(engine, random_walk(n, subject.seed).to(dtype)):
-            with on(
-                f"{search.name} of a random walk of {n} vertices, seed={subject.seed}, {dtype}"
-            ):
-                require_tree(
-                    search,
-                    search.find(),
-                    "look at the last rows of a block, and at a last block that is not full; an "
-                    "engine for fewer vertices states max_vertices",
-                )
+        for dtype in dtypes_of(engine):
+            for search in searches_of_vertices(engine, random_walk(n, subject.seed).to(dtype)):
+                what = f"a random walk of {n} vertices, seed={subject.seed}, {dtype}"
+                with on(f"{search.name} of {what}"):
+                    require_tree(
+                        search,
+                        search.find(),
+                        "look at the last rows of a block, and at a last block that is not full; "
+                        "an engine for fewer vertices states max_vertices",
+                    )
 
 
 @builds_on("reference", "digits")
