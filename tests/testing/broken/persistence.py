@@ -323,6 +323,14 @@ class FixedPoint(Tree):
         return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
 
 
+class First8Features(Tree):
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        v = v[:, :8]
+        return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
+
+
 class LooksAtTheDiagonal(Tree):
     def tree(self, values):
         return super().tree(values + values.diagonal() + values.diagonal()[:, None])
@@ -595,6 +603,7 @@ BREAKS = {
     ListWrongAbove300: "sizes forest",
     Heaviest: "reference negative_values digits sizes weight",
     LowPrecision: "digits weight",
+    First8Features: "features",
     FixedPoint: "weight",
     LooksAtTheDiagonal: "diagonal",
     ClearsTheDiagonal: "input_unchanged",

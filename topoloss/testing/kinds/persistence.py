@@ -37,6 +37,7 @@ from topoloss.testing.kinds.searches import (
     key_of,
     random_walk,
     require_tree,
+    searches_of_features,
     searches_of_matrix,
     searches_of_vertices,
 )
@@ -48,6 +49,7 @@ _OPERATORS = ("from_features", "from_matrix", "from_edges")
 _SMALL = (1, 2, 3, 17, 40)
 # Odd and even, around the borders of blocks of 64 to 1,024, and between them.
 _LARGE = (41, 64, 65, 101, 128, 129, 256, 257, 301, 1024, 1025)
+_FEATURES = (1, 2, 16, 33, 64, 130)
 # A float64 that is rounded to float32 loses what comes on top of this even number.
 _LARGER_THAN_FLOAT32 = 2.0**24
 
@@ -214,6 +216,26 @@ def digits(subject: Subject) -> None:
                 search.find(),
                 "compare keys in the dtype of the input, rounded to no other",
             )
+
+
+@builds_on("reference")
+def features(subject: Subject) -> None:
+    """The tree is right for few features and for many, odd and even numbers and block borders."""
+    engine = subject.make()
+    if not has(engine, "from_features"):
+        raise NotApplicable("it has no from_features")
+    n = at_most(engine, 17)
+    for d in _FEATURES:
+        for dtype in dtypes_of(engine):
+            for search in searches_of_features(engine, random_walk(n, subject.seed, d).to(dtype)):
+                what = f"a random walk of {n} vertices, seed={subject.seed}, {dtype}"
+                with on(f"{search.name} of {d} features of {what}"):
+                    require_tree(
+                        search,
+                        search.find(),
+                        "look at the last features of a block, and at a last block that is not "
+                        "full",
+                    )
 
 
 @builds_on("reference")
@@ -399,6 +421,7 @@ KIND = Kind(
         reference,
         negative_values,
         digits,
+        features,
         sizes,
         weight,
         diagonal,

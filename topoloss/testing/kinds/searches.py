@@ -26,6 +26,7 @@ __all__ = [
     "key_of",
     "random_walk",
     "require_tree",
+    "searches_of_features",
     "searches_of_matrix",
     "searches_of_vertices",
 ]
@@ -108,6 +109,11 @@ def searches_of_vertices(engine: Persistence, v: Tensor) -> Iterator[Search]:
     values = squared.key.to(v.dtype)
     exact = torch.equal(values.double(), squared.key)
     yield from _searches_of_matrix(engine, values, squared if exact else Clique(values.double()))
+    yield from searches_of_features(engine, v)
+
+
+def searches_of_features(engine: Persistence, v: Tensor) -> Iterator[Search]:
+    """Yield a search over the same vertices for each order of features that the engine takes."""
     for order in sorted(engine.orders):
         operator = partial(engine.from_features, order=cast(Order, order))
         yield Search(f"from_features, {order},", (v,), operator, _clique(order, v))
@@ -142,10 +148,10 @@ def integers(n: int, seed: int) -> Tensor:
     return torch.randint(-1, 2, (n, _FEATURES), generator=generator).double()
 
 
-def random_walk(n: int, seed: int) -> Tensor:
+def random_walk(n: int, seed: int, features: int = _FEATURES) -> Tensor:
     """Draw vertices of integers, each close to the one before: keys are exact in float32 too."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-2, 3, (n, _FEATURES), generator=generator).cumsum(0).double()
+    return torch.randint(-2, 3, (n, features), generator=generator).cumsum(0).double()
 
 
 def key_of(order: str, v: Tensor) -> Tensor:
