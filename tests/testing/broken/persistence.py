@@ -166,6 +166,20 @@ class RoundsFeaturesToFloat32(Tree):
         return self.from_matrix((v[:, None] - v[None]).double().square().sum(-1))
 
 
+class RoundsFeaturesToTF32(Tree):
+    """As tensor cores do, which multiply float32."""
+
+    orders = frozenset({"dot_descending", "sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        if v.dtype == torch.float32:
+            bits = v.contiguous().view(torch.int32)
+            v = ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+        v = v.double()
+        squared = (v[:, None] - v[None]).square().sum(-1)
+        return self.from_matrix(-v @ v.T if order == "dot_descending" else squared)
+
+
 def as_stored(x):
     """Read as many entries as `x` has from where it begins, as if it were contiguous."""
     strides = [x.shape[1:].numel(), 1][-x.ndim :]
@@ -584,6 +598,7 @@ BREAKS = {
     RoundsToFloat32: "digits",
     RoundsListsToFloat32: "digits",
     RoundsFeaturesToFloat32: "digits",
+    RoundsFeaturesToTF32: "digits",
     OnTheCpu: "device",
     ListsOnTheCpu: "device",
     RefusesMatricesAlone: "device",

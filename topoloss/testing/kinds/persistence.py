@@ -50,8 +50,9 @@ _SMALL = (1, 2, 3, 17, 40)
 # Odd and even, around the borders of blocks of 64 to 1,024, and between them.
 _LARGE = (41, 64, 65, 101, 128, 129, 256, 257, 301, 1024, 1025)
 _FEATURES = (1, 2, 16, 33, 64, 130)
-# A float64 that is rounded to float32 loses what comes on top of this even number.
-_LARGER_THAN_FLOAT32 = 2.0**24
+# Integers about these numbers are lost where float64 is rounded to the 24 bits of float32, or
+# float32 to the 11 bits of TF32; but their squares are exact, and so are sums of two squares.
+_NEEDS_ALL_DIGITS = {torch.float64: 2**24 + 1, torch.float32: 2**11 + 1}
 
 
 @foundation
@@ -203,11 +204,11 @@ def digits(subject: Subject) -> None:
             (f"1 to 1 + {4 * eps * squared.max():.2g}, {dtype}", search)
             for search in searches_of_matrix(engine, values)
         ]
-    if torch.float64 in dtypes_of(engine):
-        v = _LARGER_THAN_FLOAT32 + integers(n, subject.seed)
+        v = integers(n, subject.seed)
+        v[:, 0] += _NEEDS_ALL_DIGITS[dtype]
         found += [
-            (f"integers above 2**24, {v.dtype}", search)
-            for search in searches_of_vertices(engine, v)
+            (f"integers, the first of them about {_NEEDS_ALL_DIGITS[dtype]}, {dtype}", search)
+            for search in searches_of_vertices(engine, v.to(dtype))
         ]
     for what, search in found:
         with on(f"{search.name} of {n} vertices, {what}, seed={subject.seed}"):
