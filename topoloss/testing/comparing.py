@@ -33,7 +33,10 @@ def values_and_gradients(subject: Subject, component: Any, example: Example) -> 
 def values_and_gradients_of(
     function: Callable[..., list[Tensor]], example: Example
 ) -> list[Tensor]:
-    """Return the values of a function on an example, and the gradients of their weighted sum."""
+    """Return the values of a function on an example, and the gradients of their weighted sum.
+
+    A sum without a graph has gradients of zeros.
+    """
     inputs = leaves(example.tensors)
     values = function(*inputs)
     return [*(value.detach() for value in values), *_gradients(values, inputs)]
@@ -125,5 +128,5 @@ def _weights(value: Tensor) -> Tensor:
 def _gradients(values: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
     total = weighted_sum(values)
     if not total.requires_grad:
-        return []
+        return [torch.zeros_like(x) for x in inputs]
     return list(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))

@@ -53,6 +53,37 @@ class Mean(Sum):
         return super().forward(diagrams) / diagrams[0].weights.sum()
 
 
+class GuardedMean(Sum):
+    """The mean, but of no weight at all NaN."""
+
+    def forward(self, diagrams):
+        d = diagrams[0]
+        return d.deaths.sum() if len(d.deaths) == 0 else super().forward(diagrams) / d.weights.sum()
+
+
+class Weighed(torch.autograd.Function):
+    """The sum of weighted deaths, with a gradient that forgets the weights."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weights, deaths):
+        return (weights * deaths).sum()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.shape = inputs[1].shape
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, gradient.expand(ctx.shape)
+
+
+class WeightlessGradient(Sum):
+    def forward(self, diagrams):
+        return Weighed.apply(diagrams[0].weights, diagrams[0].deaths)
+
+
 class Norm(Sum):
     def forward(self, diagrams):
         scale = 1 + diagrams[0].deaths.detach().sum()
@@ -184,16 +215,18 @@ BREAKS = {
     DetachedSum: "gradient many",
     ForgetsTheDeaths: "graph empty",
     Weightless: "weights",
-    Mean: "finite empty",
-    Norm: "finite_gradients ties",
+    Mean: "finite empty weights",
+    GuardedMean: "weights",
+    WeightlessGradient: "weights",
+    Norm: "finite_gradients ties weights",
     NewZero: "empty",
     EachPoint: "shapes weights",
-    HalvesDeaths: "input_unchanged determinism memory leftovers precision layout scale "
-    "weights graph empty gradient second_gradient finite_gradients many "
-    "vmap compilation pickling deepcopy state_dict device",
+    HalvesDeaths: "input_unchanged determinism memory leftovers precision layout scale graph "
+    "empty gradient second_gradient finite_gradients many weights vmap compilation pickling "
+    "deepcopy state_dict device",
     BranchingSum: "vmap compilation",
     SingleSum: "precision gradient second_gradient ties many",
-    RandomSum: "determinism memory precision weights gradient second_gradient many vmap "
+    RandomSum: "determinism memory precision gradient second_gradient many weights vmap "
     "compilation",
     TrainedSum: "module_state",
     HiddenScale: "state_dict",
@@ -201,10 +234,10 @@ BREAKS = {
     WeightlessInDimension1: "weights",
     NeedsDimension1: "dimensions",
     OneDiagram: "dimensions shapes finite input_unchanged determinism memory random_state "
-    "module_state leftovers precision layout scale weights graph empty gradient second_gradient "
-    "finite_gradients ties many vmap compilation pickling deepcopy state_dict device",
+    "module_state leftovers precision layout scale graph empty gradient second_gradient "
+    "finite_gradients ties many weights vmap compilation pickling deepcopy state_dict device",
     First300: "weights",
-    WrongGradientFrom300: "many",
+    WrongGradientFrom300: "many weights",
     RemembersByShape: "memory weights",
     SquaresFirst: "scale",
     OnTheCpu: "device",

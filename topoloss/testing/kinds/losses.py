@@ -24,7 +24,7 @@ from topoloss.testing.common import (
     ties,
     transforms,
 )
-from topoloss.testing.comparing import close
+from topoloss.testing.comparing import close, difference, values_and_gradients_of
 from topoloss.testing.examples import Example
 
 __all__ = ["KIND"]
@@ -73,32 +73,50 @@ _DIMENSIONS_MEND = (
 )
 
 
-@builds_on("shapes")
+@builds_on("shapes", "empty", "gradient", "finite_gradients", "many")
 def weights(subject: Subject) -> None:
-    """A point of weight 0 does not change the value, in any dimension."""
+    """Points of weight 0 change neither the value nor its gradient, in any dimension.
+
+    One point is left out at a time, then every other one, then all of them.
+    """
     loss = subject.make()
     for example in (_generic(loss, subject.seed), *_large(loss, subject.seed)):
-        points = _Points(*example.tensors)
-        for dimension, deaths in ((0, points.deaths), (1, points.deaths_1)):
-            for left_out in _few_of(len(deaths)):
-                kept = torch.arange(len(deaths)) != left_out
-                place = f"point {left_out} of dimension {dimension}"
-                with on(f"{example.name}, with weight 0 at {place}"):
-                    expected = loss(_diagrams(*points.without(dimension, kept)))
-                    of_dimension = {f"weights_{dimension}": kept.double()}
-                    received = loss(_diagrams(*points, **of_dimension))
-                    require(
-                        close([received], [expected]),
-                        expected=f"{expected:.9g}, the value without that point",
-                        received=f"{received:.9g}",
-                        mend="multiply by diagram.weights, in every dimension, and divide by "
-                        "their sum instead of a count",
-                    )
+        deaths, _, deaths_1 = example.tensors
+        for dimension, count in ((0, len(deaths)), (1, len(deaths_1))):
+            for what, left_out in _few_of(count):
+                with on(f"{example.name}, with weight 0 at {what} of dimension {dimension}"):
+                    _require_without(loss, example, dimension, left_out)
 
 
-def _few_of(count: int) -> list[int]:
-    """Return all places of a short list; of a long one its ends and its middle."""
-    return list(range(count)) if count < 20 else [0, count // 2, count - 1]
+def _few_of(count: int) -> list[tuple[str, Tensor]]:
+    """Leave out each point of a short list, or the ends and the middle of a long one; and many."""
+    single = range(count) if count < 20 else (0, count // 2, count - 1)
+    place = torch.arange(count)
+    return [
+        *((f"point {k}", place == k) for k in single),
+        ("every other point", place % 2 == 0),
+        ("all points", place >= 0),
+    ]
+
+
+def _require_without(loss: Loss, example: Example, dimension: int, left_out: Tensor) -> None:
+    """Require the value, and the gradients by all points, of the points that are not left out."""
+    kept = ~left_out
+
+    def without(*points: Tensor) -> list[Tensor]:
+        return [loss(_diagrams(*_Points(*points).without(dimension, kept)))]
+
+    def weighed(*points: Tensor) -> list[Tensor]:
+        return [loss(_diagrams(*points, **{f"weights_{dimension}": kept.double()}))]
+
+    expected, received = (values_and_gradients_of(f, example) for f in (without, weighed))
+    require(
+        close(received, expected),
+        expected=f"the value {expected[0]:.9g} without them, and no gradient there",
+        received=difference(received, expected),
+        mend="multiply by diagram.weights, in every dimension, and divide by their sum instead of "
+        "a count, with a guard against a sum of 0",
+    )
 
 
 def definition(subject: Subject) -> None:
@@ -250,7 +268,6 @@ KIND = Kind(
         numbers.precision,
         numbers.layout,
         numbers.scale,
-        weights,
         definition,
         derivatives.graph,
         empty,
@@ -259,6 +276,7 @@ KIND = Kind(
         derivatives.finite_gradients,
         ties.ties,
         derivatives.many,
+        weights,
         transforms.vmap,
         transforms.compilation,
         instances.pickling,
