@@ -37,6 +37,20 @@ class BackwardOnTheCpu(Negated):
         return gradient * torch.ones(gradient.shape[-1:], dtype=gradient.dtype)
 
 
+class NegatedUnderVmap(Negated):
+    """Give a gradient of the wrong sign for a batch alone."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clone()
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return Negated.apply(x), in_dims[0]
+
+
 class DifferentiableOnce(Negated):
     """Give the right gradient, but no second one."""
 

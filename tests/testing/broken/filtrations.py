@@ -156,6 +156,11 @@ class Branching(Cosine):
         return super().vertices(x if x.sum() > 0 else -x)
 
 
+class WrongSignUnderVmap(Cosine):
+    def vertices(self, x):
+        return autograd.NegatedUnderVmap.apply(super().vertices(x))
+
+
 class Prints(Cosine):
     def vertices(self, x):
         print(end="")
@@ -468,7 +473,7 @@ BREAKS = {
     ReversedOrder: "order_hint",
     MisspeltOrder: "order_hint",
     CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale graph "
-    "gradient second_gradient finite_gradients ties many change_of_tree compilation pickling "
+    "gradient second_gradient finite_gradients ties many change_of_tree vmap compilation pickling "
     "deepcopy state_dict device",
     HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
     Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
@@ -481,6 +486,7 @@ BREAKS = {
     SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
     RefusesHalf: "precision",
     Branching: "vmap compilation",
+    WrongSignUnderVmap: "vmap",
     Prints: "compilation",
     KeepsALambda: "pickling",
     KeepsALock: "pickling deepcopy",
@@ -501,10 +507,10 @@ BREAKS = {
     WrongPairsOfOddMany: "pairwise",
     WrongPairsOfOddManyInFloat32: "pairwise",
     PairsOf512: "pairwise",
-    PairsReadFromMemory: "layout pairwise vmap",
+    PairsReadFromMemory: "layout pairwise",
     CachesByShape: "memory",
     RoundsToSingle: "precision gradient second_gradient ties many change_of_tree",
-    ReadsMemory: "layout vmap",
+    ReadsMemory: "layout",
     RelativeToTheLargest: "edges_alone pairwise gradient second_gradient ties many change_of_tree",
     SlightlyAsymmetric: "symmetry",
     NanWeights: "edge_weights",

@@ -67,6 +67,11 @@ class SumsOverTheBatch(Mse):
         return value + value.sum()
 
 
+class WrongSignOfABatch(Mse):
+    def compute(self, x):
+        return super().compute(autograd.NegatedUnderVmap.apply(x))
+
+
 class CentresActivations(Mse):
     def compute(self, x):
         x -= x.mean(0)
@@ -244,9 +249,10 @@ BREAKS = {
     OneForAll: "batch",
     BranchingMse: "batch compilation",
     SumsOverTheBatch: "batch",
+    WrongSignOfABatch: "batch",
     CentresActivations: "input_unchanged determinism memory leftovers precision layout scale "
-    "graph one_neuron gradient second_gradient finite_gradients ties many compilation pickling "
-    "deepcopy state_dict device",
+    "graph one_neuron gradient second_gradient finite_gradients ties many batch compilation "
+    "pickling deepcopy state_dict device",
     ByEdge: "change_of_tree",
     ShortDiagrams: "diagrams compilation",
     NegatedMse: "gradient ties many",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import jaxtyping
 import torch
+from torch import Tensor
 
 from topoloss.testing.checks import Subject, builds_on, on, require
 from topoloss.testing.comparing import (
@@ -16,6 +17,7 @@ from topoloss.testing.comparing import (
     values_and_gradients,
     values_and_gradients_of,
 )
+from topoloss.testing.examples import Example
 
 __all__ = ["compilation", "vmap"]
 
@@ -26,19 +28,23 @@ _TORCH_ONLY = (
 
 
 def vmap(subject: Subject) -> None:
-    """`torch.vmap` over a batch gives what a loop over its elements gives."""
+    """`torch.vmap` over a batch gives the values and gradients of a loop over its elements."""
     component = subject.make()
     examples = [subject.kind.generic(component, subject.seed + k) for k in (0, 1)]
     with on(f"{examples[0].name} and {examples[1].name}", mend=_TORCH_ONLY):
-        looped = [subject.kind.apply_all(component, *example.tensors) for example in examples]
         tensors = zip(*(example.tensors for example in examples), strict=True)
-        batch = [torch.stack(each) for each in tensors]
-        mapped = torch.vmap(lambda *x: subject.kind.apply_all(component, *x))(*batch)
-        expected = [torch.stack(each) for each in zip(*looped, strict=True)]
+        batch = Example("", tuple(torch.stack(each) for each in tensors))
+
+        def loop(*x: Tensor) -> list[Tensor]:
+            of_each = (subject.kind.apply_all(component, *one) for one in zip(*x, strict=True))
+            return [torch.stack(each) for each in zip(*of_each, strict=True)]
+
+        mapped = torch.vmap(lambda *x: subject.kind.apply_all(component, *x))
+        expected, received = (values_and_gradients_of(f, batch) for f in (loop, mapped))
         require(
-            close(mapped, expected),
-            expected="the values of a loop",
-            received=difference(mapped, expected),
+            close(received, expected),
+            expected="the values and gradients of a loop",
+            received=difference(received, expected),
             mend="reduce over the axes of one element only, counted as if there were no batch",
         )
 

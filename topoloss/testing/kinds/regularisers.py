@@ -22,7 +22,7 @@ from topoloss.testing.common import (
     ties,
     transforms,
 )
-from topoloss.testing.comparing import close
+from topoloss.testing.comparing import close, difference, values_and_gradients_of
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import activations
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
@@ -31,7 +31,7 @@ __all__ = ["KIND"]
 
 
 def batch(subject: Subject) -> None:
-    """A batch, or a list, has one value for each element: the value of the element alone."""
+    """A batch, or a list, has for each element the value and the gradient of the element alone."""
     regulariser = subject.make()
     if _is_between_layers(regulariser):
         raise NotApplicable("it values layers together, and no batch of one layer")
@@ -41,13 +41,18 @@ def batch(subject: Subject) -> None:
         mend="use torch operations that do not branch on the values of tensors, or return False "
         "from the property vmappable",
     ):
-        xs = [first.activations, second.activations]
-        looped = torch.stack([regulariser(x) for x in xs])
-        for several in (regulariser(torch.stack(xs)), regulariser(xs)):
+        both = Example("", (first.activations, second.activations))
+        expected = values_and_gradients_of(
+            lambda *xs: [torch.stack([regulariser(x) for x in xs])], both
+        )
+        for together in (
+            values_and_gradients_of(lambda *xs: [regulariser(torch.stack(xs))], both),
+            values_and_gradients_of(lambda *xs: [regulariser(list(xs))], both),
+        ):
             require(
-                several.shape == (2,) and close([several], [looped]),
-                expected=f"{looped.tolist()}, one by one",
-                received=f"{several.tolist()}, together",
+                together[0].shape == (2,) and close(together, expected),
+                expected=f"{expected[0].tolist()}, one by one, and the same gradients",
+                received=difference(together, expected),
                 mend="reduce over the axes of one element only",
             )
 
