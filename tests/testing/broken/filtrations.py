@@ -135,7 +135,8 @@ class NanGradientAtDuplicates(topoloss.Filtration):
         return x.T.to(torch.promote_types(x.dtype, torch.float32))
 
     def edge_values(self, v, i, j):
-        scale = 1 + v.detach().abs().amax()
+        largest = v.detach().abs().amax()
+        scale = torch.where(largest > 0, largest, 1)
         return ((v[i] - v[j]) / scale).square().sum(-1).sqrt() * scale
 
 
@@ -406,6 +407,17 @@ class Overflows(Cosine):
         return torch.where(zero, 0, x / torch.where(zero, 1, x).norm(dim=1, keepdim=True))
 
 
+class Underflows(Cosine):
+    """Divides by no number below 1 before it takes squares."""
+
+    def vertices(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).T
+        zero = (x == 0).all(1, keepdim=True)
+        x = torch.where(zero, 1, x)
+        x = x / x.detach().abs().amax(1, keepdim=True).clamp(min=1)
+        return torch.where(zero, 0, x / x.norm(dim=1, keepdim=True))
+
+
 class OnTheCpu(Cosine):
     def edge_values(self, v, i, j):
         return super().edge_values(v, i, j) * torch.ones(len(i), dtype=v.dtype)
@@ -472,16 +484,16 @@ BREAKS = {
     WrongOrder: "order_hint",
     ReversedOrder: "order_hint",
     MisspeltOrder: "order_hint",
-    CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale graph "
-    "gradient second_gradient finite_gradients ties many change_of_tree vmap compilation pickling "
-    "deepcopy state_dict device",
+    CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale tiny "
+    "graph gradient second_gradient finite_gradients ties many change_of_tree vmap compilation "
+    "pickling deepcopy state_dict device",
     HalvesVerticesInPlace: "vertices_unchanged edges_alone symmetry pairwise cost change_of_tree",
     Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
     "gradient many vmap compilation device",
     SeedsTheWorld: "random_state compilation",
     NanAtConstants: "finite finite_gradients",
-    LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale gradient "
-    "finite_gradients ties many change_of_tree",
+    LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale tiny "
+    "gradient finite_gradients ties many change_of_tree",
     NanGradientAtDuplicates: "finite_gradients ties",
     SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
     RefusesHalf: "precision",
@@ -524,18 +536,19 @@ BREAKS = {
     BranchingPairs: "vmap compilation",
     PairsCachedByShape: "memory",
     PairsThatSeedTheWorld: "random_state compilation",
-    Overflows: "scale",
+    Overflows: "scale tiny",
+    Underflows: "tiny",
     OnTheCpu: "device",
     BackwardOnTheCpu: "device",
     ZeroSurrogate: "graph",
     Path: "",
     PathFromOne: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
-    "memory random_state module_state leftovers precision layout edges_alone scale graph gradient "
-    "second_gradient finite_gradients ties many vmap compilation pickling deepcopy state_dict "
-    "device",
+    "memory random_state module_state leftovers precision layout edges_alone scale tiny graph "
+    "gradient second_gradient finite_gradients ties many vmap compilation pickling deepcopy "
+    "state_dict device",
     PathOfLoops: "listed_edges",
     PathOfInt32: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
     "memory random_state module_state leftovers precision layout edges_alone locality symmetry "
-    "pairwise edge_weights cost scale graph gradient second_gradient finite_gradients ties many "
-    "change_of_tree vmap compilation pickling deepcopy state_dict device",
+    "pairwise edge_weights cost scale tiny graph gradient second_gradient finite_gradients ties "
+    "many change_of_tree vmap compilation pickling deepcopy state_dict device",
 }

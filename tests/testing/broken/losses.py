@@ -221,7 +221,7 @@ BREAKS = {
     Norm: "finite_gradients ties weights",
     NewZero: "empty",
     EachPoint: "shapes weights",
-    HalvesDeaths: "input_unchanged determinism memory leftovers precision layout scale graph "
+    HalvesDeaths: "input_unchanged determinism memory leftovers precision layout scale tiny graph "
     "empty gradient second_gradient finite_gradients many weights vmap compilation pickling "
     "deepcopy state_dict device",
     BranchingSum: "vmap compilation",
@@ -234,7 +234,7 @@ BREAKS = {
     WeightlessInDimension1: "weights",
     NeedsDimension1: "dimensions",
     OneDiagram: "dimensions shapes finite input_unchanged determinism memory random_state "
-    "module_state leftovers precision layout scale graph empty gradient second_gradient "
+    "module_state leftovers precision layout scale tiny graph empty gradient second_gradient "
     "finite_gradients ties many weights vmap compilation pickling deepcopy state_dict device",
     First300: "weights",
     WrongGradientFrom300: "many weights",

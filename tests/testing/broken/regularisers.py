@@ -250,7 +250,7 @@ BREAKS = {
     BranchingMse: "batch compilation",
     SumsOverTheBatch: "batch",
     WrongSignOfABatch: "batch",
-    CentresActivations: "input_unchanged determinism memory leftovers precision layout scale "
+    CentresActivations: "input_unchanged determinism memory leftovers precision layout scale tiny "
     "graph one_neuron gradient second_gradient finite_gradients ties many batch compilation "
     "pickling deepcopy state_dict device",
     ByEdge: "change_of_tree",

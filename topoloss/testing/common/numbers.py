@@ -21,7 +21,7 @@ from topoloss.testing.comparing import (
 )
 from topoloss.testing.examples import Example
 
-__all__ = ["finite", "layout", "precision", "scale", "shapes"]
+__all__ = ["finite", "layout", "precision", "scale", "shapes", "tiny"]
 
 # The powers of two that huge input is scaled by: about 1e30 and 1e150, whose squares overflow.
 _HUGE = {torch.float32: 100, torch.float64: 498}
@@ -178,6 +178,31 @@ def scale(subject: Subject) -> None:
                     expected="a gradient without NaN",
                     received=first_nonfinite(of_input),
                     mend=_SCALE_MEND,
+                )
+
+
+@builds_on("finite", "precision", "scale")
+def tiny(subject: Subject) -> None:
+    """Tiny input, of about 1e-30 in float32 and 1e-150 in float64, gives no NaN.
+
+    Nor does the gradient hold NaN where the value is finite.
+    """
+    for dtype, exponent in _HUGE.items():
+        component = subject.make().to(dtype)
+        generic = subject.kind.generic(component, subject.seed)
+        tensors = tuple(x.to(dtype) * 2.0**-exponent for x in generic.tensors)
+        example = Example(f"{generic.name} times 2**-{exponent} in {dtype}", tensors)
+        with on(example.name):
+            values = subject.kind.apply(component, *example.tensors)
+            of_input = gradients(subject, component, example)
+            finite = all(bool(torch.isfinite(value).all()) for value in values)
+            for what, found in (("values", values), ("a gradient", of_input if finite else [])):
+                require(
+                    not any(bool(torch.isnan(x).any()) for x in found),
+                    expected=f"{what} without NaN",
+                    received=first_nonfinite(found),
+                    mend="divide by the largest magnitude, x.detach().abs().amax(), however small "
+                    "it is, before squares are taken, and guard against 0 alone",
                 )
 
 

@@ -164,6 +164,7 @@ KIND = Kind(
         edge_values.edge_weights,
         edge_values.cost,
         numbers.scale,
+        numbers.tiny,
         definition,
         derivatives.graph,
         derivatives.gradient,

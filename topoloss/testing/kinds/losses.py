@@ -268,6 +268,7 @@ KIND = Kind(
         numbers.precision,
         numbers.layout,
         numbers.scale,
+        numbers.tiny,
         definition,
         derivatives.graph,
         empty,

@@ -242,6 +242,7 @@ KIND = Kind(
         _of_activations(numbers.precision),
         numbers.layout,
         numbers.scale,
+        numbers.tiny,
         _of_activations(nonfinite),
         _of_activations(definition),
         _of_activations(diagrams),
