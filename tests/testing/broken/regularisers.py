@@ -1,5 +1,7 @@
 """Regularisers with one thing wrong each, after one with nothing wrong."""
 
+import itertools
+
 import torch
 from testing.broken import autograd, persistence
 
@@ -217,8 +219,8 @@ class BetweenLayers(topoloss.Regulariser):
     """Nothing is wrong with this one: the mean product of each layer with the next."""
 
     def of_layers(self, layers):
-        first, second = (self.promoted(x) for x in layers.values())
-        return (first.T @ second).abs().mean()
+        promoted = map(self.promoted, layers.values())
+        return sum((a.T @ b).abs().mean() for a, b in itertools.pairwise(promoted))
 
     def promoted(self, x):
         x, _ = self.guard(x)
@@ -227,8 +229,30 @@ class BetweenLayers(topoloss.Regulariser):
 
 class DetachesOneLayer(BetweenLayers):
     def of_layers(self, layers):
-        first, second = layers.values()
-        return super().of_layers({"first": first, "second": second.detach()})
+        *others, last = layers
+        return super().of_layers({k: layers[k] for k in others} | {last: layers[last].detach()})
+
+
+class TwoLayersAlone(BetweenLayers):
+    def of_layers(self, layers):
+        first, second = layers
+        return super().of_layers({first: layers[first], second: layers[second]})
+
+
+class LayersOfOneWidth(BetweenLayers):
+    def of_layers(self, layers):
+        promoted = map(self.promoted, layers.values())
+        return sum((a - b).abs().mean() for a, b in itertools.pairwise(promoted))
+
+
+class GuardsTheFirstLayer(BetweenLayers):
+    def of_layers(self, layers):
+        first, *others = layers.values()
+        self.guard(first)
+        return sum(
+            (first.T @ x).to(torch.promote_types(x.dtype, torch.float32)).abs().mean()
+            for x in others
+        )
 
 
 class UnguardedLayers(BetweenLayers):
@@ -272,6 +296,13 @@ BREAKS = {
     DifferenceOfSquares: "scale",
     OnTheCpu: "device",
     BetweenLayers: "",
+    TwoLayersAlone: "shapes input_unchanged determinism memory random_state module_state leftovers "
+    "precision layout finite scale nonfinite graph one_neuron gradient second_gradient "
+    "finite_gradients ties many pickling deepcopy state_dict device",
+    LayersOfOneWidth: "shapes input_unchanged determinism memory random_state module_state "
+    "leftovers precision layout finite scale nonfinite graph gradient second_gradient "
+    "finite_gradients ties many pickling deepcopy state_dict device",
+    GuardsTheFirstLayer: "nonfinite",
     DetachesOneLayer: "gradient second_gradient ties many",
     UnguardedLayers: "nonfinite",
 }

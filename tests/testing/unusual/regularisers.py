@@ -1,5 +1,7 @@
 """Regularisers that are right, each in a way of its own."""
 
+import itertools
+
 import torch
 from testing.unusual import filtrations
 
@@ -26,6 +28,17 @@ class Gram(topoloss.Regulariser):
         return (x.T @ x).abs().mean()
 
 
+class MeanGap(topoloss.Regulariser):
+    """Compares the means of successive layers, which need not have one width."""
+
+    def of_layers(self, layers):
+        means = [
+            self.guard(x)[0].to(torch.promote_types(x.dtype, torch.float32)).mean()
+            for x in layers.values()
+        ]
+        return sum(((a - b).square() for a, b in itertools.pairwise(means)))
+
+
 class Spectral(topoloss.Regulariser):
     source = "weights"
 
@@ -44,6 +57,7 @@ class OfBinarised(topoloss.Pipeline):
 UNUSUAL = (
     LogMeanExp,
     Gram,
+    MeanGap,
     Spectral,
     OfBinarised,
 )

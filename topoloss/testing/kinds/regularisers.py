@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import torch
@@ -61,9 +62,11 @@ def batch(subject: Subject) -> None:
 def one_neuron(subject: Subject) -> None:
     """One neuron alone has a finite value that still carries a graph."""
     regulariser = subject.make()
-    example = examples.generic(neurons=1, seed=subject.seed)
+    example: Example = examples.generic(neurons=1, seed=subject.seed)
+    if _is_between_layers(regulariser):
+        example = _layers(*(examples.generic(neurons=1, seed=subject.seed + k) for k in range(3)))
     with on(example.name):
-        (value,) = _apply(regulariser, example.activations.requires_grad_())
+        (value,) = _apply(regulariser, *(x.requires_grad_() for x in example.tensors))
         require(
             torch.isfinite(value).all() and value.requires_grad,
             expected="a finite value with a gradient",
@@ -75,13 +78,14 @@ def one_neuron(subject: Subject) -> None:
 def nonfinite(subject: Subject) -> None:
     """NaN or infinity is an error, or gives 0 under `on_nonfinite="skip"`."""
     regulariser = subject.make()
-    example = examples.generic(seed=subject.seed)
-    for bad in (torch.nan, torch.inf):
-        x = example.activations.clone()
-        x[1, 2] = bad
-        with on(f"{example.name} with {bad} in one place"):
+    example = _generic(regulariser, subject.seed)
+    for bad, k in itertools.product((torch.nan, torch.inf), range(len(example.tensors))):
+        tensors = [x.clone() for x in example.tensors]
+        tensors[k][1, 0] = bad
+        of_several = f" of layer {k}" if len(tensors) > 1 else ""
+        with on(f"{example.name} with {bad} in one place{of_several}"):
             try:
-                (value,) = _apply(regulariser, x)
+                (value,) = _apply(regulariser, *tensors)
             except NonFiniteError:
                 continue
             require(
@@ -103,12 +107,11 @@ def definition(subject: Subject) -> None:
     for example in (
         subject.kind.generic(regulariser, subject.seed),
         *_special(regulariser),
-        *activations.large(subject.seed),
+        *_large(regulariser, subject.seed),
     ):
         with on(example.name):
-            (x,) = example.tensors
-            expected = float(subject.expected(_given(regulariser, x)))
-            received = _apply(regulariser, x)[0].item()
+            expected = float(subject.expected(_given(regulariser, *example.tensors)))
+            received = _apply(regulariser, *example.tensors)[0].item()
             require(
                 abs(received - expected) <= 1e-7 * (1 + abs(expected)),
                 expected=f"{expected:.9g} by definition",
@@ -121,7 +124,7 @@ def definition(subject: Subject) -> None:
 def diagrams(subject: Subject) -> None:
     """The diagram in dimension 0 has n - 1 ascending deaths, zeros included."""
     regulariser = subject.make()
-    for example in _special(regulariser):
+    for example in activations.special():
         with on(example.name):
             (x,) = example.tensors
             deaths = _diagram(regulariser, x).deaths
@@ -160,6 +163,8 @@ def _of_activations(rule: Rule) -> Rule:
     return of_activations
 
 
+_LAYERS = ("first", "second", "third")
+
 # Two linear layers, of 3 and 2 inputs.
 _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "weights": {"0": (2, 3), "1": (1, 2)},
@@ -176,13 +181,31 @@ def _named(source: str, seed: int) -> Example:
     return Example(f"{source} of two linear layers, seed={seed}", tuple(values))
 
 
+def _layers(*layers: Example) -> Example:
+    """Join examples of one layer each."""
+    named = (f"{name} {layer.name}" for name, layer in zip(_LAYERS, layers, strict=True))
+    return Example(", ".join(named), tuple(x for layer in layers for x in layer.tensors))
+
+
+def _dependent_layers(example: Example) -> Example:
+    """Make three layers of one, so that its ties, duplicates and constants are in all of them."""
+    (x,) = example.tensors
+    others = torch.cat((x.flip(0), x[:, :1]), 1), x.roll(1, 0)[:, :2].clone()
+    return Example(f"three layers of the columns of {example.name}", (x, *others))
+
+
 def _generic(regulariser: Regulariser, seed: int) -> Example:
+    if _is_between_layers(regulariser):
+        widths = enumerate((4, 5, 2))
+        return _layers(*(examples.generic(7, n, seed + 2 * k) for k, n in widths))
     if regulariser.source == "activations":
         return activations.generic(seed)
     return _named(regulariser.source, seed)
 
 
 def _special(regulariser: Regulariser) -> list[Example]:
+    if _is_between_layers(regulariser):
+        return [_dependent_layers(example) for example in activations.special()]
     if regulariser.source == "activations":
         return activations.special()
     zeros = tuple(torch.zeros_like(w) for w in _named(regulariser.source, 0).tensors)
@@ -190,6 +213,11 @@ def _special(regulariser: Regulariser) -> list[Example]:
 
 
 def _large(regulariser: Regulariser, seed: int) -> list[Example]:
+    if _is_between_layers(regulariser):
+        return [
+            _layers(*(examples.many(m, seed=seed + k) for k, m in enumerate((n, n + 1, 2))))
+            for n in activations.LARGE
+        ]
     if regulariser.source == "activations":
         return activations.large(seed)
     return []
@@ -205,8 +233,7 @@ def _apply(regulariser: Regulariser, *tensors: Tensor) -> list[Tensor]:
 def _given(regulariser: Regulariser, *tensors: Tensor) -> Any:
     """Return what a regulariser is given: activations, or tensors by name."""
     if _is_between_layers(regulariser):
-        (x,) = tensors
-        return {"first": x, "second": x.flip(0)}  # the same neurons, and other samples
+        return dict(zip(_LAYERS, tensors, strict=True))
     if regulariser.source == "activations":
         return tensors[0]
     # A regulariser may skip tensors that are not trainable.
