@@ -74,8 +74,10 @@ class NoPenalty(topoloss.Regulariser):
         super().__init__()
 
     def compute(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        first = next(iter(parameters.values()), None)
-        return torch.zeros((), device=None if first is None else first.device)
+        zero = torch.zeros(())
+        for p in parameters.values():
+            return zero.to(p.device, torch.promote_types(p.dtype, zero.dtype))
+        return zero
 
 
 @topoloss.hookimpl

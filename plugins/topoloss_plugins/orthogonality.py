@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
 
 class Orthogonality(topoloss.Regulariser):
@@ -53,8 +54,12 @@ class Orthogonality(topoloss.Regulariser):
 
 def _of_layer(weight: Tensor) -> Tensor:
     rows = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
-    off = rows @ rows.mH - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-    return (off * off.conj()).real.sum()
+    # Of huge weights the products would be infinite before their difference is.
+    unit = power_of_two(torch.cat((rows.abs().flatten(), rows.new_ones(1).abs())).amax())
+    products = rows / unit @ (rows / unit).mH
+    identity = torch.eye(len(rows), dtype=rows.dtype, device=rows.device) / unit / unit
+    off = products - identity
+    return (off * off.conj()).real.sum() * unit * unit * unit * unit
 
 
 @topoloss.hookimpl

@@ -82,3 +82,9 @@ def test_attached_it_takes_weights_and_no_biases():
 def test_no_weights_are_an_error():
     with pytest.raises(topoloss.InputError, match="no weights were given"):
         topoloss.regulariser("orthogonality")({})
+
+
+def test_huge_weights_are_far_from_orthogonal_and_not_undefined():
+    # The products 2^128 and -2^128 overflow float32, and infinity less infinity is NaN.
+    rows = 2.0**64 * torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    assert topoloss.regulariser("orthogonality")({"hidden": rows}).item() == torch.inf
