@@ -161,6 +161,46 @@ class NormOfWeights(topoloss.Regulariser):
         return (w / scale).square().sum().sqrt() * scale
 
 
+class GramOfRows(topoloss.Regulariser):
+    """Takes every weight to be a matrix."""
+
+    source = "weights"
+
+    def compute(self, weights):
+        return sum((w @ w.T).square().sum() for w in self.promoted(weights))
+
+    def promoted(self, weights):
+        return [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights.values()]
+
+
+class RefusesConvolutionsVaguely(GramOfRows):
+    def compute(self, weights):
+        if any(w.ndim > 2 for w in weights.values()):
+            raise topoloss.InputError("expected matrices")
+        return super().compute(weights)
+
+
+class WeightsCalledByNumbers(GramOfRows):
+    def compute(self, weights):
+        return sum(weights[str(k)].square().sum() for k in range(len(weights)))
+
+
+class SpectralOfFullPrecision(topoloss.Regulariser):
+    """Takes norms that torch has in float32 and float64 alone."""
+
+    source = "weights"
+
+    def compute(self, weights):
+        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
+
+
+class ParametersInFloat32(topoloss.Regulariser):
+    source = "parameters"
+
+    def compute(self, parameters):
+        return sum(p.float().square().sum() for p in parameters.values())
+
+
 def do_nothing(*_):
     pass
 
@@ -286,8 +326,15 @@ BREAKS = {
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
-    DoublesTheWeights: "input_unchanged gradient",
+    DoublesTheWeights: "input_unchanged precision gradient device",
     NormOfWeights: "finite_gradients ties",
+    GramOfRows: "convolution",
+    RefusesConvolutionsVaguely: "convolution",
+    WeightsCalledByNumbers: "shapes input_unchanged determinism memory random_state "
+    "module_state leftovers precision layout scale tiny convolution graph gradient "
+    "second_gradient finite_gradients ties pickling deepcopy state_dict device",
+    SpectralOfFullPrecision: "precision",
+    ParametersInFloat32: "precision gradient second_gradient",
     AddsHooks: "leftovers compilation",
     ClearsGradients: "leftovers",
     SwitchesGradientsOff: "leftovers graph one_neuron",

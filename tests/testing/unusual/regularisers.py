@@ -43,7 +43,8 @@ class Spectral(topoloss.Regulariser):
     source = "weights"
 
     def compute(self, weights):
-        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights.values())
+        promoted = (w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights.values())
+        return sum(torch.linalg.matrix_norm(w.flatten(1), 2) for w in promoted)
 
 
 class OfBinarised(topoloss.Pipeline):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from topoloss.diagrams import Diagram
-from topoloss.errors import NonFiniteError
+from topoloss.errors import NonFiniteError, TopolossError
 from topoloss.regularisers import Regulariser
 from topoloss.testing import examples
 from topoloss.testing.checks import Kind, NotApplicable, Rule, Subject, builds_on, on, require
@@ -72,6 +72,31 @@ def one_neuron(subject: Subject) -> None:
             expected="a finite value with a gradient",
             received=value,
             mend="return a sum over the deaths or pairs: a sum over none is 0 and keeps its graph",
+        )
+
+
+def convolution(subject: Subject) -> None:
+    """The weight of a convolution has a value, or is refused with a clear error."""
+    regulariser = subject.make()
+    if regulariser.source != "weights" or regulariser.structure == "chain":
+        raise NotApplicable("no weight of a convolution is handed to it")
+    weight = torch.ones(2, 3, 1, 2, dtype=torch.float64, requires_grad=True)
+    with on("weights 'filters', torch.ones(2, 3, 1, 2)"):
+        try:
+            value = regulariser({"filters": weight})
+        except TopolossError as error:
+            require(
+                "filters" in str(error),
+                expected="an error that names the layer 'filters'",
+                received=f"{type(error).__name__}: {error}",
+                mend="say which layer is refused, and what to do",
+            )
+            return
+        require(
+            value.shape == () and bool(torch.isfinite(value)),
+            expected="one finite number, of shape (), or a topoloss.InputError",
+            received=value,
+            mend="work on weight.flatten(1), or raise a topoloss.InputError that names the layer",
         )
 
 
@@ -165,20 +190,27 @@ def _of_activations(rule: Rule) -> Rule:
 
 _LAYERS = ("first", "second", "third")
 
-# Two linear layers, of 3 and 2 inputs.
-_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    "weights": {"0": (2, 3), "1": (1, 2)},
-    "parameters": {"0.weight": (2, 3), "0.bias": (2,), "1.weight": (1, 2), "1.bias": (1,)},
-}
+
+def _shapes(source: str) -> dict[str, tuple[int, ...]]:
+    """Name the tensors of three layers, by the source of a regulariser."""
+    weights: dict[str, tuple[int, ...]] = {"stem": (2, 3), "blocks.0.proj": (3, 2), "head": (1, 3)}
+    if source == "weights":
+        return weights
+    named: dict[str, tuple[int, ...]] = {"filters": (2, 1, 1, 2)}
+    for name, shape in weights.items():
+        named |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return named
 
 
 def _named(source: str, seed: int) -> Example:
     generator = torch.Generator().manual_seed(seed)
-    values = [
-        torch.randn(shape, dtype=torch.float64, generator=generator)
-        for shape in _SHAPES[source].values()
-    ]
-    return Example(f"{source} of two linear layers, seed={seed}", tuple(values))
+    shapes = _shapes(source).values()
+    values = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    return Example(f"{_what_is_named(source)}, seed={seed}", tuple(values))
+
+
+def _what_is_named(source: str) -> str:
+    return f"{source} {', '.join(f'{name} {shape}' for name, shape in _shapes(source).items())}"
 
 
 def _layers(*layers: Example) -> Example:
@@ -209,7 +241,7 @@ def _special(regulariser: Regulariser) -> list[Example]:
     if regulariser.source == "activations":
         return activations.special()
     zeros = tuple(torch.zeros_like(w) for w in _named(regulariser.source, 0).tensors)
-    return [Example(f"zeros as {regulariser.source} of two linear layers", zeros)]
+    return [Example(f"zeros as {_what_is_named(regulariser.source)}", zeros)]
 
 
 def _large(regulariser: Regulariser, seed: int) -> list[Example]:
@@ -238,7 +270,7 @@ def _given(regulariser: Regulariser, *tensors: Tensor) -> Any:
         return tensors[0]
     # A regulariser may skip tensors that are not trainable.
     trainable = [w if w.requires_grad else w.detach().requires_grad_() for w in tensors]
-    return dict(zip(_SHAPES[regulariser.source], trainable, strict=True))
+    return dict(zip(_shapes(regulariser.source), trainable, strict=True))
 
 
 def _is_between_layers(regulariser: Regulariser) -> bool:
@@ -266,10 +298,11 @@ KIND = Kind(
         purity.random_state,
         purity.module_state,
         purity.leftovers,
-        _of_activations(numbers.precision),
+        numbers.precision,
         numbers.layout,
         numbers.scale,
         numbers.tiny,
+        convolution,
         _of_activations(nonfinite),
         _of_activations(definition),
         _of_activations(diagrams),
