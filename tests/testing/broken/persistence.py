@@ -143,6 +143,15 @@ class AbsoluteValues(Tree):
         return super().tree(values.abs())
 
 
+class MinusZeroFirst(Tree):
+    """Orders the bits of numbers, of which -0.0 has fewer than 0.0."""
+
+    def tree(self, values):
+        bits = values.double().contiguous().view(torch.int64)
+        ordered = torch.where(bits < 0, -(bits & torch.iinfo(torch.int64).max) - 1, bits)
+        return super().tree(ordered.unique(return_inverse=True)[1].double())
+
+
 class ListedAbsoluteValues(Forest):
     def rows(self, n, edges, values):
         return super().rows(n, edges, values.abs())
@@ -594,6 +603,7 @@ BREAKS = {
     CachesByAddress: "memory",
     ListCachedByShape: "memory",
     AbsoluteValues: "negative_values",
+    MinusZeroFirst: "negative_values",
     ListedAbsoluteValues: "negative_values forest",
     RoundsToFloat32: "digits",
     RoundsListsToFloat32: "digits",
