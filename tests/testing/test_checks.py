@@ -143,6 +143,7 @@ def calls_in(message):
         (filtrations.RelativeToTheLargest, "edges_alone"),
         (filtrations.WrongFrom300, "locality"),
         (filtrations.WrongPairsOfOddMany, "pairwise"),
+        (filtrations.WeightsOfTheEdgeBefore, "edge_weights"),
     ],
 )
 def test_the_calls_of_a_failure_give_what_it_says_was_received(component, rule, seed):

@@ -70,6 +70,14 @@ class WrongOrder(Cosine):
     order = "dot_descending"
 
 
+class TwoValuesOfOneKey(Cosine):
+    """Puts constant neurons further off than orthogonal ones: both have the dot product 0."""
+
+    def edge_values(self, v, i, j):
+        zero = (v[i] == 0).all(-1) | (v[j] == 0).all(-1)
+        return super().edge_values(v, i, j) + zero.to(v.dtype)
+
+
 class ReversedOrder(topoloss.Filtration):
     order = "sq_dist_ascending"
 
@@ -339,6 +347,12 @@ class AsymmetricWeights(Cosine):
         return v[i, 0].abs()
 
 
+class WeightsOfTheEdgeBefore(Cosine):
+    def edge_weights(self, v, i, j):
+        live = (v != 0).any(1)
+        return (live[i - 1] & live[j - 1]).to(v.dtype)
+
+
 class BooleanWeights(Cosine):
     def edge_weights(self, v, i, j):
         return (v[i] != 0).any(1) & (v[j] != 0).any(1)
@@ -469,6 +483,11 @@ class PathOfInt32(Path):
         return n, edges.int()
 
 
+class WeightsByPlace(Path):
+    def edge_weights(self, v, i, j):
+        return torch.arange(len(i), dtype=v[0].dtype, device=i.device)
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -482,6 +501,7 @@ BREAKS = {
     OffByOneAtBothEnds: "locality order_hint",
     Asymmetric: "symmetry pairwise",
     WrongOrder: "order_hint",
+    TwoValuesOfOneKey: "order_hint",
     ReversedOrder: "order_hint",
     MisspeltOrder: "order_hint",
     CentresInPlace: "input_unchanged determinism memory leftovers precision layout scale tiny "
@@ -494,6 +514,7 @@ BREAKS = {
     NanAtConstants: "finite finite_gradients",
     LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale tiny "
     "gradient finite_gradients ties many change_of_tree",
+    NanAtConstants: "finite order_hint finite_gradients",
     NanGradientAtDuplicates: "finite_gradients ties",
     SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
     RefusesHalf: "precision",
@@ -527,6 +548,7 @@ BREAKS = {
     SlightlyAsymmetric: "symmetry",
     NanWeights: "edge_weights",
     AsymmetricWeights: "edge_weights",
+    WeightsOfTheEdgeBefore: "edge_weights",
     BooleanWeights: "edge_weights",
     ValuesAllPairs: "cost",
     CubicPairs: "cost",
@@ -551,4 +573,10 @@ BREAKS = {
     "memory random_state module_state leftovers precision layout edges_alone locality symmetry "
     "pairwise edge_weights cost scale tiny graph gradient second_gradient finite_gradients ties "
     "many change_of_tree vmap compilation pickling deepcopy state_dict device",
+    WeightsByPlace: "edge_weights",
+    PathOfInt32: "listed_edges shapes input_unchanged vertices_unchanged determinism "
+    "memory random_state module_state leftovers precision layout finite "
+    "edges_alone locality symmetry pairwise edge_weights cost scale graph "
+    "gradient second_gradient finite_gradients ties many change_of_tree "
+    "vmap compilation pickling deepcopy state_dict device",
 }

@@ -186,7 +186,7 @@ def pairwise(subject: Subject) -> None:
                         )
 
 
-@builds_on("edges_alone", "symmetry", "locality")
+@builds_on("finite", "edges_alone", "symmetry", "locality")
 def order_hint(subject: Subject) -> None:
     """Edge values ascend in the declared order of the features."""
     filtration = subject.make()
@@ -203,6 +203,7 @@ def order_hint(subject: Subject) -> None:
         examples.generic(32, 16, subject.seed),
         examples.two_clusters(),
         examples.constant_column(),
+        _orthogonal_and_constant(),
         *activations.large(subject.seed),
     ):
         setting = _Setting(filtration, example, torch.float64)
@@ -211,12 +212,19 @@ def order_hint(subject: Subject) -> None:
             _require_order(order, setting)
 
 
+def _orthogonal_and_constant() -> Example:
+    """Return neurons whose dot products are all 0, also for filtrations that centre them."""
+    name = "torch.cat((topoloss.testing.examples.orthogonal().activations, torch.zeros(8, 1)), 1)"
+    return Example(name, (torch.cat((examples.orthogonal().activations, torch.zeros(8, 1)), 1),))
+
+
 def edge_weights(subject: Subject) -> None:
-    """Edge weights are finite numbers, at least 0, the same for both ends."""
+    """Edge weights are finite, at least 0, and depend on the two ends, whichever comes first."""
     filtration = subject.make()
     for example in (
         examples.generic(32, 16, subject.seed),
         examples.many(),
+        _orthogonal_and_constant(),
         *activations.special(),
     ):
         for dtype in _DTYPES:
@@ -244,6 +252,18 @@ def edge_weights(subject: Subject) -> None:
                     mend="give 0 to an edge that should not count, and guard divisions by 0",
                     calls=calls,
                 )
+                for one in range(0, len(found), max(1, len(found) // _TRIED_ALONE)):
+                    setting.require_close(
+                        one,
+                        setting.weight_alone(one),
+                        found[one].item(),
+                        "the weight of the edge without other edges"
+                        + ("" if graph.listed else " and vertices"),
+                        "weigh each edge by its own ends v[i[k]] and v[j[k]]; compute in "
+                        "vertices(x) what depends on all neurons",
+                        "component.edge_weights(v, i, j)[{k}]",
+                        relative_to=found.amax().item(),
+                    )
                 if graph.listed:
                     continue
                 back = filtration.edge_weights(graph.v, graph.j, graph.i)
@@ -256,6 +276,7 @@ def edge_weights(subject: Subject) -> None:
                         "the same weight for (i, j) and (j, i)",
                         "treat both ends alike",
                         "component.edge_weights(v, torch.tensor([{j}]), torch.tensor([{i}]))",
+                        relative_to=found.amax().item(),
                     )
 
 
@@ -388,6 +409,20 @@ class _Setting:
         of_one = self.filtration.edge_values(self.graph.v, torch.tensor([i]), torch.tensor([j]))
         return of_one.item()
 
+    def weight_alone(self, k: int) -> float:
+        """Weigh one edge: of a clique the filtration sees its two ends alone."""
+        v, _, i, j, listed = self.graph
+        if not listed:
+            v, i, j = v[list(_ends(self.graph, k))], torch.tensor([0]), torch.tensor([1])
+            return self.filtration.edge_weights(v, i, j).item()
+        return self.filtration.edge_weights(v, i[k : k + 1], j[k : k + 1]).item()
+
+    def calls_of(self, *edges: int) -> list[str]:
+        """Return Python that values each of some edges alone."""
+        ends = (_ends(self.graph, k) for k in edges)
+        of_each = (_ONE_EDGE.format(i=i, j=j) for i, j in ends)
+        return _calls(self.filtration, self.example, self.dtype, *of_each)
+
     def require_close(
         self,
         k: int,
@@ -398,10 +433,12 @@ class _Setting:
         call: str,
         *,
         half_of_the_digits: bool = False,
+        relative_to: float | None = None,
     ) -> None:
         """Require two numbers of edge `k` to agree, and show the calls that gave the second."""
         eps = torch.finfo(self.dtype).eps
-        bound = (eps**0.5 if half_of_the_digits else _EPSILONS * eps) * self.largest
+        bound = eps**0.5 if half_of_the_digits else _EPSILONS * eps
+        bound *= self.largest if relative_to is None else relative_to
         i, j = _ends(self.graph, k)
         require(
             abs(first - second) <= bound,
@@ -428,9 +465,12 @@ def _settings(subject: Subject) -> Iterator[_Setting]:
 
 def _calls(filtration: Filtration, example: Example, dtype: torch.dtype, *calls: str) -> list[str]:
     """Return Python that repeats calls of a filtration's methods."""
+    is_call = hasattr(examples, example.name.partition("(")[0])
     named = "" if filtration.source == "activations" else '; x = {"0": x, "1": x.flip(0).mT}'
     return [
-        f"(x,) = topoloss.testing.examples.{example.name}.tensors",
+        f"(x,) = topoloss.testing.examples.{example.name}.tensors"
+        if is_call
+        else f"x = {example.name}",
         f"x = x.to({dtype}){named}",
         "v = component.vertices(x)",
         *calls,
@@ -456,7 +496,10 @@ def _pairs_of_blocks(n: int, block: int) -> Iterator[Tensor]:
 
 
 def _require_order(order: str, setting: _Setting) -> None:
-    """Require that no two edges are ordered by value against their keys, beyond rounding."""
+    """Require that no two edges are ordered by value against their keys, beyond rounding.
+
+    Of edges with one key an engine may take any, and so they have one value.
+    """
     v, _, i, j, _ = setting.graph
     values = setting.values
     if order == "sq_dist_ascending":
@@ -469,6 +512,7 @@ def _require_order(order: str, setting: _Setting) -> None:
     close_by = eps**0.5 * values.abs().amax()
     # Of the edges that come later by more than rounding, the one of least value.
     rank = key.argsort()
+    _require_one_value_for_each_key(setting, key, close_by)
     least, place = values[rank].flip(0).cummin(0)
     later = torch.searchsorted(key[rank], key + rounding, right=True)
     has_later = later < len(key)
@@ -484,13 +528,27 @@ def _require_order(order: str, setting: _Setting) -> None:
         received=f"edge values {values[first]:.9g} and {values[second]:.9g}",
         mend="declare the order that edge values have, or order = None: a wrong order gives a "
         "wrong tree, and no error",
-        calls=_calls(
-            setting.filtration,
-            setting.example,
-            setting.dtype,
-            *(
-                f"component.edge_values(v, torch.tensor([{a}]), torch.tensor([{b}]))"
-                for a, b in (first_edge, second_edge)
-            ),
-        ),
+        calls=setting.calls_of(first, second),
+    )
+
+
+def _require_one_value_for_each_key(setting: _Setting, key: Tensor, close_by: Tensor) -> None:
+    values = setting.values
+    levels, level = torch.unique(key, return_inverse=True)
+    least, most = (
+        torch.zeros_like(levels).scatter_reduce(0, level, values, how, include_self=False)
+        for how in ("amin", "amax")
+    )
+    worst = int((most - least).argmax())
+    of_one_key = (level == worst).nonzero().flatten()
+    first, second = (
+        int(of_one_key[k]) for k in (values[of_one_key].argmin(), values[of_one_key].argmax())
+    )
+    require(
+        most[worst] - least[worst] <= close_by,
+        expected=f"one value for the edges {_ends(setting.graph, first)} and "
+        f"{_ends(setting.graph, second)}, which both have the key {levels[worst]:.9g}",
+        received=f"edge values {least[worst]:.9g} and {most[worst]:.9g}",
+        mend="declare order = None where edge values depend on more than the key",
+        calls=setting.calls_of(first, second),
     )
