@@ -3,7 +3,9 @@
 import itertools
 
 import pytest
+import torch
 from testing.broken import losses, regularisers
+from testing.unusual import filtrations as unusual
 
 import topoloss
 from topoloss.testing import CheckFailed, check
@@ -43,6 +45,15 @@ def test_a_filtration_that_is_another_than_meant_is_caught():
 
     agrees("filtration", "correlation", by_definition)
     departs_alone("filtration", "cosine", by_definition, "the value by definition")
+
+
+def test_a_filtration_of_weights_is_compared_by_weights():
+    def distances(weights):
+        rows = weights["0"].numpy()
+        return torch.from_numpy(abs(rows[:, None] - rows).sum(-1))
+
+    agrees("filtration", unusual.RowsOfWeights, distances)
+    departs_alone("filtration", unusual.RowsOfWeights, lambda weights: 2 * distances(weights))
 
 
 def test_a_regulariser_that_is_another_than_meant_is_caught():

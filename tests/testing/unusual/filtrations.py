@@ -113,6 +113,34 @@ class Binarised(topoloss.Filtration):
         return 1 - (v[i] * v[j]).mean(-1)
 
 
+class RowsOfWeights(topoloss.Filtration):
+    """A clique on the rows of the weights: here as many as there are samples."""
+
+    source = "weights"
+
+    def vertices(self, weights):
+        w = next(iter(weights.values()))
+        return w.flatten(1).to(torch.promote_types(w.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+
+class EntriesOfWeights(RowsOfWeights):
+    """A listed graph: each entry of the first weights joins an output to an input."""
+
+    def edges(self, v):
+        rows, columns = v.shape
+        row, column = (
+            torch.arange(rows * columns, device=v.device).div(columns, rounding_mode="floor"),
+            torch.arange(rows * columns, device=v.device) % columns,
+        )
+        return rows + columns, torch.stack((row, rows + column), 1)
+
+    def edge_values(self, v, i, j):
+        return -v[i, j - len(v)].abs()
+
+
 class Smallest(topoloss.Filtration):
     """A minimum over samples, which ties, with the gradient of one of its places."""
 
@@ -131,5 +159,7 @@ UNUSUAL = (
     Whitened,
     Learnt,
     Binarised,
+    RowsOfWeights,
+    EntriesOfWeights,
     Smallest,
 )

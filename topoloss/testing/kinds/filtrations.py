@@ -23,7 +23,7 @@ from topoloss.testing.common import (
 )
 from topoloss.testing.comparing import first_nonfinite, same, worst_entry
 from topoloss.testing.kinds import activations, edge_values
-from topoloss.testing.kinds.graphs import all_pairs, each, graph_of, skip_listed
+from topoloss.testing.kinds.graphs import all_pairs, each, given, graph_of, skip_listed
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 from topoloss.testing.kruskal import Kruskal
 
@@ -42,7 +42,7 @@ def shapes(subject: Subject) -> None:
             graph = graph_of(filtration, example.activations)
             if not graph.listed:
                 columns = graph.v.shape[-1] if graph.v.ndim else 0
-                _require_shape("vertices(x)", graph.v, (neurons, columns))
+                _require_shape("vertices(x)", graph.v, (graph.n, columns))
             for edges in (0, len(graph.i)):
                 few, others = graph.i[:edges], graph.j[:edges]
                 values = filtration.edge_values(graph.v, few, others)
@@ -96,7 +96,8 @@ def definition(subject: Subject) -> None:
                 i, j = all_pairs(n).unbind(1)
             if not len(i):
                 continue
-            expected = torch.as_tensor(subject.expected(x), dtype=torch.float64)[i, j]
+            matrix = subject.expected(given(filtration, x))
+            expected = torch.as_tensor(matrix, dtype=torch.float64)[i, j]
             # Half of the digits: a root leaves no more where its argument cancels.
             bound = torch.finfo(torch.float64).eps ** 0.5 * expected.abs().amax()
             (k,), got, wanted = worst_entry(filtration.edge_values(v, i, j), expected)
@@ -187,12 +188,12 @@ KIND = Kind(
 
 
 def _deaths(filtration: Filtration, x: Tensor) -> Tensor:
-    v = filtration.vertices(x)
+    v = filtration.vertices(given(filtration, x))
     return evaluate(filtration, v, _critical_edges(filtration, v))[0].deaths
 
 
 def _tree(filtration: Filtration, x: Tensor) -> Tensor:
-    v = filtration.vertices(x)
+    v = filtration.vertices(given(filtration, x))
     return _critical_edges(filtration, v)[0].death_edges
 
 

@@ -48,7 +48,8 @@ def graph_of(filtration: Filtration, x: Tensor) -> Graph:
         n, edges = listed
         _require_edges(n, edges)
     else:
-        n = x.shape[-1]
+        # What is given may be weights: then each vertex has a row of v.
+        n = x.shape[-1] if filtration.source == "activations" else len(v)
         edges = all_pairs(n, x.device) if n <= _ALL_PAIRS_UP_TO else _few_pairs(n, x.device)
     return Graph(v, n, edges[:, 0], edges[:, 1], listed is not None)
 
