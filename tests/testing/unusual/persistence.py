@@ -81,6 +81,19 @@ class LeavesPointsOfLength0Out(topoloss.Persistence):
         return [joined, topoloss.CriticalEdges(deaths[long], births[long])]
 
 
+class FillsUp(topoloss.Persistence):
+    """Fills up dimension 1 with classes that die with the edge of their birth."""
+
+    max_vertices = 20
+
+    def from_matrix(self, values):
+        self.check_limits(len(values), values.dtype)
+        joined, circles = boundary_reduction.of_matrix(values, 2)
+        filler = joined.death_edges[: 1 if len(values) > 1 else 0]
+        filled = (torch.cat((e, filler)) for e in (circles.death_edges, circles.birth_edges))
+        return [joined, topoloss.CriticalEdges(*filled)]
+
+
 class AtMost50(Backwards):
     def __init__(self, *, max_vertices=50):
         super().__init__()
@@ -160,6 +173,7 @@ UNUSUAL = (
     ByScipy,
     ByRipser,
     LeavesPointsOfLength0Out,
+    FillsUp,
     AtMost50,
     AtMost2,
     Float64Alone,

@@ -167,7 +167,9 @@ def _names(edges: CriticalEdges, directed: bool) -> _Names:
         [] if ends is None else [_ends(pair, directed) for pair in ends.tolist()]
         for ends in (edges.birth_edges, edges.death_edges, edges.essential_births)
     )
-    return _Names(Counter(zip(births, deaths, strict=True)), Counter(essential))
+    # An engine may fill up with classes that die with the edge of their birth.
+    points = [(a, b) for a, b in zip(births, deaths, strict=True) if a != b]
+    return _Names(Counter(points), Counter(essential))
 
 
 def _ends(edge: list[int], directed: bool) -> tuple[int, ...]:
