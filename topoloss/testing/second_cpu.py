@@ -2,7 +2,7 @@
 
 Where there is no GPU, a component that makes a tensor on the CPU instead of on the device of its
 input goes unnoticed. Here the input says that it is on `SECOND_CPU`, while its numbers stay on
-the CPU: every operation works, but as on a GPU no operation takes tensors of two devices.
+the CPU: every operation works, but none takes tensors of two devices that a GPU would refuse.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ __all__ = ["SECOND_CPU", "move_module", "moved", "moved_back", "second_cpu", "wa
 SECOND_CPU = torch.device("cpu", 1)
 
 _aten = torch.ops.aten
-# These take tensors of two devices on a GPU, too.
-_ACROSS_DEVICES = (_aten.index.Tensor, _aten.copy_.default, _aten._to_copy.default)
+# On a GPU these take CPU indices, or copy between devices.
+_INDEXING = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
+_COPYING = (_aten.copy_, _aten._to_copy)
+# Like pointwise operations, these take a tensor of shape () on the CPU as a number.
+_TAKING_NUMBERS = (
+    *(_aten.fill, _aten.fill_, _aten.masked_fill, _aten.masked_fill_, _aten.index_fill),
+    *(_aten.index_fill_, _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten.rsub),
+)
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray)
 
 
@@ -108,16 +114,33 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _MakesTensors(TorchFunctionMode):
-    """Let torch.tensor([...], device=...) make its tensor where it is asked to."""
+    """Let torch.tensor([...], device=...) and x.new_tensor([...]) make tensors where asked to."""
 
     def __torch_function__(
         self, function: Any, types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if function in _FROM_NUMBERS and _is_second(kwargs.get("device")):
-            del kwargs["device"]
+        of_given = function is Tensor.new_tensor
+        device = kwargs.get("device", args[0].device if of_given else None)
+        if (of_given or function in _FROM_NUMBERS) and _is_second(device):
+            kwargs.pop("device", None)
+            args, kwargs = tree_map(moved_back, (args, kwargs))
             return function(*args, **kwargs).to(SECOND_CPU)
         return function(*args, **kwargs)
+
+
+def _refused_at_home(operation: Any, args: Sequence[Any], tensors: list[Tensor]) -> list[Tensor]:
+    """Return the tensors on the CPU that a GPU would refuse beside one of its own."""
+    at_home = [x for x in tensors if not isinstance(x, _Moved)]
+    name = operation.overloadpacket
+    if name in _COPYING:
+        return []
+    if name in _INDEXING and isinstance(args[0], _Moved):
+        indices = {id(i) for i in args[1]}
+        at_home = [x for x in at_home if id(x) not in indices]
+    if name in _TAKING_NUMBERS or torch.Tag.pointwise in operation.tags:
+        return [x for x in at_home if x.ndim > 0]
+    return at_home
 
 
 def _is_second(device: Any) -> bool:
@@ -128,8 +151,8 @@ def _run(operation: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     """Run an operation on the numbers, and return tensors of the device that it belongs to."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     away = [x for x in tensors if isinstance(x, _Moved)]
-    at_home = [x for x in tensors if not isinstance(x, _Moved) and x.ndim > 0]
-    if away and at_home and operation not in _ACROSS_DEVICES:
+    at_home = _refused_at_home(operation, args, tensors)
+    if away and at_home:
         raise RuntimeError(
             f"{operation} was given a tensor of shape {tuple(at_home[0].shape)} on cpu, and "
             f"one of shape {tuple(away[0].shape)} on {SECOND_CPU}, the device of the input"

@@ -440,6 +440,15 @@ class OnTheCpu(Cosine):
 class BackwardOnTheCpu(Cosine):
     def vertices(self, x):
         return autograd.BackwardOnTheCpu.apply(super().vertices(x))
+class TableOnTheCpu(Cosine):
+    """Looks edges up in a table that does not follow the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.ones(2000)
+
+    def edge_values(self, v, i, j):
+        return super().edge_values(v, i, j) * self.table[i].to(v.dtype)
 
 
 class ZeroSurrogate(Cosine):
@@ -562,6 +571,7 @@ BREAKS = {
     Underflows: "tiny",
     OnTheCpu: "device",
     BackwardOnTheCpu: "device",
+    TableOnTheCpu: "device",
     ZeroSurrogate: "graph",
     Path: "",
     PathFromOne: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "

@@ -206,6 +206,12 @@ class OnTheCpu(Sum):
         return -(torch.ones(len(d.deaths)) * d.weights * d.deaths).sum()
 
 
+class StacksAZeroOfTheCpu(Sum):
+    def forward(self, diagrams):
+        values = [torch.tensor(0.0, dtype=diagrams[0].deaths.dtype), super().forward(diagrams)]
+        return torch.stack(values).sum()
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -241,4 +247,5 @@ BREAKS = {
     RemembersByShape: "memory weights",
     SquaresFirst: "scale",
     OnTheCpu: "device",
+    StacksAZeroOfTheCpu: "device",
 }

@@ -141,6 +141,16 @@ class EntriesOfWeights(RowsOfWeights):
         return -v[i, j - len(v)].abs()
 
 
+class MakesTensorsBesideTheInput(FractionalWeights):
+    """Makes tensors that follow the input, and numbers and indices that need not."""
+
+    def edge_values(self, v, i, j):
+        factor = v.new_tensor([2.0]) * torch.tensor([0.5], device=v.device) * torch.tensor(1.0)
+        v = v.clone()
+        v[torch.zeros(0, dtype=torch.int64)] = torch.tensor(1, dtype=v.dtype)
+        return factor.to(v.dtype) * super().edge_values(v, i, j)
+
+
 class Smallest(topoloss.Filtration):
     """A minimum over samples, which ties, with the gradient of one of its places."""
 
@@ -159,6 +169,7 @@ UNUSUAL = (
     Whitened,
     Learnt,
     Binarised,
+    MakesTensorsBesideTheInput,
     RowsOfWeights,
     EntriesOfWeights,
     Smallest,
