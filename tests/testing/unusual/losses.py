@@ -44,6 +44,13 @@ class NeedsLoops(topoloss.Loss):
         return (d.weights * d.lifetimes).sum() + 0 * diagrams[0].deaths.sum()
 
 
+class UpToALimit(topoloss.Loss):
+    """Lifetimes count up to a limit, below which the loss grows with the scale."""
+
+    def forward(self, diagrams):
+        return sum((d.weights * d.lifetimes.clamp(max=1000)).sum() for d in diagrams)
+
+
 class StopGradient(topoloss.Loss):
     """Deaths weighed by themselves, as constants."""
 
@@ -59,5 +66,6 @@ UNUSUAL = (
     LastDeath,
     OnlyLoops,
     NeedsLoops,
+    UpToALimit,
     StopGradient,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ __all__ = ["finite", "layout", "precision", "scale", "shapes", "tiny"]
 
 # The powers of two that huge input is scaled by: about 1e30 and 1e150, whose squares overflow.
 _HUGE = {torch.float32: 100, torch.float64: 498}
+# Those of the scales that show how a value grows. Some values grow no more beyond a limit.
+_SMALLER = (0, 1, 2, 40, 41)
 
 
 @foundation
@@ -151,9 +154,9 @@ def _require_single_gradients(subject: Subject, component: Any, example: Example
 def scale(subject: Subject) -> None:
     """Huge input, of about 1e30 in float32 and 1e150 in float64, does not overflow on the way.
 
-    Values that do not depend on the scale, or grow as a power of it (0.5, 1, 1.5, ...), must
-    do so here too, as long as the dtype can hold them. Other values, and gradients where
-    the value is finite, must not be NaN.
+    Values that do not depend on the scale, or grow as a power of it (0.5, 1, 1.5, ...) up to
+    2**41, must do so here too, as long as the dtype can hold them. Other values, and gradients
+    where the value is finite, must not be NaN.
     """
     for dtype, exponent in _HUGE.items():
         component = subject.make().to(dtype)
@@ -165,12 +168,12 @@ def scale(subject: Subject) -> None:
 
         huge = scaled(exponent)
         with on(huge.name):
-            ones, twos, fours, received = (
+            *smaller, received = (
                 subject.kind.apply(component, *scaled(power).tensors)
-                for power in (0, 1, 2, exponent)
+                for power in (*_SMALLER, exponent)
             )
-            for value, one, two, four in zip(received, ones, twos, fours, strict=True):
-                _require_scaled(value, _extrapolated(one, two, four, exponent))
+            for value, *at_smaller in zip(received, *smaller, strict=True):
+                _require_scaled(value, _extrapolated(at_smaller, exponent))
             if all(bool(torch.isfinite(value).all()) for value in received):
                 of_input = gradients(subject, component, huge)
                 require(
@@ -212,15 +215,17 @@ _SCALE_MEND = (
 )
 
 
-def _extrapolated(one: Tensor, two: Tensor, four: Tensor, exponent: int) -> Tensor:
-    """Extend values at the scales 1, 2 and 4 to 2**exponent, infinite where the dtype ends.
+def _extrapolated(at_smaller: Sequence[Tensor], exponent: int) -> Tensor:
+    """Extend values at the smaller scales to 2**exponent, infinite where the dtype ends.
 
     NaN stands where they grow as no multiple of the power 1/2.
     """
-    halves = [
-        2 * (larger / smaller).double().log2() for smaller, larger in ((one, two), (two, four))
-    ]
+    one, two, four, large, larger = at_smaller
+    pairs = (one, two), (two, four), (large, larger)
+    halves = [2 * (after / before).double().log2() for before, after in pairs]
     power, digits = halves[0].round(), torch.finfo(one.dtype).eps ** 0.5
+    # What overflows on the way to a value has no power there, and is demanded all the same.
+    halves[2] = torch.where(torch.isfinite(halves[2]), halves[2], power)
     is_power = torch.stack([(p - power).abs() < digits for p in halves]).all(0)
     target = one.double() * 2.0 ** (power / 2 * exponent)
     # Sums on the way may be larger than the value.
