@@ -39,6 +39,12 @@ def test_an_unknown_kind_is_an_error(run):
         run("filtrations", "cosine")
 
 
+@pytest.mark.parametrize("seed", ["x", 1.5, True, -1, 2**70])
+def test_a_seed_that_is_none_is_an_error(seed):
+    with pytest.raises(topoloss.OptionError, match="seed"):
+        check("sampler", "random", seed=seed)
+
+
 # Names that were replaced
 
 

@@ -72,6 +72,29 @@ def test_a_regulariser_between_layers_is_compared_by_layers():
     departs_alone("regulariser", between, lambda layers: 2 * products(layers))
 
 
+def raises(given):
+    raise ValueError("no such value")
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "expected", "received"),
+    [
+        ("filtration", "cosine", raises, "ValueError: no such value"),
+        ("filtration", "cosine", lambda x: torch.zeros(len(x), len(x)), "shape (7, 7)"),
+        ("filtration", "cosine", lambda x: "a matrix", "TypeError"),
+        ("loss", "t1", raises, "ValueError: no such value"),
+        ("loss", "t1", lambda diagrams: diagrams[0].deaths, "converted"),
+        ("regulariser", regularisers.Mse, raises, "ValueError: no such value"),
+        ("regulariser", regularisers.Mse, lambda x: x, "converted"),
+    ],
+)
+def test_a_definition_that_fails_is_to_be_mended_itself(kind, component, expected, received):
+    (case,) = (c for c in cases(kind, component, expected=expected) if c.rule == "definition")
+    with pytest.raises(CheckFailed, match="mend the definition given as expected=") as failure:
+        case()
+    assert received in str(failure.value)
+
+
 @pytest.mark.parametrize("kind", ["persistence", "sampler", "plugin"])
 def test_a_kind_without_definitions_takes_none(kind):
     assert "definition" not in [rule.__name__ for rule in KINDS[kind].rules]

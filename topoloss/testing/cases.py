@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any
 
 from topoloss import components, objects, plugins
-from topoloss.errors import OptionError, UnknownNameError, check_choice, listed, nearest, shown
+from topoloss.errors import (
+    OptionError,
+    UnknownNameError,
+    check_choice,
+    check_number,
+    listed,
+    nearest,
+    shown,
+)
 from topoloss.expressions import parse
 from topoloss.owners import no_exit
 from topoloss.testing.checks import Case, Subject
@@ -18,6 +26,8 @@ from topoloss.testing.kinds import KINDS
 from topoloss.testing.kinds.plugins import found, offers
 
 __all__ = ["cases", "kinds_of"]
+
+_LARGEST_SEED = 2**32 - 1
 
 
 def cases(
@@ -37,9 +47,10 @@ def cases(
     Raises
     ------
     UnknownNameError, OptionError
-        If there is no such name or kind, or no definition to give for this kind.
+        If there is no such name, kind or seed, or no definition to give for this kind.
     """
     check_choice("kind", kind, KINDS)
+    check_number("seed", seed, whole=True, least=0, most=_LARGEST_SEED)
     _check_expected(kind, expected)
     if kind == "plugin":
         return _plugin_cases(component, seed)

@@ -39,7 +39,7 @@ def check(
         passes if it is consistent with itself: a standard deviation with the wrong
         divisor, for example.
     seed : int
-        Seed of all generated examples.
+        Seed of all generated examples, from 0 to 2^32 - 1.
 
     Raises
     ------
@@ -50,8 +50,8 @@ def check(
     UnknownNameError
         If no component of this kind has this name.
     OptionError
-        For an unknown kind, something that makes no component, or a definition that this
-        kind is not compared with.
+        For an unknown kind, something that makes no component, a seed that is none, or a
+        definition that this kind is not compared with.
 
     Examples
     --------

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import unittest
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ __all__ = [
     "builds_on",
     "foundation",
     "on",
+    "on_definition",
     "require",
 ]
 
@@ -277,6 +278,11 @@ def on(where: str, mend: str = "accept this input; the error above says where") 
     except Exception as error:
         received = f"{type(error).__name__}: {error}"
         raise Violation("no exception", received, mend, where) from error
+
+
+def on_definition(where: str) -> AbstractContextManager[None]:
+    """Say on which example a definition, given as ``expected``, is asked for a value."""
+    return on(where, "mend the definition given as expected=: it has no such value here")
 
 
 def require(

@@ -25,6 +25,15 @@ class Fickle(Offers):
         return self.offered
 
 
+class Raises:
+    def __init__(self, error):
+        self.error = error
+
+    @topoloss.hookimpl
+    def topoloss_samplers(self):
+        raise self.error
+
+
 class Unmarked(Offers):
     """Names a function like a hook without marking it as one."""
 
@@ -36,6 +45,8 @@ class Unmarked(Offers):
 BREAKS = [
     (Offers([samplers.First]), "registration", "expected a dictionary"),
     (Offers({"random": samplers.First}), "registration", "choose another name"),
+    (Raises(RuntimeError("not today")), "registration", "RuntimeError: not today"),
+    (Raises(SystemExit("bye")), "registration", "sys.exit"),
     (object(), "registration", "implements no hook"),
     (Unmarked({"mine": samplers.First}), "hooks", "none on topoloss_losses"),
     (Fickle(dict.fromkeys("abcdef", samplers.First)), "names", "as before"),

@@ -11,7 +11,16 @@ from topoloss.diagrams import evaluate
 from topoloss.engines import CriticalEdges
 from topoloss.filtrations import Filtration
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Subject, builds_on, foundation, on, require
+from topoloss.testing.checks import (
+    Kind,
+    NotApplicable,
+    Subject,
+    builds_on,
+    foundation,
+    on,
+    on_definition,
+    require,
+)
 from topoloss.testing.common import (
     derivatives,
     devices,
@@ -96,8 +105,10 @@ def definition(subject: Subject) -> None:
                 i, j = all_pairs(n).unbind(1)
             if not len(i):
                 continue
-            matrix = subject.expected(given(filtration, x))
-            expected = torch.as_tensor(matrix, dtype=torch.float64)[i, j]
+            with on_definition(example.name):
+                matrix = torch.as_tensor(subject.expected(given(filtration, x)))
+                _require_matrix(matrix, n)
+            expected = matrix.double()[i, j]
             # Half of the digits: a root leaves no more where its argument cancels.
             bound = torch.finfo(torch.float64).eps ** 0.5 * expected.abs().amax()
             (k,), got, wanted = worst_entry(filtration.edge_values(v, i, j), expected)
@@ -209,6 +220,15 @@ def _critical_edges(filtration: Filtration, v: Tensor) -> list[CriticalEdges]:
         mend="guard the argument of the logarithm, root or division with torch.where",
     )
     return Kruskal().from_edges(len(v), edges, values)
+
+
+def _require_matrix(matrix: Tensor, n: int) -> None:
+    require(
+        matrix.shape == (n, n),
+        expected=f"a matrix of shape {(n, n)} from the definition",
+        received=f"shape {tuple(matrix.shape)}",
+        mend="mend the definition given as expected=: it returns a value for every two vertices",
+    )
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

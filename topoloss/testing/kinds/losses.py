@@ -14,7 +14,16 @@ from topoloss.diagrams import Diagram
 from topoloss.errors import TopolossError
 from topoloss.losses import Loss
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Subject, builds_on, foundation, on, require
+from topoloss.testing.checks import (
+    Kind,
+    NotApplicable,
+    Subject,
+    builds_on,
+    foundation,
+    on,
+    on_definition,
+    require,
+)
 from topoloss.testing.common import (
     derivatives,
     devices,
@@ -127,7 +136,8 @@ def definition(subject: Subject) -> None:
     generic = _generic(loss, subject.seed)
     for example in (generic, *_special(loss), *_large(loss, subject.seed), _below_zero(generic)):
         with on(example.name):
-            expected = _by_definition(subject.expected, example)
+            with on_definition(example.name):
+                expected = _by_definition(subject.expected, example)
             if expected is None:
                 continue
             (received,) = _apply(loss, *example.tensors)

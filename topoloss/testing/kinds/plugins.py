@@ -12,6 +12,8 @@ from typing import Any
 
 from topoloss import components, objects, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, listed, nearest
+from topoloss.expressions import is_writable
+from topoloss.owners import no_exit
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
 
@@ -26,9 +28,12 @@ def registration(subject: Subject) -> None:
     name = _installed_name(plugin)
     if name is None:
         try:
-            plugins.unregister(plugins.register(plugin))
+            with no_exit(type(plugin).__name__):
+                plugins.unregister(plugins.register(plugin))
         except PluginError as error:
             reason = str(error)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
         else:
             return
     else:
@@ -134,9 +139,17 @@ def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         for kind, hook in _HOOKS.items()
         if hasattr(getattr(plugin, hook, None), "topoloss_impl")
     }
-    asked = {kind: hook() for kind, hook in marked.items()}
-    # The rule `registration` refuses everything else than a dictionary.
-    return {kind: offer for kind, offer in asked.items() if isinstance(offer, Mapping)}
+    return {kind: _offered(hook) for kind, hook in marked.items()}
+
+
+def _offered(hook: Callable[[], object]) -> Mapping[str, Callable[..., Any]]:
+    """Ask a hook; one that raises, or returns no dictionary, fails the rule `registration`."""
+    try:
+        with no_exit(hook.__name__):
+            offer = hook()
+    except Exception:
+        return {}
+    return offer if isinstance(offer, Mapping) else {}
 
 
 def _infos() -> dict[str, plugins.PluginInfo]:

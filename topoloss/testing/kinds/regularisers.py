@@ -13,7 +13,16 @@ from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError, TopolossError
 from topoloss.regularisers import Regulariser
 from topoloss.testing import examples
-from topoloss.testing.checks import Kind, NotApplicable, Rule, Subject, builds_on, on, require
+from topoloss.testing.checks import (
+    Kind,
+    NotApplicable,
+    Rule,
+    Subject,
+    builds_on,
+    on,
+    on_definition,
+    require,
+)
 from topoloss.testing.common import (
     derivatives,
     devices,
@@ -135,7 +144,8 @@ def definition(subject: Subject) -> None:
         *_large(regulariser, subject.seed),
     ):
         with on(example.name):
-            expected = float(subject.expected(_given(regulariser, *example.tensors)))
+            with on_definition(example.name):
+                expected = float(subject.expected(_given(regulariser, *example.tensors)))
             received = _apply(regulariser, *example.tensors)[0].item()
             require(
                 abs(received - expected) <= 1e-7 * (1 + abs(expected)),
