@@ -1,6 +1,7 @@
 """The door of the kit: what can be checked, and what is refused."""
 
 import importlib
+import unittest
 
 import pytest
 from testing.broken import plugins, samplers
@@ -19,6 +20,22 @@ def test_names_factories_and_instances_are_checked():
     check("sampler", samplers.First())
     with pytest.raises(CheckFailed, match="FromOne breaks"):
         check("sampler", samplers.FromOne())
+
+
+@pytest.mark.parametrize(
+    ("component", "reason"),
+    [
+        (samplers.First(), "an instance was given: check the class"),
+        ("all", "it has no option fraction"),
+        ("random[fraction=0.5]", "in its name"),
+        (lambda: samplers.First(), "it has no option fraction"),
+        (lambda **options: topoloss.sampler("all", **options), "it has no option fraction"),
+    ],
+)
+def test_a_fraction_that_is_not_tried_has_a_true_reason(component, reason):
+    (case,) = (c for c in cases("sampler", component) if c.rule == "fraction")
+    with pytest.raises(unittest.SkipTest, match=reason):
+        case()
 
 
 @pytest.mark.parametrize(

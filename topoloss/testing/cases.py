@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from topoloss import components, objects, plugins
@@ -22,6 +20,7 @@ from topoloss.errors import (
 from topoloss.expressions import parse
 from topoloss.owners import no_exit
 from topoloss.testing.checks import Case, Subject
+from topoloss.testing.factories import Copied, Named
 from topoloss.testing.kinds import KINDS
 from topoloss.testing.kinds.plugins import found, offers
 
@@ -144,9 +143,9 @@ def _factory(kind: str, component: object) -> Callable[..., Any]:
     base = KINDS[kind].base
     if isinstance(component, str):
         components.look_up(kind, component, {})  # type: ignore[arg-type]
-        return partial(getattr(components, kind), component)
+        return Named(kind, component)
     if isinstance(component, base):
-        return partial(copy.deepcopy, component)
+        return Copied(component)
     if not callable(component):
         raise OptionError(
             f"{component!r} was given; expected the name of a {kind}, a topoloss.{base.__name__}, "

@@ -41,6 +41,13 @@ class MultipliesFloats(First):
         return torch.arange(int(x.shape[1] * self.fraction), device=x.device)
 
 
+class TakesFractionsAsText(First):
+    """Takes 0.5 for a text, which raises a TypeError that is no lack of the option."""
+
+    def __init__(self, *, fraction=None):
+        super().__init__(fraction=1.0 if fraction is None else fraction + "0")
+
+
 class Unseeded(First):
     def select(self, x):
         generator = torch.Generator()
@@ -82,6 +89,7 @@ BREAKS = {
     Descending: "indices",
     WithReplacement: "indices fraction",
     MultipliesFloats: "fraction",
+    TakesFractionsAsText: "fraction",
     Unseeded: "determinism layout fraction pickling deepcopy device",
     Global: "random_state",
     Sorts: "input_unchanged",

@@ -6,16 +6,16 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import metadata
 from typing import Any
 
-from topoloss import components, objects, plugins
+from topoloss import objects, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, listed, nearest
 from topoloss.expressions import is_writable
 from topoloss.owners import no_exit
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
+from topoloss.testing.factories import Named
 
 __all__ = ["KIND", "found", "offers"]
 
@@ -123,7 +123,7 @@ def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
     if name is not None:
         return {
             # With the plugin's name, for another plugin may offer a component of the same name.
-            kind: {o: partial(getattr(components, kind), f"{name}:{o}") for o in listed}
+            kind: {o: Named(kind, f"{name}:{o}") for o in listed}
             for kind, listed in _infos()[name].offers.items()
         }
     return _ask(plugin)

@@ -8,12 +8,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from topoloss.errors import OptionError
 from topoloss.samplers import Sampler
 from topoloss.testing import examples
 from topoloss.testing.checks import Kind, NotApplicable, Subject, foundation, on, require
 from topoloss.testing.common import devices, instances, numbers, purity
 from topoloss.testing.examples import Example
+from topoloss.testing.factories import why_without
 
 __all__ = ["KIND"]
 
@@ -64,12 +64,12 @@ def fraction(subject: Subject) -> None:
 
     The product is that of the decimal number as it is written: 0.29 of 100 is 29.
     """
-    try:
-        subject.make(fraction=1.0)
-    except (OptionError, TypeError) as error:
-        raise NotApplicable(f"it has no option fraction: {error}") from error
+    reason = why_without(subject.factory, "fraction", 1.0)
+    if reason:
+        raise NotApplicable(reason)
     for written in _FRACTIONS:
-        sampler = subject.make(fraction=float(written))
+        with on(f"the factory, with fraction={written}"):
+            sampler = subject.make(fraction=float(written))
         for neurons in (10, 100, 1000):
             example = examples.many(neurons, seed=subject.seed)
             with on(f"fraction={written} of {example.name}"):
