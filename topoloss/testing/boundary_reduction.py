@@ -49,7 +49,8 @@ def of_edges(
     n : int
         The number of vertices.
     edges : Tensor of int64, shape (e, 2)
-        Self-loops count for nothing. Of edges between the same two vertices the first counts.
+        Self-loops count for nothing. Of several edges between two vertices the lightest counts;
+        of equally light ones, the first row.
     values : Tensor, shape (e,)
     dimensions : int
         How many dimensions to return.

@@ -1,5 +1,7 @@
 """Losses with one thing wrong each, after one with nothing wrong."""
 
+import random
+
 import torch
 from testing.broken import autograd
 
@@ -129,6 +131,12 @@ class RandomSum(Sum):
         return super().forward(diagrams) * (1 + torch.rand((), generator=self.generator))
 
 
+class SeedsPython(Sum):
+    def forward(self, diagrams):
+        random.seed(0)
+        return super().forward(diagrams)
+
+
 class TrainedSum(Sum):
     def forward(self, diagrams):
         self.train()
@@ -242,6 +250,7 @@ BREAKS = {
     SingleSum: "precision gradient second_gradient ties many",
     RandomSum: "determinism memory precision gradient second_gradient many weights vmap "
     "compilation",
+    SeedsPython: "random_state",
     TrainedSum: "module_state",
     HiddenScale: "state_dict",
     LargestOfAll: "ties",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -74,18 +75,25 @@ def memory(subject: Subject) -> None:
 
 
 def random_state(subject: Subject) -> None:
-    """The global random states of torch and numpy are neither used nor set."""
+    """The global random states of torch and numpy are neither used nor set, Python's not set.
+
+    Checks of types at run time draw from Python's: a draw that matters breaks `determinism`.
+    """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(example.name), _random_states_set_aside():
         before = _random_states()
         subject.kind.apply_all(component, *example.tensors)
         changed = [name for name, state in _random_states().items() if state != before[name]]
+        left = random.getstate()
+        random.seed()
+        subject.kind.apply(component, *example.tensors)
+        changed += ["Python"] if random.getstate() == left else []
         require(
             not changed,
             expected="the global random states as before the call",
             received=f"changed: {', '.join(changed)}",
-            mend="draw from a torch.Generator of the component's own",
+            mend="draw from a torch.Generator of the component's own, and call no seed()",
         )
 
 
@@ -182,6 +190,7 @@ def _require_unchanged(function: Callable[..., object], tensors: Sequence[Tensor
 def _random_states_set_aside() -> Iterator[None]:
     """Use random states that no seed gives, and restore the caller's at the end."""
     numpy_state = np.random.get_state()  # noqa: NPY002
+    python_state = random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.rand(3)
         np.random.random(3)  # noqa: NPY002
@@ -189,6 +198,7 @@ def _random_states_set_aside() -> Iterator[None]:
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 def _random_states() -> dict[str, object]:
