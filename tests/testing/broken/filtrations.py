@@ -440,6 +440,8 @@ class OnTheCpu(Cosine):
 class BackwardOnTheCpu(Cosine):
     def vertices(self, x):
         return autograd.BackwardOnTheCpu.apply(super().vertices(x))
+
+
 class TableOnTheCpu(Cosine):
     """Looks edges up in a table that does not follow the input."""
 
@@ -520,7 +522,6 @@ BREAKS = {
     Noisy: "determinism memory precision edges_alone locality symmetry pairwise order_hint "
     "gradient many vmap compilation device",
     SeedsTheWorld: "random_state compilation",
-    NanAtConstants: "finite finite_gradients",
     LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale tiny "
     "gradient finite_gradients ties many change_of_tree",
     NanAtConstants: "finite order_hint finite_gradients",
@@ -584,9 +585,4 @@ BREAKS = {
     "pairwise edge_weights cost scale tiny graph gradient second_gradient finite_gradients ties "
     "many change_of_tree vmap compilation pickling deepcopy state_dict device",
     WeightsByPlace: "edge_weights",
-    PathOfInt32: "listed_edges shapes input_unchanged vertices_unchanged determinism "
-    "memory random_state module_state leftovers precision layout finite "
-    "edges_alone locality symmetry pairwise edge_weights cost scale graph "
-    "gradient second_gradient finite_gradients ties many change_of_tree "
-    "vmap compilation pickling deepcopy state_dict device",
 }

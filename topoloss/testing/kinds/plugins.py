@@ -11,7 +11,6 @@ from typing import Any
 
 from topoloss import objects, plugins
 from topoloss.errors import OptionError, PluginError, UnknownNameError, listed, nearest
-from topoloss.expressions import is_writable
 from topoloss.owners import no_exit
 from topoloss.testing.checks import Kind, NotApplicable, Subject, require
 from topoloss.testing.examples import Example
