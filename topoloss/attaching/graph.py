@@ -419,10 +419,12 @@ class Watch(TorchFunctionMode):
         call: int,
         given: Sequence[Tensor],
         outputs: Sequence[Tensor],
+        alone: bool,
     ) -> Node | None:
         """Note that a module put out tensors.
 
-        Return the node of the first, if it descends from the inputs.
+        Return the node of the first, if it descends from the inputs. `alone` says that the module
+        was given one argument.
         """
         output = outputs[0]
         found, _ = self._split([output])
@@ -439,7 +441,7 @@ class Watch(TorchFunctionMode):
                     axis = 1  # the last states are (layers, samples, features)
                 self._add(other, Kind.OTHER, (node,), axis)
         elif node is None or not node.watched:
-            node = self._follow_module(module, given, output, node)
+            node = self._follow_module(module, given, output, node, alone)
         if node is None:
             return None
         origin = node.origin
@@ -468,10 +470,16 @@ class Watch(TorchFunctionMode):
             node.keep(after)
 
     def _follow_module(
-        self, module: nn.Module, given: Sequence[Tensor], output: Tensor, node: Node | None
+        self,
+        module: nn.Module,
+        given: Sequence[Tensor],
+        output: Tensor,
+        node: Node | None,
+        alone: bool,
     ) -> Node | None:
         """What a module does that is a norm, or whose functions are not seen."""
-        source = self.node_of(given[0]) if given else None
+        # What a module makes of several arguments is not known from one of them.
+        source = self.node_of(given[0]) if alone and len(given) == 1 else None
         kind = None
         if source is not None and output.shape == given[0].shape:
             if self._passes_norms and is_norm(module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -103,7 +104,9 @@ class Modules:
                 and x.is_floating_point()
                 and type(x) is Tensor
             )
-            with torch._C.DisableTorchFunction():
+            # The user's code, which may fail on fewer samples; the model's pass goes on.
+            self._activations[module] = False
+            with torch._C.DisableTorchFunction(), contextlib.suppress(Exception):
                 self._activations[module] = plain and works_entry_by_entry(module.forward, x[:4])
         return self._activations[module]
 

@@ -391,7 +391,8 @@ class Recorder:
                 running.error = _no_samples(name, tensor, output)
             return
         given = list(tensors_in((*args, *kwargs.values())))
-        node = running.watch.finish(name, module, call, given, outputs)
+        alone = sum(a is not None for a in (*args, *kwargs.values())) == 1
+        node = running.watch.finish(name, module, call, given, outputs, alone)
         if getattr(module, "batch_first", True) is False and node is not None and node.axis == 0:
             running.notes.append(
                 f"{name or '(model)'!r} has batch_first=False, so its axis 0 counts positions, and "

@@ -1,0 +1,75 @@
+"""Modules of all sorts after a layer: what they do is found out, and the model runs as without."""
+
+import pytest
+import torch
+from attaching.helpers import Between, Module, assert_observes, batch
+from torch import nn
+
+
+class Joining(nn.Module):
+    """Two linear maps, and between them a module that is given the first one's output and more."""
+
+    def __init__(self, between, *more):
+        super().__init__()
+        self.a, self.between, self.b = nn.Linear(4, 4), between, nn.Linear(4, 3)
+        self.more = more
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x), *(each(x) for each in self.more)))
+
+
+def ends_before(model, x):
+    """The layers of a `Joining` or `Between` whose first one ends where what is between begins."""
+    h = model.a(x)
+    more = [each(x) for each in getattr(model, "more", ())]
+    return {"a": h, "b": model.b(model.between(h, *more))}
+
+
+class Add(nn.Module):
+    def forward(self, h, skip):
+        return h + skip
+
+
+class MaskedSoftmax(nn.Module):
+    def forward(self, h, mask=None):
+        return torch.softmax(h if mask is None else h.masked_fill(mask, -1e9), 1)
+
+
+class Power(nn.Module):
+    """Elementwise by default, and not as it is called here."""
+
+    def forward(self, h, joins=False):
+        return torch.softmax(h, 1) if joins else StraightThrough.apply(h)
+
+
+class StraightThrough(torch.autograd.Function):
+    """An activation that is seen by its values alone."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return h.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+MORE = {
+    "a sum": (Add(), lambda x: x),
+    "a mask": (MaskedSoftmax(), lambda x: x > 0),
+    "no mask": (MaskedSoftmax(), lambda x: None),
+    "a flag": (Power(), lambda x: True),
+}
+
+
+@pytest.mark.parametrize(("between", "more"), MORE.values(), ids=MORE)
+def test_a_module_that_is_given_more_than_the_layer_ends_it(between, more):
+    assert_observes(Joining(between, more), ends_before, batch(4, samples=10))
+
+
+def test_a_module_that_insists_on_the_size_of_its_batch_runs_as_without():
+    def softmax(h):
+        assert len(h) == 10
+        return torch.softmax(h, 1)
+
+    assert_observes(Between(Module(softmax)), ends_before, batch(4, samples=10))
