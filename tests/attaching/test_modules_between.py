@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attaching.helpers import Between, Module, assert_observes, batch
+from attaching.helpers import Between, Module, assert_observes, batch, with_between
 from torch import nn
 
 
@@ -73,3 +73,50 @@ def test_a_module_that_insists_on_the_size_of_its_batch_runs_as_without():
         return torch.softmax(h, 1)
 
     assert_observes(Between(Module(softmax)), ends_before, batch(4, samples=10))
+
+
+class Scaled(nn.Module):
+    """A scale that is learnt, and a function of what was scaled."""
+
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(shape) + 0.5)
+        self.function = function
+
+    def forward(self, h, *more):
+        return self.function(self.scale, h, *more)
+
+
+SCALED = {
+    "a softmax that is scaled": Scaled(lambda s, h: s * torch.softmax(h, 1), 1),
+    "a circulant map": Scaled(
+        lambda s, h: torch.fft.irfft(torch.fft.rfft(h) * torch.fft.rfft(s), n=8), 8
+    ),
+    "another order": Scaled(lambda s, h: s * h.flip(1), 8),
+}
+
+
+@pytest.mark.parametrize("between", SCALED.values(), ids=SCALED)
+def test_a_module_is_no_norm_for_its_parameters_alone(between):
+    assert_observes(Between(between), ends_before, batch(4))
+
+
+class RMSNorm(nn.Module):
+    """A norm as language models have it, which may be given what is to be added first."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, h, skip=0):
+        h = h + skip
+        return self.weight * h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-5)
+
+
+def test_a_norm_that_somebody_wrote_belongs_to_the_layer():
+    assert_observes(Between(RMSNorm(8)), with_between, batch(4))
+
+
+@pytest.mark.parametrize("between", [RMSNorm(4), Scaled(lambda s, h, skip: h + s * skip, 4)])
+def test_a_norm_of_the_layer_and_something_else_ends_it(between):
+    assert_observes(Joining(between, lambda x: x), ends_before, batch(4))

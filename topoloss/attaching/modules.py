@@ -143,9 +143,12 @@ def is_whole(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm or a scale: all its parameters have one axis."""
+    """Whether a module is a norm: it is called one, and all its parameters have one axis."""
+    # A softmax at a temperature that is learnt, or a circulant map, has such parameters, too.
+    named = "norm" in type(module).__name__.lower()
     parameters = list(module.parameters())
-    return bool(parameters) and not any(module.children()) and all(p.ndim == 1 for p in parameters)
+    scales = bool(parameters) and all(p.ndim == 1 for p in parameters)
+    return named and scales and not any(module.children())
 
 
 def channel_axis(module: nn.Module, value: Tensor) -> int | None:
