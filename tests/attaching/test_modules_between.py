@@ -5,6 +5,8 @@ import torch
 from attaching.helpers import Between, Module, assert_observes, batch, with_between
 from torch import nn
 
+import topoloss
+
 
 class Joining(nn.Module):
     """Two linear maps, and between them a module that is given the first one's output and more."""
@@ -120,3 +122,74 @@ def test_a_norm_that_somebody_wrote_belongs_to_the_layer():
 @pytest.mark.parametrize("between", [RMSNorm(4), Scaled(lambda s, h, skip: h + s * skip, 4)])
 def test_a_norm_of_the_layer_and_something_else_ends_it(between):
     assert_observes(Joining(between, lambda x: x), ends_before, batch(4))
+
+
+class Anneal(nn.Module):
+    """A softmax that becomes sharper with each call, and keeps count."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature, self.seen = 8.0, []
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, h):
+        self.temperature /= 2
+        self.seen.append(len(h))
+        with torch.no_grad():
+            self.scale *= 2
+        return torch.softmax(h / self.temperature, 1)
+
+
+def test_the_look_at_a_module_leaves_it_as_it_was():
+    model = Between(Anneal())
+    with topoloss.observe(model):
+        model(batch(4, samples=10))
+    between = model.between
+    assert (between.temperature, between.seen, between.scale.item()) == (4.0, [10], 2.0)
+
+
+WIDTH = 9
+# Each moves or joins entries of one sample or of several, and few of them at that.
+JOIN = {
+    "softmax": lambda h: torch.softmax(h, 1),
+    "over the largest of each sample": lambda h: h / h.abs().amax(1, keepdim=True),
+    "over the largest": lambda h: h / h.abs().amax(),
+    "minus the mean of the samples": lambda h: h - h.mean(0),
+    "the first two swapped": lambda h: torch.cat([h[:, :2].flip(1), h[:, 2:]], 1),
+    "two samples swapped": lambda h: torch.cat([h[:2].flip(0), h[2:]]),
+    **{f"rolled by {k}": lambda h, k=k: h.roll(k, 1) for k in (1, 2, 3, 4)},
+    "the samples rolled": lambda h: h.roll(2, 0),
+    "sorted": lambda h: h.sort(1).values,
+}
+
+
+class Hidden(torch.autograd.Function):
+    """A function of which torch's function modes see nothing."""
+
+    @staticmethod
+    def forward(ctx, h, function):
+        return function(h)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")  # of the second layer
+@pytest.mark.parametrize("first", ["one sample", "zeros", "as ever"])
+@pytest.mark.parametrize("function", JOIN.values(), ids=JOIN)
+def test_what_joins_entries_is_found_out_whatever_it_is_given_first(function, first):
+    model = Between(Module(lambda h: Hidden.apply(h, function)), width=WIDTH)
+    seen, x = topoloss.observe(model), batch(4)
+    if first == "one sample":
+        seen.describe(x[:1])
+    if first == "zeros":
+        with torch.no_grad():
+            kept = [p.clone() for p in model.a.parameters()]
+            for p in model.a.parameters():
+                p.zero_()
+            model(x)
+            for p, k in zip(model.a.parameters(), kept, strict=True):
+                p.copy_(k)
+    model(x)
+    torch.testing.assert_close(seen.activations()["a"], model.a(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import weakref
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -94,7 +95,7 @@ class Modules:
 
     def is_activation(self, module: nn.Module, x: Tensor) -> bool:
         """Whether a module without matrices works entry by entry; tried once."""
-        if module not in self._activations:
+        if module not in self._activations and x.numel() > 0:
             plain = (
                 # What torch's own modules do is known by their functions.
                 not type(module).__module__.startswith("torch.nn.modules.")
@@ -107,8 +108,20 @@ class Modules:
             # The user's code, which may fail on fewer samples; the model's pass goes on.
             self._activations[module] = False
             with torch._C.DisableTorchFunction(), contextlib.suppress(Exception):
-                self._activations[module] = plain and works_entry_by_entry(module.forward, x[:4])
-        return self._activations[module]
+                # Of one sample it would not show whether samples are joined.
+                x = torch.cat([x[:4]] * 4)[:4]
+                self._activations[module] = plain and works_entry_by_entry(_twin(module).forward, x)
+        return self._activations.get(module, False)
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares neither its counters, its lists nor its parameters."""
+    twin = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, (dict, list, set)):
+            setattr(twin, name, copy.copy(value))
+    twin._parameters = copy.deepcopy(module._parameters)
+    return twin
 
 
 def _own_name(name: str) -> str:
