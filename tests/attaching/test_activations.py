@@ -219,6 +219,9 @@ ENDS = {
     "log-softmax": lambda h: F.log_softmax(h, 1),
     "maximum with the mean": lambda h: torch.maximum(h, h.mean(0, keepdim=True)),
     "minus the mean": lambda h: h - h.mean(1, keepdim=True),
+    "minus the largest": lambda h: h - h.max(1, keepdim=True).values,
+    "minus the smallest": lambda h: h - torch.min(h, dim=1, keepdim=True)[0],
+    "over the largest of all": lambda h: h / h.max(),
     "cumulated": lambda h: h.cumsum(1),
     "another order": lambda h: h.flip(1),
 }
@@ -233,6 +236,34 @@ def test_a_layer_ends_before_what_joins_its_neurons(what, as_module):
 
     between = what if isinstance(what, nn.Module) or not as_module else Module(what)
     assert_observes(Between(between), by_hand, batch(4))
+
+
+OTHER_SHAPES = {
+    "the largest of each channel": lambda h: h.max(2)[0],
+    "the smallest of each channel": lambda h: torch.min(h, 2).values,
+    "distances from centres": lambda h: torch.exp(-((h - torch.linspace(-1, 1, 5)) ** 2)),
+    "several scales": lambda h: (h[None] * torch.arange(1.0, 6).view(5, 1, 1, 1)).sum(0),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_layer_ends_before_what_has_another_shape(what, as_module):
+    """Where entries are joined, or one becomes several."""
+    function = Module(what) if as_module else what
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv1d(4, 8, 1)
+
+        def forward(self, x):
+            return function(self.a(x)).tanh()
+
+    model, x = Model(), batch(4, 1)
+    with topoloss.observe(model) as seen:
+        model(x)
+        torch.testing.assert_close(seen.activations()["a"], model.a(x).flatten(1))
 
 
 def test_a_layer_that_is_used_beside_its_activation_is_taken_before_it():

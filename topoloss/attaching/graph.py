@@ -288,6 +288,9 @@ class Watch(TorchFunctionMode):
         kind = Kind.RANDOM if random else role.kind
         if kind is Kind.LAYOUT and len(results) == 1 and _same_layout(results[0], data[0][0]):
             kind = Kind.POINTWISE  # nothing was moved
+        shapes = [t.shape for t, _ in data]
+        if kind is Kind.POINTWISE and any(r.shape not in shapes for r in results):
+            kind = Kind.OTHER  # max over an axis, or one entry becomes several
         follows = self._follows(kind, [n for _, n in data])
         made = [r for r in results if all(r is not t for t, _ in data)] + changed
         if not made:
