@@ -1,8 +1,8 @@
 """Random programs on what a linear map puts out: where its layer ends, by an oracle.
 
-A program changes its variables by functions that are elementwise or not, in place or not, and
-hands some of them to further linear maps. The oracle knows the program. It works without
-changes in place and without torch's modes.
+A program changes its variables by functions that are elementwise or not, in place or not, written
+out or as modules, of one width or spread to another. It hands some of them to further linear maps.
+The oracle knows the program. It works without changes in place and without torch's modes.
 """
 
 import contextlib
@@ -21,9 +21,31 @@ IN_PLACE = [torch.relu_, torch.tanh_, lambda h: h.mul_(0.7), lambda h: F.silu(h,
 OF_TWO = [torch.add, torch.mul, torch.maximum, lambda a, b: torch.where(a > b, a, 0.1 * b)]
 OF_TWO_IN_PLACE = [Tensor.add_, Tensor.mul_]
 JOINING_NEURONS = [lambda h: h.softmax(-1), lambda h: h.cumsum(-1), lambda h: h.flip(-1)]
+SPREADING = [lambda h: h * torch.linspace(-1, 1, 8), lambda h: h + torch.ones(1, 8)]
+REDUCING = [lambda h: h.max(-1, keepdim=True).values, lambda h: torch.min(h, -1, True)[0]]
 LOOKING = [lambda h: h.abs().mean(), lambda h: h.detach().max(), torch.isnan]
-KINDS = [ELEMENTWISE, IN_PLACE, OF_TWO, OF_TWO_IN_PLACE, JOINING_NEURONS, LOOKING]
+KINDS = [
+    ELEMENTWISE,
+    IN_PLACE,
+    OF_TWO,
+    OF_TWO_IN_PLACE,
+    JOINING_NEURONS,
+    SPREADING,
+    REDUCING,
+    LOOKING,
+]
 CHANGING = [IN_PLACE, OF_TWO_IN_PLACE]
+
+
+class Step(nn.Module):
+    """A function as a module, of as many tensors as it takes."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *variables):
+        return self.function(*variables)
 
 
 class Program(nn.Module):
@@ -32,18 +54,25 @@ class Program(nn.Module):
     def __init__(self, seed):
         super().__init__()
         draw = random.Random(seed)
-        self.steps, variables = [], 1
+        widths = [draw.choice([8, 8, 8, 1])]
+        self.first = nn.Linear(4, widths[0])
+        self.steps, self.modules_of_steps = [], nn.ModuleList()
         for _ in range(draw.randint(1, 8)):
             kind = draw.choice(KINDS)
-            used = [
-                draw.randrange(variables)
-                for _ in range(2 if kind in (OF_TWO, OF_TWO_IN_PLACE) else 1)
-            ]
-            self.steps.append((kind, draw.choice(kind), used))
-            variables += kind not in (*CHANGING, LOOKING)
-        self.taken = [draw.randrange(variables) for _ in range(draw.choice([1, 1, 2]))]
-        self.first = nn.Linear(4, 8)
-        self.further = nn.ModuleList(nn.Linear(8, 3) for _ in self.taken)
+            count = 2 if kind in (OF_TWO, OF_TWO_IN_PLACE) else 1
+            used = [draw.randrange(len(widths)) for _ in range(count)]
+            # In place, the first may not be narrower than the second.
+            used.sort(key=lambda k: -widths[k] if kind is OF_TWO_IN_PLACE else 0)
+            function = draw.choice(kind)
+            if draw.random() < 0.3:
+                function = Step(function)
+                self.modules_of_steps.append(function)
+            self.steps.append((kind, function, used))
+            if kind not in (*CHANGING, LOOKING):
+                width = {id(SPREADING): 8, id(REDUCING): 1}.get(id(kind))
+                widths.append(width or max(widths[k] for k in used))
+        self.taken = [draw.randrange(len(widths)) for _ in range(draw.choice([1, 1, 2]))]
+        self.further = nn.ModuleList(nn.Linear(widths[k], 3) for k in self.taken)
 
     def forward(self, x):
         variables = [self.first(x)]
@@ -72,7 +101,8 @@ def values_of(program, x):
             continue
         parents = [held[k] for k in used]
         result = function(*(values[k].tensor.clone() for k in parents))
-        values.append(Value(result, kind is not JOINING_NEURONS, set(parents)))
+        alike = all(values[k].tensor.shape == result.shape for k in parents)
+        values.append(Value(result, kind is not JOINING_NEURONS and alike, set(parents)))
         if kind in CHANGING:
             held[used[0]] = len(values) - 1
         else:
