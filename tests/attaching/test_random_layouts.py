@@ -33,6 +33,7 @@ class Layouts(nn.Module):
         self.with_samples = 0
         self.steps = []
         kinds = [self.linear, self.permute, self.fold, self.unfold, self.mean, self.stack, self.cat]
+        kinds.append(self.reorder)
         while len(self.steps) < 6 or not self.maps:
             self.draw.choice(kinds)()
 
@@ -87,6 +88,22 @@ class Layouts(nn.Module):
             axis = self.draw.choice(self.other_axes())
             self.shape[axis] += 1
             self.steps.append(lambda x: torch.cat([x.narrow(axis, 0, 1), x], axis))
+
+    def reorder(self):
+        """Samples that change places are no longer those of other layers."""
+        axis = self.draw.randrange(len(self.shape))
+        order = torch.arange(self.shape[axis]).roll(1)
+        back = axis - len(self.shape)
+        ways = [
+            lambda x: x.roll(1, axis),
+            lambda x: x.flip(back),
+            lambda x: x.index_select(axis, order),
+            lambda x: x[(slice(None),) * axis + (order,)],
+            lambda x: x.gather(back, order.view(-1, *[1] * ~back).expand(x.shape)),
+        ]
+        if "n" in self.names[axis]:
+            self.names[axis] = "others"
+        self.steps.append(self.draw.choice(ways))
 
     def forward(self, x):
         for step in self.steps:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attaching.helpers import (
+    Between,
     Net,
     assert_layers,
     assert_observes,
@@ -117,6 +118,56 @@ def test_where_any_axis_may_have_been_reduced_the_layer_is_left_out(turned):
     model(torch.randn(5, 5, 5))
     with pytest.warns(topoloss.AttachmentWarning, match="'head' .* could not be told"):
         assert list(seen.activations()) == ["embed"]
+
+
+REORDERED = {
+    "by an index": lambda h: h[torch.arange(5, -1, -1)],
+    "by a list": lambda h: h[[1, 2, 3, 4, 5, 0]],
+    "by an index of two axes": lambda h: h[torch.randperm(6), torch.arange(3)[:, None]].mT,
+    "by index_select": lambda h: h.index_select(0, torch.randperm(6)),
+    "by gather": lambda h: h.gather(dim=-2, index=h.argsort(0)),
+    "by take_along_dim": lambda h: torch.take_along_dim(h, h.argsort(0), 0),
+    "by the values": lambda h: h.sort(0).values,
+    "by the values from above": lambda h: h.topk(6, 0)[0],
+    "rolled": lambda h: h.roll(1, 0),
+    "rolled as a whole": lambda h: torch.roll(h, 3),
+    "turned over": lambda h: h.flip(0, 1),
+    "upside down": torch.flipud,
+}
+
+
+@pytest.mark.parametrize("function", REORDERED.values(), ids=REORDERED)
+def test_a_layer_of_samples_in_another_order_is_left_out_by_name(function):
+    """Its rows are other samples than those of the layers beside it."""
+    model = Between(function, width=3)
+    seen = topoloss.observe(model)
+    model(batch(4))
+    with pytest.warns(topoloss.AttachmentWarning, match="'b' .* could not be told"):
+        assert list(seen.activations()) == ["a"]
+
+
+IN_ORDER = {
+    "one of each": lambda h: h[torch.arange(6), torch.randint(3, (6,)), None],
+    "three of each": lambda h: h[torch.arange(len(h), device=h.device)[:, None], torch.arange(3)],
+    "by index_select": lambda h: h.index_select(0, torch.arange(0, 6).to(torch.int32).long()),
+    "columns": lambda h: h[:, [2, 0, 1]],
+    "columns from the end": lambda h: h[..., torch.tensor([2, 0, 1])],
+    "columns by gather": lambda h: h.gather(1, h.argsort(1)),
+    "columns by their values": lambda h: h.sort().values,
+    "columns turned over": lambda h: h.flip(-1),
+    "columns rolled": lambda h: h.roll(shifts=1, dims=1),
+    "all that count": lambda h: h[torch.ones(6, dtype=bool)],
+}
+
+
+@pytest.mark.parametrize("function", IN_ORDER.values(), ids=IN_ORDER)
+def test_samples_that_stay_in_order_stay_samples(function):
+    model, x = Between(function, width=3), batch(4)
+    model.b = nn.LazyLinear(3)
+    model(x)
+    seen = topoloss.observe(model)
+    model(x)
+    assert list(seen.activations()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("positions", [5, 6])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from math import prod
+from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["followed"]
+__all__ = ["followed", "reordered"]
+
+# Functions that put entries along axes into another order: where the axes stand among their
+# arguments, and which they are if left out; None is all.
+_REORDERING: dict[str, tuple[int, int | None]] = {
+    "index_select": (1, None), "gather": (1, None), "take_along_dim": (2, None), "roll": (2, None),
+    "flip": (1, None), "sort": (1, -1), "topk": (2, -1), "msort": (1, 0), "flipud": (1, 0),
+}  # fmt: skip
 
 
 def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | None:
@@ -57,6 +66,68 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
     last = len(shape) - len(before) if operand.is_floating_point() else 0
     kept = {axis, axis + last}.intersection(candidates)
     return kept.pop() if len(kept) == 1 else None
+
+
+def reordered(
+    name: str,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    axis: int,
+    counts: Callable[[Tensor], bool],
+) -> bool:
+    """Whether a function may put what is along an axis of its first operand into another order.
+
+    Parameters
+    ----------
+    name : str
+        Of the function.
+    args, kwargs
+        Its arguments; the first is the operand.
+    axis : int
+    counts : callable
+        Whether an index tensor is known to hold 0, 1, 2 and so on, and leaves the order.
+    """
+    operand, *rest = args
+    if name == "__getitem__":
+        return axis in _picked(rest[0], operand.ndim, counts)
+    if name not in _REORDERING or any(isinstance(a, Tensor) and counts(a) for a in rest):
+        return False
+    position, default = _REORDERING[name]
+    last = None if name == "flip" else position + 1
+    given = kwargs.get("dim", kwargs.get("dims", args[position:last]))
+    axes = list(_integers(given)) or ([] if default is None else [default])
+    return not axes or axis in {k % operand.ndim for k in axes}
+
+
+def _picked(index: Any, ndim: int, counts: Callable[[Tensor], bool]) -> set[int]:
+    """The axes along which an index picks entries in an order that is not known."""
+    each = index if isinstance(index, tuple) else (index,)
+    widths = [_width(one) for one in each]
+    found, at = set(), 0
+    for one, width in zip(each, widths, strict=True):
+        if one is Ellipsis:
+            at += ndim - sum(widths)
+        elif width and not isinstance(one, (int, slice)):
+            mask = isinstance(one, Tensor) and one.dtype == torch.bool
+            if not mask and not (isinstance(one, Tensor) and counts(one)):
+                found.add(at)
+        at += width
+    return found
+
+
+def _width(index: Any) -> int:
+    """Of how many axes a part of an index is."""
+    if index is None or index is Ellipsis or isinstance(index, bool):
+        return 0
+    return index.ndim if isinstance(index, Tensor) and index.dtype == torch.bool else 1
+
+
+def _integers(values: Any) -> Iterator[int]:
+    if isinstance(values, int):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _integers(value)
 
 
 def _reduced(before: Sequence[int], axis: int, shape: Sequence[int]) -> set[int]:

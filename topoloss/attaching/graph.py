@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from topoloss.attaching import functions
-from topoloss.attaching.axes import followed
+from topoloss.attaching.axes import followed, reordered
 from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
 from topoloss.attaching.modules import Modules, channel_axis, is_norm, is_whole
 from topoloss.attaching.nodes import Node, Start
@@ -26,6 +26,8 @@ __all__ = ["Watch"]
 _FOLLOWING = frozenset({Kind.POINTWISE, Kind.NORM, Kind.RANDOM})
 # Names of functions that add rows up at indices.
 _GATHERING = ("scatter", "index_add")
+# Names of functions that change the type or the device of integers, and not the integers.
+_CASTS = frozenset({"to", "long", "int", "cpu", "cuda"})
 # After so many functions it is asked again whether the pass goes on: torch tells nobody when an
 # interrupt, such as Ctrl-C, has ended it.
 _LOOKED_AFTER = 256
@@ -43,6 +45,8 @@ class _Constant:
     multiplied: bool = False
     # Of a new tensor in which samples may be gathered.
     axis: int | None = None
+    # It holds 0, 1, 2 and so on, as an index of samples.
+    counts: bool = False
 
 
 # Operands that descend from the inputs, with their nodes.
@@ -232,6 +236,8 @@ class Watch(TorchFunctionMode):
             result, role = functions.call(func, args, kwargs, role)
             if operands or role.kind is Kind.RANDOM:
                 self._note_constants(role, operands, list(tensors_in((result,))))
+            if self._counts(functions.name_of(func), args, kwargs, role):
+                self._constants[id(result)] = _Constant(weakref.ref(result), counts=True)
             return result
         may_change = role is None or role.mutates
         copies = self._copies(operands, data, role) if may_change else []
@@ -299,8 +305,13 @@ class Watch(TorchFunctionMode):
             made = results  # by dropout that is idle, but ends a layer all the same
         self._consume(data, kind, follows)
         single = len(data) == len(results) == 1 and not constants and args
+        name = functions.name_of(func)
+        mixed = self._is_reordered(name, args, kwargs, data)
         for r in made:
             node = self._make(r, kind, data, follows)
+            node.unpacked = name == "_pad_packed_sequence"
+            if mixed:
+                node.axis = None
             pointwise = kind is Kind.POINTWISE
             node.affine = not pointwise or (role.affine and not constants)
             node.activated |= pointwise and not role.affine
@@ -308,14 +319,14 @@ class Watch(TorchFunctionMode):
             if node.axis is None and constant is not None:
                 node.axis = constant.axis
             if node.axis is None:
-                node.axis = self._regained(functions.name_of(func), args, r)
+                node.axis = self._regained(name, args, r)
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:
             self._multiply(role, data, constants, made)
         elif role.normalises:
             self._normalise(data, made)
-        elif constants and "mul" in functions.name_of(func):
+        elif constants and "mul" in name:
             matrices = (t for t in constants if sum(length > 1 for length in t.shape) >= 2)
             self.multiplied += [t for t in matrices if self._modules.owners(t)]
         if self._by_function:
@@ -404,6 +415,26 @@ class Watch(TorchFunctionMode):
         samples = self.samples or 0
         found = {followed(t, n.axis, result, samples) for t, n in data if n.axis is not None}
         return found.pop() if len(found) == 1 else None
+
+    def _is_reordered(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: _Data
+    ) -> bool:
+        """Whether samples may have changed places."""
+        operand, node = data[0]
+        if not args or args[0] is not operand or node.axis is None or node.unpacked:
+            return False
+        return reordered(name, args, kwargs, node.axis, self._is_count)
+
+    def _is_count(self, tensor: Tensor) -> bool:
+        constant = self._constant(tensor)
+        return constant is not None and constant.counts
+
+    def _counts(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], role: Role) -> bool:
+        """Whether a function puts out 0, 1, 2 and so on: a new tensor, or a view or cast of one."""
+        if name == "arange":
+            return (len(args) == 1 or (len(args) == 2 and args[0] == 0)) and "step" not in kwargs
+        moved = role.kind is Kind.LAYOUT or name in _CASTS
+        return moved and bool(args) and isinstance(args[0], Tensor) and self._is_count(args[0])
 
     def _regained(self, name: str, args: tuple[Any, ...], result: Tensor) -> int | None:
         """The axis of samples after functions that bring together what was apart."""

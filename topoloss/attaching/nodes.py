@@ -58,6 +58,9 @@ class Node:
         The module that put it out, and at which of its calls.
     channel_axis : int or None
         Of a module's output of several positions, where the module tells it.
+    unpacked : bool
+        A packed sequence was padded again. Its samples are sorted by length, and an index brings
+        them back into their order next.
     consumers : list of Node
         What the model's output was made of, of what was made of this.
     """
@@ -85,6 +88,7 @@ class Node:
     step: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
     module_call: tuple[str, int] | None = None
     channel_axis: int | None = None
+    unpacked: bool = False
     consumers: list[Node] = field(default_factory=list)
     is_output: bool = False
 
