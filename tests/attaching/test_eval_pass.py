@@ -151,3 +151,21 @@ def test_an_eval_pass_on_inputs_that_were_changed_in_place_is_an_error():
     model(batch(4, samples=16))
     with pytest.raises(topoloss.AttachmentError, match=r"an input .* was changed in place"):
         penalty()
+
+
+@pytest.mark.parametrize("attached_first", [True, False])
+def test_hooks_on_the_model_itself_act_once_on_the_eval_pass(attached_first):
+    """Also a hook that changes the inputs, whenever it was registered."""
+
+    def triple(module, args):
+        return (3 * args[0],)
+
+    model, x = Net(), batch(4)
+    if not attached_first:
+        model.register_forward_pre_hook(triple)
+    penalty = topoloss.attach(model, eval_pass=True)
+    if attached_first:
+        model.register_forward_pre_hook(triple)
+    model(x)
+    torch.testing.assert_close(penalty(), penalty_by_hand(model, 3 * x))
+    torch.testing.assert_close(penalty(), penalty_by_hand(model, 3 * x))

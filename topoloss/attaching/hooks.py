@@ -82,8 +82,13 @@ class _WhenCopied:
 
 def connect(model: nn.Module, link: Link) -> None:
     """Put the hooks on."""
+    # Other hooks may change the inputs: begin before them, and a repeated pass has them once. With
+    # torch's own prepend=True the compiler of torch 2.11 mistakes one hook for another.
+    others = list(model._forward_pre_hooks)
     begin = _Hook(link, "begin", "", model)
     model.register_forward_pre_hook(begin, with_kwargs=True)
+    for key in others:
+        model._forward_pre_hooks[key] = model._forward_pre_hooks.pop(key)
     for name, module in model.named_modules():
         if module is not model and "parametrizations" not in name.split("."):
             module.register_forward_hook(_Hook(link, "on_module", name, module), with_kwargs=True)
