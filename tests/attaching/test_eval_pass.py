@@ -169,3 +169,63 @@ def test_hooks_on_the_model_itself_act_once_on_the_eval_pass(attached_first):
     model(x)
     torch.testing.assert_close(penalty(), penalty_by_hand(model, 3 * x))
     torch.testing.assert_close(penalty(), penalty_by_hand(model, 3 * x))
+
+
+class Box:
+    """An argument that holds its tensors in attributes."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+def replace(model, given):
+    given.x = torch.tanh(model(given.x))
+    return given.x
+
+
+def collect(model, given):
+    given.append(torch.ones(6, 4))
+    return model(torch.stack(given).sum(0))
+
+
+def take(model, given):
+    return model(given.pop("x"))
+
+
+CHANGED = {
+    "an attribute": (replace, Box),
+    "a list": (collect, lambda x: [x]),
+    "a dict": (take, lambda x: {"x": x, "y": x}),
+}
+
+
+@pytest.mark.parametrize(("change", "make"), CHANGED.values(), ids=CHANGED)
+def test_an_argument_that_the_model_changes_cannot_be_given_again(change, make):
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, given):
+            return change(self.fc, given)
+
+    model = Changes()
+    penalty = topoloss.attach(model, eval_pass=True)
+    model(make(batch(4)))
+    for _ in range(2):
+        with pytest.raises(topoloss.AttachmentError, match="cannot be repeated"):
+            penalty()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_eval_pass_runs_under_autocast_as_the_pass_did(inside):
+    """Wherever the penalty is asked for."""
+    model, x = Net(), batch(4)
+    seen = topoloss.observe(model, eval_pass=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        model(x)
+        expected = {name: h.dtype for name, h in seen.activations().items()}
+    assert set(expected.values()) == {torch.bfloat16 if inside else torch.float32}
+    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        found = seen.activations()
+    assert {name: h.dtype for name, h in found.items()} == expected

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, NamedTuple, TypeAlias
@@ -158,7 +159,9 @@ class Recorder:
         self.passes = 0
         self._replicated = False
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._input_versions: list[tuple[Tensor, int | None]] = []
+        # None where they are not known.
+        self._input_versions: list[tuple[Tensor, int | None]] | None = None
+        self._autocast = _autocast()
         self._running: dict[int, _Running] = {}
         self._of_thread = threading.local()
         self._newest: Pass | None = None
@@ -225,7 +228,7 @@ class Recorder:
         """Free all that was recorded."""
         self._interrupt()
         self._newest = self._compiled = self._inputs = self._skipped = None
-        self._input_versions = []
+        self._input_versions = None
         self._of_thread = threading.local()
 
     def repeat(self) -> None:
@@ -234,13 +237,26 @@ class Recorder:
         if self._inputs is None or model is None:
             raise _not_run()
         args, kwargs = self._inputs
-        with self.alone(), torch.compiler.set_stance("force_eager"):
+        self._check_inputs()
+        with self.alone(), torch.compiler.set_stance("force_eager"), ExitStack() as casts:
+            for device, now, then in zip(_DEVICES, _autocast(), self._autocast, strict=True):
+                if now != then:
+                    enabled, dtype = then
+                    casts.enter_context(torch.autocast(device, dtype, enabled))
             model(*args, **kwargs)
-        # Also what changed before the pass was repeated shows now.
-        if any(v is not None and version_of(t) != v for t, v in self._input_versions):
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        """Raise if the model's latest inputs are no longer what they were."""
+        before, now = self._input_versions, _versions(self._inputs)
+        if before is not None and (
+            len(before) != len(now)
+            or any(t is not u or v != w for (t, v), (u, w) in zip(before, now, strict=True))
+        ):
             raise AttachmentError(
-                "an input of the latest forward pass was changed in place, by the model or after "
-                "it, so the pass cannot be repeated; pass the model a copy, or eval_pass=False."
+                "an input of the latest forward pass was changed in place or replaced, by the "
+                "model or after it, so the pass cannot be repeated; pass the model a copy, or "
+                "eval_pass=False."
             )
 
     def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
@@ -268,7 +284,8 @@ class Recorder:
             if self._mark(module):
                 args, kwargs = (), {}
             if self.repeats:
-                self._inputs, self._input_versions = (args, kwargs), []
+                self._inputs, self._input_versions = (args, kwargs), None
+                self._autocast = _autocast()
             else:
                 self._compiled = CompiledPass(module.training, (args, kwargs))
             return
@@ -293,8 +310,8 @@ class Recorder:
             args, kwargs = (), {}
         if self.repeats and not repeating:
             self._inputs = (args, kwargs)
-            tensors = list(tensors_in((*args, *kwargs.values())))
-            self._input_versions = [(t, version_of(t)) for t in tensors]
+            self._input_versions = _versions(self._inputs)
+            self._autocast = _autocast()
             return
         self._compiled = None
         self._of_thread.latest = self._newest = None
@@ -553,6 +570,19 @@ class _Alone:
 
 
 # Small tools
+
+
+def _versions(inputs: object) -> list[tuple[Tensor, int | None]]:
+    return [(t, version_of(t)) for t in tensors_within(inputs)]
+
+
+# Where a pass may run under autocast.
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def _autocast() -> list[tuple[bool, torch.dtype]]:
+    """Whether autocast is on, and to which type, for each of these devices."""
+    return [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
 
 
 def _without_tensor(record: Record) -> Record:
