@@ -272,6 +272,26 @@ def an_engine_that_uses_numpy_is_not_compiled():  # slow
             torch.autograd.grad(value, x), torch.autograd.grad(expected, x)
         )
 
+def a_look_at_a_compiled_model_leaves_its_latest_pass():
+    model = Net()
+    penalty, beside = topoloss.attach(model), topoloss.observe(model)
+    model(torch.randn(6, 4))
+    model.compile(backend="eager")
+    model(torch.randn(6, 4))
+    value = penalty()
+    for each in (beside, penalty):
+        assert {row[1][0] for row in each.describe(torch.randn(9, 4)).rows} == {9}
+        torch.testing.assert_close(penalty(), value)
+        assert {len(h) for h in penalty.activations().values()} == {6}
+
+def the_eval_pass_of_a_compiled_pass_under_autocast_is_cast_alike():
+    model = Net().float()
+    seen = topoloss.observe(model, eval_pass=True)
+    model.compile(backend="eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(6, 4, dtype=torch.float32))
+    assert {h.dtype for h in seen.activations().values()} == {torch.bfloat16}
+
 def attaching_to_a_compiled_model_is_refused():
     for make in (topoloss.attach, topoloss.observe):
         assert "compile" in error_of(make, torch.compile(Net()))

@@ -266,7 +266,7 @@ class Recorder:
         before = (getattr(self._of_thread, "latest", None), self._newest, self._compiled)
         passes = self.passes
         try:
-            with self.alone():
+            with self.alone(), torch.compiler.set_stance("force_eager"):
                 model(*args, **kwargs)
             return self.latest()
         finally:
