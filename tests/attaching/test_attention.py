@@ -200,6 +200,55 @@ def test_attention_is_recognised_however_its_weights_are_made(weights):
     assert_observes(Attention(), lambda model, x: {"proj": model(x)}, batch(5, 8))
 
 
+class Towers(nn.Module):
+    """Two encoders whose outputs are compared, each with each."""
+
+    def __init__(self, compare):
+        super().__init__()
+        self.image, self.text, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(5, 3)
+        self.compare = compare
+
+    def forward(self, x):
+        return self.compare(self.image(x) @ self.text(x.sin()).mT, self.head)
+
+
+COMPARED = {
+    "none": lambda z, head: z,
+    "log-softmax": lambda z, head: z.log_softmax(1),
+    "softmax": lambda z, head: z.softmax(1),
+    "softmax at a temperature": lambda z, head: (z / 0.07).softmax(1).clamp(min=1e-6).log(),
+    "weighed by labels": lambda z, head: z.softmax(1) * torch.eye(6),
+}
+
+
+@pytest.mark.parametrize("compare", COMPARED.values(), ids=COMPARED)
+def test_a_softmax_that_weighs_no_values_is_no_attention(compare):
+    def by_hand(model, x):
+        return {"image": model.image(x), "text": model.text(x.sin())}
+
+    assert_observes(Towers(compare), by_hand, batch(4))
+
+
+def test_a_linear_map_of_a_softmax_is_no_attention():
+    def by_hand(model, x):
+        return {"image": model.image(x), "text": model.text(x.sin()), "head": model(x)}
+
+    assert_observes(Towers(lambda z, head: head(z.softmax(1))), by_hand, batch(5, 4))
+
+
+def test_values_may_be_weighed_entry_by_entry_and_added_up():
+    class Pooling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.proj = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            weights = torch.softmax(self.k(x) @ self.q(x[:, 0])[..., None], 1)
+            return self.proj((weights * x).sum(1))
+
+    assert_observes(Pooling(), lambda model, x: {"proj": model(x)}, batch(5, 8))
+
+
 def test_queries_keys_and_values_are_layers_by_the_papers_rule():
     model, x = OwnAttention(fused=False), batch(5, 8)
     seen = topoloss.observe(model, layers="trainable")

@@ -326,6 +326,8 @@ class Watch(TorchFunctionMode):
             self._multiply(role, data, constants, made)
         elif role.normalises:
             self._normalise(data, made)
+        elif "mul" in name and any(n.attends and t.shape != made[0].shape for t, n in data):
+            self._weigh(data)
         elif constants and "mul" in name:
             matrices = (t for t in constants if sum(length > 1 for length in t.shape) >= 2)
             self.multiplied += [t for t in matrices if self._modules.owners(t)]
@@ -352,18 +354,24 @@ class Watch(TorchFunctionMode):
         # Queries, keys and values are layers' outputs as they are, but for scales and positions.
         origins = [n.origin for _, n in data if n.origin is not None and not n.activated]
         if role.attends or any(n.attends for _, n in data):
+            self._weigh(data)
             for origin in origins:
                 origin.inner = True
         for r in made:
             self._nodes[id(r)].scores = tuple(dict.fromkeys(origins))
 
     def _normalise(self, data: _Data, made: list[Tensor]) -> None:
-        """A softmax of scores: what they are products of is a part of attention."""
-        scores = [start for _, n in data for start in n.scores]
-        for start in scores:
-            start.inner = True
+        """A softmax of scores may become the weights of attention."""
+        scores = tuple(dict.fromkeys(start for _, n in data for start in n.scores))
         for r in made:
-            self._nodes[id(r)].attends = bool(scores)
+            node = self._nodes[id(r)]
+            node.scores, node.attends = scores, bool(scores)
+
+    def _weigh(self, data: _Data) -> None:
+        """Values are weighed by a softmax: the layers of its scores are a part of attention."""
+        for _, node in data:
+            for start in node.scores if node.attends else ():
+                start.inner = True
 
     def _weights(self, constants: Iterable[Tensor]) -> list[_Constant]:
         """Those that come from parameters of two or more axes.

@@ -35,7 +35,7 @@ class Node:
     activated : bool
         Something else was done entry by entry since the layer.
     scores : tuple of Start
-        The layers whose product it is, such as queries and keys.
+        The layers whose product it is, such as queries and keys, or a softmax of that product.
     attends : bool
         It is the softmax of such scores.
     follows : bool
