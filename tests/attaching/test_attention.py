@@ -300,3 +300,47 @@ def test_a_low_rank_product_of_two_maps_is_no_attention():
         return {"down": down, "up": model.up(down)}
 
     assert_observes(LowRank(), by_hand, batch(5, 4))
+
+
+class LearntQueries(nn.Module):
+    """Attention whose queries are a parameter."""
+
+    def __init__(self, attend, *shape):
+        super().__init__()
+        self.q, self.attend = nn.Parameter(torch.randn(*shape, 8)), attend
+        self.k, self.v, self.proj = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.proj(self.attend(self.q, self.k(x), self.v(x)))
+
+
+LEARNT = {
+    "product": (lambda q, k, v: (q @ k.mT).softmax(-1) @ v, 3),
+    "scaled": (lambda q, k, v: F.dropout((q / 8**0.5 @ k.mT / 2).softmax(-1), 0.1) @ v, 3),
+    "three axes": (lambda q, k, v: (q @ k.mT).softmax(-1) @ v, 1, 3),
+    "expanded": (lambda q, k, v: (q.expand(len(k), -1, -1) @ k.mT).softmax(-1) @ v, 1, 3),
+    "einsum": (lambda q, k, v: torch.einsum("qd,npd->nqp", q, k).softmax(-1) @ v, 3),
+    "fused": (lambda q, k, v: F.scaled_dot_product_attention(q.expand(len(k), -1, -1), k, v), 3),
+}
+
+
+@pytest.mark.parametrize("given", LEARNT.values(), ids=LEARNT)
+def test_queries_that_are_learnt_are_no_layers_either(given):
+    assert_observes(LearntQueries(*given), lambda model, x: {"proj": model(x)}, batch(5, 4))
+
+
+def test_a_parameter_that_comes_first_in_a_product_is_a_weight_all_the_same():
+    """Where no values are weighed by a softmax of the product."""
+
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.w = nn.Linear(4, 8), nn.Parameter(torch.randn(3, 5))
+
+        def forward(self, x):
+            return (self.w @ self.a(x)).softmax(-1)
+
+    def by_hand(model, x):
+        return {"a": model.a(x), "(model)": model(x)}
+
+    assert_observes(First(), by_hand, batch(5, 4))

@@ -323,7 +323,8 @@ class Watch(TorchFunctionMode):
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:
-            self._multiply(role, data, constants, made)
+            operands = list(tensors_in((*args, *kwargs.values())))
+            self._multiply(role, data, constants, operands, made)
         elif role.normalises:
             self._normalise(data, made)
         elif "mul" in name and any(n.attends and t.shape != made[0].shape for t, n in data):
@@ -344,15 +345,20 @@ class Watch(TorchFunctionMode):
         role: Role,
         data: _Data,
         constants: list[Tensor],
+        operands: list[Tensor],
         made: list[Tensor],
     ) -> None:
+        # Queries, keys and values are layers' outputs as they are, but for scales and positions.
+        origins = [n.origin for _, n in data if n.origin is not None and not n.activated]
         weights = self._weights(constants)
         if weights and not role.attends:
             if self._by_function:
-                self._begin(made[0], max(weights, key=_axes_of), role.convolves)
+                weight = max(weights, key=_axes_of)
+                start = self._begin(made[0], weight, role.convolves)
+                if _stands_before(weight, data, operands):
+                    # Perhaps queries that are learnt; linear maps mostly multiply from the right.
+                    start.node.scores = (start, *origins)
             return
-        # Queries, keys and values are layers' outputs as they are, but for scales and positions.
-        origins = [n.origin for _, n in data if n.origin is not None and not n.activated]
         if role.attends or any(n.attends for _, n in data):
             self._weigh(data)
             for origin in origins:
@@ -388,7 +394,7 @@ class Watch(TorchFunctionMode):
                 found.append(constant)
         return found
 
-    def _begin(self, output: Tensor, weight: _Constant, convolves: bool) -> None:
+    def _begin(self, output: Tensor, weight: _Constant, convolves: bool) -> Start:
         parameter = weight.parameter
         assert parameter is not None
         node = self._nodes[id(output)]
@@ -400,6 +406,7 @@ class Watch(TorchFunctionMode):
         self.starts.append(start)
         if self._keeps_starts:
             node.keep(output)
+        return start
 
     def _note_constants(self, role: Role, operands: list[Tensor], results: list[Tensor]) -> None:
         known = [c for t in operands if (c := self._constant(t)) is not None]
@@ -629,6 +636,12 @@ def _changed(operands: list[Tensor], versions: list[int | None]) -> list[Tensor]
     if versions[0] is None:
         return operands[:1]
     return [t for t, v in zip(operands, versions, strict=True) if version_of(t) != v]
+
+
+def _stands_before(weight: _Constant, data: _Data, operands: list[Tensor]) -> bool:
+    """Whether a weight is an earlier operand than what descends from the inputs."""
+    first = next(t for t in operands if t is data[0][0] or t is weight.reference())
+    return first is not data[0][0]
 
 
 def _axes_of(constant: _Constant) -> int:
