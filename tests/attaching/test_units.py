@@ -175,6 +175,56 @@ def test_the_channels_of_a_convolution_by_hand_stand_second():
     assert_observes(OwnConvolution(), by_hand, batch(2, 6, 7), units="channel")
 
 
+class Weighs(nn.Module):
+    """A linear map from 4 channels to 5, of 3 positions, written as a product."""
+
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.weight, self.function = nn.Parameter(torch.randn(shape)), function
+
+    def forward(self, x):
+        return self.function(self.weight, x)
+
+
+# The product, the shape of its weight, that of a sample, and where the channels are put out.
+PRODUCTS = {
+    "W @ x": (lambda w, x: w @ x, (5, 4), (4, 3), 1),
+    "x @ W": (lambda w, x: x @ w, (4, 5), (3, 4), 2),
+    "x @ W of two heads": (lambda w, x: x[:, None] @ w, (2, 4, 5), (3, 4), 3),
+    "W by name": (lambda w, x: torch.matmul(input=w, other=x), (5, 4), (4, 3), 1),
+    "linear": (lambda w, x: F.linear(x, w), (5, 4), (3, 4), 2),
+    "addmm": (lambda w, x: torch.addmm(torch.ones(5), x.flatten(0, 1), w), (4, 5), (1, 4), 1),
+    "oc,ncp->nop": (lambda w, x: torch.einsum("oc,ncp->nop", w, x), (5, 4), (4, 3), 1),
+    "n c p, o c -> n p o": (lambda w, x: torch.einsum("ncp, oc -> npo", x, w), (5, 4), (4, 3), 2),
+    "...c,oc->...o": (lambda w, x: torch.einsum("...c,oc->...o", x, w), (5, 4), (3, 4), 2),
+    "oc,nc...->no...": (lambda w, x: torch.einsum("oc,nc...->no...", w, x), (5, 4), (4, 3), 1),
+}
+
+
+@pytest.mark.parametrize(("function", "weight", "sample", "axis"), PRODUCTS.values(), ids=PRODUCTS)
+def test_the_channels_of_a_product_stand_where_the_weight_puts_them(function, weight, sample, axis):
+    def by_hand(model, x):
+        return {"(model)": by_channel(model(x).movedim(axis, 1))}
+
+    assert_observes(Weighs(function, *weight), by_hand, batch(*sample), units="channel")
+
+
+HIDDEN = {
+    "tensordot": (lambda w, x: torch.tensordot(x.mT, w, ([2], [1])), (5, 4)),
+    "two axes of channels": (lambda w, x: torch.einsum("hkc,ncp->nhkp", w, x), (2, 5, 4)),
+    "an equation without an end": (lambda w, x: torch.einsum("zc,ncp", w, x).mT, (5, 4)),
+}
+
+
+@pytest.mark.parametrize(("function", "weight"), HIDDEN.values(), ids=HIDDEN)
+def test_the_channels_of_a_product_that_does_not_show_them_are_refused(function, weight):
+    model = Weighs(function, *weight)
+    seen = topoloss.observe(model, units="channel")
+    model(batch(4, 3))
+    with pytest.raises(topoloss.AttachmentError, match="which axis holds its channels"):
+        seen.activations()
+
+
 @pytest.mark.parametrize(
     ("model", "layers"),
     [

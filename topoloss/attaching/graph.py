@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from topoloss.attaching import functions
 from topoloss.attaching.axes import followed, reordered
+from topoloss.attaching.channels import channel_of_product
 from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
 from topoloss.attaching.modules import Modules, channel_axis, is_norm, is_whole
 from topoloss.attaching.nodes import Node, Start
@@ -323,8 +324,7 @@ class Watch(TorchFunctionMode):
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:
-            operands = list(tensors_in((*args, *kwargs.values())))
-            self._multiply(role, data, constants, operands, made)
+            self._multiply(name, role, data, constants, (*args, *kwargs.values()), made)
         elif role.normalises:
             self._normalise(data, made)
         elif "mul" in name and any(n.attends and t.shape != made[0].shape for t, n in data):
@@ -342,10 +342,11 @@ class Watch(TorchFunctionMode):
 
     def _multiply(
         self,
+        name: str,
         role: Role,
         data: _Data,
         constants: list[Tensor],
-        operands: list[Tensor],
+        args: tuple[Any, ...],
         made: list[Tensor],
     ) -> None:
         # Queries, keys and values are layers' outputs as they are, but for scales and positions.
@@ -353,9 +354,18 @@ class Watch(TorchFunctionMode):
         weights = self._weights(constants)
         if weights and not role.attends:
             if self._by_function:
-                weight = max(weights, key=_axes_of)
-                start = self._begin(made[0], weight, role.convolves)
-                if _stands_before(weight, data, operands):
+                parameter, weight = max(weights, key=lambda w: w[0].ndim)
+                leads = (
+                    next(t for t in tensors_in(args) if t is data[0][0] or t is weight) is weight
+                )
+                # Of images channels stand before height and width.
+                channel = (
+                    -(parameter.ndim - 1)
+                    if role.convolves
+                    else channel_of_product(name, args, weight, leads)
+                )
+                start = self._begin(made[0], parameter, channel)
+                if leads:
                     # Perhaps queries that are learnt; linear maps mostly multiply from the right.
                     start.node.scores = (start, *origins)
             return
@@ -379,8 +389,8 @@ class Watch(TorchFunctionMode):
             for start in node.scores if node.attends else ():
                 start.inner = True
 
-    def _weights(self, constants: Iterable[Tensor]) -> list[_Constant]:
-        """Those that come from parameters of two or more axes.
+    def _weights(self, constants: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Those that come from parameters of two or more axes, each after its parameter.
 
         What was made by multiplying parameters is a weight if it is a matrix; with more axes it
         is rather a part of attention, such as queries that are learnt.
@@ -388,19 +398,16 @@ class Watch(TorchFunctionMode):
         found = []
         for t in constants:
             constant = self._constant(t)
-            if constant is None or _axes_of(constant) < 2:
+            parameter = None if constant is None else constant.parameter
+            if constant is None or parameter is None or parameter.ndim < 2:
                 continue
             if t.ndim == 2 or (t.ndim > 2 and not constant.multiplied):
-                found.append(constant)
+                found.append((parameter, t))
         return found
 
-    def _begin(self, output: Tensor, weight: _Constant, convolves: bool) -> Start:
-        parameter = weight.parameter
-        assert parameter is not None
+    def _begin(self, output: Tensor, parameter: Tensor, channel: int | None) -> Start:
         node = self._nodes[id(output)]
         name, trainable = self._modules.layer_of(parameter)
-        # Of images channels stand before height and width, of everything else last.
-        channel = -(parameter.ndim - 1) if convolves else -1
         start = Start(name, node, channel, parameter, trainable)
         node.origin, node.watched, node.activated = start, True, False
         self.starts.append(start)
@@ -636,12 +643,6 @@ def _changed(operands: list[Tensor], versions: list[int | None]) -> list[Tensor]
     if versions[0] is None:
         return operands[:1]
     return [t for t, v in zip(operands, versions, strict=True) if version_of(t) != v]
-
-
-def _stands_before(weight: _Constant, data: _Data, operands: list[Tensor]) -> bool:
-    """Whether a weight is an earlier operand than what descends from the inputs."""
-    first = next(t for t in operands if t is data[0][0] or t is weight.reference())
-    return first is not data[0][0]
 
 
 def _axes_of(constant: _Constant) -> int:
