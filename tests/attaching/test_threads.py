@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 import torch
 from attaching.helpers import Net, batch, by_hand, gradients, penalty_by_hand
 
@@ -95,3 +96,33 @@ def test_an_eval_pass_on_one_thread_is_unseen_by_another():
     model(batch(4, samples=16))
     penalty()
     torch.testing.assert_close(values, [penalty_by_hand(other, x)])
+
+
+@pytest.mark.parametrize("eval_pass", [True, False])
+def test_the_neurons_that_were_drawn_are_those_of_their_pass_whatever_other_threads_do(eval_pass):
+    """At worst the other thread's pass is the newest, and the choice that of this one."""
+    torch.manual_seed(0)
+    model, x = Net(), batch(4, samples=16)
+    penalty = topoloss.attach(model, sampler="random", fraction=0.5, eval_pass=eval_pass)
+    model(x)
+    value, neurons = penalty(), penalty.neurons
+    others = []
+
+    def elsewhere():
+        model(x)
+        others.extend((penalty(), penalty.neurons) for _ in range(2))
+
+    run_together(elsewhere)
+    (first, of_first), (second, of_second) = others
+    torch.testing.assert_close(first, second)
+    assert same(of_first, of_second)
+    assert not same(neurons, of_first)
+    if eval_pass:  # one pass for all threads
+        torch.testing.assert_close(penalty(), first)
+    else:
+        torch.testing.assert_close(penalty(), value)
+        assert same(penalty.neurons, neurons)
+
+
+def same(neurons, others):
+    return all(torch.equal(neurons[name], others[name]) for name in neurons)

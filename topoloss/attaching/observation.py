@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -208,8 +209,8 @@ class Observation:
             connect(model, self._link)
 
     def _forget(self) -> None:
-        # The forward pass that the choice of neurons is for, and the choice.
-        self._sample: tuple[object, dict[str, Tensor]] = (None, {})
+        # The neurons that take part, by forward pass: each thread has a latest one of its own.
+        self._chosen: WeakKeyDictionary[object, dict[str, Tensor]] = WeakKeyDictionary()
         self._told: set[str] = set()
 
     def _start_recording(self) -> None:
@@ -222,7 +223,7 @@ class Observation:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_sample", "_told", "_released"):
+        for name in ("_chosen", "_told", "_released"):
             kept.pop(name, None)
         return kept
 
@@ -249,8 +250,7 @@ class Observation:
             If the model was not run, ran without gradients while they are on now, or was
             changed in place where it is observed.
         """
-        layers = self._all()
-        chosen = self._sample[1]
+        layers, chosen = self._all()
         return {
             name: x if len(chosen[name]) == x.shape[1] else x.index_select(1, chosen[name])
             for name, x in layers.items()
@@ -259,8 +259,7 @@ class Observation:
     @property
     def neurons(self) -> dict[str, Tensor]:
         """The neurons that take part, by layer: indices into its flattened units, or channels."""
-        self._all()
-        return self._sample[1]
+        return self._all()[1]
 
     def locate(
         self, edges: Tensor, layer: str | None = None
@@ -417,13 +416,15 @@ class Observation:
                 recorder.repeat()
         return recorder.latest()
 
-    def _all(self) -> dict[str, Tensor]:
-        """All neurons by layer, with those chosen that take part."""
+    def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All neurons by layer, and which of them take part."""
         found = self._seen()
         token = self._recorder().token
-        if self._sample[0] is not token or token is None:
-            self._sample = (token, self._choose(found))
-        return found
+        if token is None:
+            return found, self._choose(found)
+        if token not in self._chosen:
+            self._chosen[token] = self._choose(found)
+        return found, self._chosen[token]
 
     # How many processes' batches are valued together.
     _processes_together = 1

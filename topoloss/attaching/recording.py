@@ -198,7 +198,7 @@ class Recorder:
     def token(self) -> object:
         """Something that is the same object until the model makes another pass of its own."""
         if self.repeats:
-            return self._inputs
+            return None if self._inputs is None else self._marks
         if self._compiled is not None:
             return self._compiled
         # Not the pass itself: who keeps it would keep its activations through the next pass.
@@ -317,7 +317,7 @@ class Recorder:
         self._of_thread.latest = self._newest = None
         self._replicated = False
         if rests:
-            self._of_thread.latest = self._newest = Pass(marks=replace(self._marks))
+            self._of_thread.latest = self._newest = Pass(marks=self._marks)
             return
         if not repeating and any(map(is_compiled, module.modules())):
             self._compiled = CompiledPass(module.training, (args, kwargs))
@@ -342,10 +342,9 @@ class Recorder:
         trains = module.training and torch.is_grad_enabled() and not self.paused
         # A compiled pass needs one that was watched.
         watched = self.repeats or True in self._followed
-        self._marks.trains = trains
-        self._marks.rested = self.paused or (trains and self.at_rest and watched)
-        self._marks.factor = None
-        return self._marks.rested
+        rested = self.paused or (trains and self.at_rest and watched)
+        self._marks = Marks(trains, rested)
+        return rested
 
     def end(self, module: nn.Module, output: Any) -> None:
         if self._compiled is not None:
