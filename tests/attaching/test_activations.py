@@ -364,3 +364,45 @@ def test_an_unseen_activation_in_the_midst_of_a_model_is_told_or_right(make):
 
 def test_the_gradient_of_a_custom_function_is_its_own():
     assert_observes(Between(Module(StraightThrough.apply)), with_between, batch(4))
+
+
+DETACHED = {
+    "detach": lambda h: h.relu().detach(),
+    "data": lambda h: h.relu().data,
+    "and more": lambda h: torch.tanh(2 * h.relu().detach()),
+    "a comparison": lambda h: (h.relu() > 0.5).float(),
+    "a copy": lambda h: h.relu().detach().clone(),
+    "and changed in place": lambda h: h.relu().detach().clone().tanh_(),
+}
+
+
+@pytest.mark.parametrize("layers", ["auto", ["a", "b"]], ids=str)
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("between", DETACHED.values(), ids=DETACHED)
+def test_a_layer_ends_before_its_gradient_is_cut(between, as_module, layers):
+    """The penalty reaches the layer, though no loss does from behind."""
+
+    def by_hand(model, x):
+        return {"a": model.a(x).relu(), "b": model(x)}
+
+    between = Module(between) if as_module else between
+    assert_observes(Between(between), by_hand, batch(4), layers=layers)
+
+
+STRAIGHT_THROUGH = {
+    "rounded": lambda h: h + (h.round() - h).detach(),
+    "a gate without a gradient": lambda h: h * h.detach().sigmoid(),
+}
+
+
+@pytest.mark.parametrize("between", STRAIGHT_THROUGH.values(), ids=STRAIGHT_THROUGH)
+def test_a_formula_may_hold_some_of_its_values_back_from_the_gradient(between):
+    assert_observes(Between(between), with_between, batch(4))
+
+
+def test_without_gradients_a_layer_goes_on_over_detach():
+    model, x = Between(lambda h: h.relu().detach().tanh()), batch(4)
+    seen = topoloss.observe(model)
+    with torch.no_grad():
+        model(x)
+        assert_layers(seen, with_between(model, x))

@@ -304,12 +304,15 @@ class Watch(TorchFunctionMode):
             if kind is not Kind.RANDOM:
                 return  # an operand was handed on
             made = results  # by dropout that is idle, but ends a layer all the same
-        self._consume(data, kind, follows)
+        detached = torch.is_grad_enabled() and any(t.requires_grad for t, _ in data)
+        detached = detached and not any(r.requires_grad for r in made)
+        self._consume(data, kind, follows and not detached)
         single = len(data) == len(results) == 1 and not constants and args
         name = functions.name_of(func)
         mixed = self._is_reordered(name, args, kwargs, data)
         for r in made:
             node = self._make(r, kind, data, follows)
+            node.detached = detached
             node.unpacked = name == "_pad_packed_sequence"
             if mixed:
                 node.axis = None

@@ -48,6 +48,8 @@ class Node:
         Gradients were on.
     regains_grad : bool
         They were not, yet the tensor has one when it is used: a custom function put it out.
+    detached : bool
+        Gradients were on, and yet no gradient passes through what made it.
     kept : Tensor or None
         The tensor, or a copy of it, where a layer may end here.
     unseen : bool
@@ -81,6 +83,7 @@ class Node:
     chosen: bool = False
     with_grad: bool = True
     regains_grad: bool = False
+    detached: bool = False
     kept: Tensor | None = None
     copied: bool = False
     uses: int = 0

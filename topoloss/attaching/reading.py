@@ -156,6 +156,8 @@ def _end(start: Node) -> Node:
         following = _meeting(current)
         if following is None or (following.kind is Kind.NORM and following.chosen):
             break  # a norm that was chosen is a layer of its own
+        if following.detached:
+            break  # a penalty has no gradient from there
         if following.kind is Kind.RANDOM:
             # What dropout scales in training it leaves alone in evaluation.
             best = firm
