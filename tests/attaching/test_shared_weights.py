@@ -32,6 +32,51 @@ def test_a_layer_with_an_adapter_is_one_layer():
     assert_observes(model, by_hand, batch(4))
 
 
+class FeedsOn(nn.Module):
+    """A network whose first layer has the name that adapters give to the layer that they adapt."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.base_layer, self.between, self.head = nn.Linear(4, 4), between, nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.between(F.relu(self.base_layer(x)))))
+
+
+@pytest.mark.parametrize("between", [nn.Linear(4, 4), nn.Identity()])
+def test_a_network_with_a_base_layer_is_no_adapter(between):
+    model = nn.Sequential(FeedsOn(between), nn.ReLU(), nn.Linear(4, 3))
+
+    def by_hand(model, x):
+        own = model[0]
+        base = F.relu(own.base_layer(x))
+        hidden = F.relu(own.between(base))
+        head = F.relu(own.head(hidden))
+        layers = {"0.base_layer": base, "0.between": hidden, "0.head": head, "2": model[2](head)}
+        if isinstance(own.between, nn.Identity):
+            del layers["0.between"]
+            layers["0.base_layer"] = hidden
+        return layers
+
+    assert_observes(model, by_hand, batch(4))
+
+
+def test_a_layer_with_an_adapter_may_be_called_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = LowRankAdapted(nn.Linear(4, 4))
+
+        def forward(self, x):
+            return self.layer(F.relu(self.layer(x)))
+
+    def by_hand(model, x):
+        h = F.relu(model.layer(x))
+        return {"layer": h, "layer:2": model.layer(h)}
+
+    assert_observes(Twice(), by_hand, batch(4))
+
+
 class Tied(nn.Module):
     """An embedding whose weight is also that of the last layer."""
 

@@ -17,7 +17,7 @@ from topoloss.attaching import functions
 from topoloss.attaching.axes import followed, reordered
 from topoloss.attaching.channels import channel_of_product
 from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
-from topoloss.attaching.modules import Modules, channel_axis, is_norm, is_whole
+from topoloss.attaching.modules import Modules, adapted, channel_axis, is_norm, is_whole
 from topoloss.attaching.nodes import Node, Start
 
 __all__ = ["Watch"]
@@ -488,7 +488,7 @@ class Watch(TorchFunctionMode):
         output = outputs[0]
         found, _ = self._split([output])
         node = found[0][1] if found else None
-        if self._by_function and is_whole(module):
+        if self._by_function and (is_whole(module) or self._adapts(module)):
             node = self._join(given, output, Kind.OTHER)
             start = Start(name, node, -1, None, self._modules.trains(module, within=True))
             node.origin, node.watched, node.activated = start, True, False
@@ -513,6 +513,16 @@ class Watch(TorchFunctionMode):
         if node.channel_axis is None and output.ndim > 2:
             node.channel_axis = channel_axis(module, output)
         return node
+
+    def _adapts(self, module: nn.Module) -> bool:
+        """Whether a module that was called adds to a layer that it holds, as adapters do."""
+        layer = adapted(module)
+        if layer is None:
+            return False
+        own = {id(p) for p in layer.parameters()}
+        begun = [start.node for start in self.starts if id(start.parameter) in own]
+        # A network whose first layer has that name puts out what others made of it.
+        return not begun or not any(_descends(s.node, begun[-1]) for s in self.starts)
 
     def _begin_at(self, name: str, module: nn.Module, start: Start, node: Node) -> None:
         """A module that owns the parameter puts out what was made of it: the layer begins here."""
@@ -612,6 +622,20 @@ class Watch(TorchFunctionMode):
                 above.append(top)
             for mode in reversed(above):
                 stack._push_mode(mode)
+
+
+def _descends(node: Node, ancestor: Node) -> bool:
+    """Whether a node was made of another."""
+    pending, seen = [node], {node}
+    while pending:
+        for parent in pending.pop().parents:
+            if parent is ancestor:
+                return True
+            # Nodes are numbered in the order in which they were made.
+            if parent.index > ancestor.index and parent not in seen:
+                seen.add(parent)
+                pending.append(parent)
+    return False
 
 
 def _channel_axis(node: Node) -> int | None:

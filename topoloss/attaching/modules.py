@@ -15,7 +15,7 @@ from topoloss.attaching.functions import works_entry_by_entry
 from topoloss.errors import AttachmentError
 
 __all__ = [
-    "Modules", "channel_axis", "is_compiled", "is_norm", "is_whole", "own_modules",
+    "Modules", "adapted", "channel_axis", "is_compiled", "is_norm", "is_whole", "own_modules",
     "refuse_compiled", "trainable",
 ]  # fmt: skip
 
@@ -149,10 +149,14 @@ def trainable(module: nn.Module) -> bool:
 
 def is_whole(module: nn.Module) -> bool:
     """Whether a module counts as one linear map, whatever it does inside."""
-    # Low-rank adapters keep the layer that they adapt under this name.
-    adapted = getattr(module, "base_layer", None)
-    adapts = isinstance(adapted, nn.Module) and hasattr(adapted, "weight")
-    return adapts or isinstance(module, _WHOLE)
+    return isinstance(module, _WHOLE)
+
+
+def adapted(module: nn.Module) -> nn.Module | None:
+    """The layer that a module may be an adapter of, as for fine-tuning."""
+    # Low-rank adapters keep it under this name.
+    layer = getattr(module, "base_layer", None)
+    return layer if isinstance(layer, nn.Module) and hasattr(layer, "weight") else None
 
 
 def is_norm(module: nn.Module) -> bool:
