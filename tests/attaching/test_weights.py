@@ -139,6 +139,29 @@ def test_weights_that_are_stored_the_other_way_round_are_turned(sizes):
     torch.testing.assert_close(given, {"0": model[0].weight.t(), "2": model[2].weight})
 
 
+def test_a_convolution_that_has_the_name_of_such_a_layer_is_not_turned():
+    model = nn.Sequential(type("Conv1D", (nn.Conv1d,), {})(4, 8, 3), nn.Tanh())
+    given, _ = weights_of(model, batch(4, 5))
+    torch.testing.assert_close(given, {"0": model[0].weight})
+
+
+CONVOLUTIONS = {
+    "two convolutions": (nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1)),
+    "two that are transposed": (nn.ConvTranspose1d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)),
+    "one and its transpose": (nn.Conv1d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)),
+    "a layer and its transpose": (nn.Linear(5, 5), Conv1D(5, 5)),
+}
+
+
+@pytest.mark.parametrize("modules", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_a_weight_that_modules_share_counts_once(modules):
+    first, second = modules
+    second.weight = first.weight
+    given, value = weights_of(nn.Sequential(first, nn.ReLU(), second), batch(4, 5))
+    assert list(given) == ["0"]
+    torch.testing.assert_close(value, first.weight.square().sum())
+
+
 class BagOfWords(nn.Module):
     """An embedding that sums, and a norm whose scale has two axes: neither is a linear map."""
 

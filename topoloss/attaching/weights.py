@@ -41,7 +41,8 @@ def weights(model: nn.Module, chosen: list[str] | None) -> dict[str, Tensor]:
         whose weights are no matrices either, or a model without linear maps.
     """
     found: dict[str, Tensor] = {}
-    taken: set[int] = set()
+    # Kept, too, as another weight may be given the identity of one that is gone.
+    taken: dict[int, Tensor] = {}
     for name, module in own_modules(model):
         if chosen is not None and name not in chosen:
             continue
@@ -55,8 +56,9 @@ def weights(model: nn.Module, chosen: list[str] | None) -> dict[str, Tensor]:
             )
         for parameter, weight in matrices.items():
             if id(weight) not in taken:
-                taken.add(id(weight))
-                found[".".join(filter(None, (name, parameter))) or "(model)"] = weight
+                taken[id(weight)] = weight
+                whole = ".".join(filter(None, (name, parameter))) or "(model)"
+                found[whole] = _outputs_first(module, weight)
     if not found:
         raise AttachmentError(
             f"{type(model).__name__} has no linear layer or convolution, so there are no weights."
@@ -101,17 +103,19 @@ def _check_matrix(name: str, module: nn.Module) -> None:
 
 
 def _matrices(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a module's linear maps, outputs first; "" names that of the only one."""
+    """The weights of a module's linear maps as it keeps them; "" names that of the only one."""
     if isinstance(module, _OF_SEVERAL):
         for name, parameter in module.named_parameters(recurse=False):
             if "weight" in name:
                 yield name, parameter
         return
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim < 2 or isinstance(module, _NO_LINEAR_MAPS):
-        return
+    if isinstance(weight, Tensor) and weight.ndim >= 2 and not isinstance(module, _NO_LINEAR_MAPS):
+        yield "", weight
+
+
+def _outputs_first(module: nn.Module, weight: Tensor) -> Tensor:
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        yield "", weight.transpose(0, 1)
-    else:
-        # GPT-2's layer of this name multiplies from the other side.
-        yield "", weight.T if type(module).__name__ == "Conv1D" else weight
+        return weight.transpose(0, 1)
+    # GPT-2's layer of this name multiplies from the other side.
+    return weight.T if type(module).__name__ == "Conv1D" and weight.ndim == 2 else weight
