@@ -120,7 +120,15 @@ def test_where_any_axis_may_have_been_reduced_the_layer_is_left_out(turned):
         assert list(seen.activations()) == ["embed"]
 
 
+def swapped():
+    """An index that counts at first, and is changed in place."""
+    index = torch.arange(6)
+    index[:2] = index[:2].flip(0)
+    return index
+
+
 REORDERED = {
+    "by an index that was changed": lambda h: h[swapped()],
     "by an index": lambda h: h[torch.arange(5, -1, -1)],
     "by a list": lambda h: h[[1, 2, 3, 4, 5, 0]],
     "by an index of two axes": lambda h: h[torch.randperm(6), torch.arange(3)[:, None]].mT,

@@ -46,8 +46,8 @@ class _Constant:
     multiplied: bool = False
     # Of a new tensor in which samples may be gathered.
     axis: int | None = None
-    # It holds 0, 1, 2 and so on, as an index of samples.
-    counts: bool = False
+    # It holds 0, 1, 2 and so on, as an index of samples, while its version is this one.
+    counts_at: int | None = -1
 
 
 # Operands that descend from the inputs, with their nodes.
@@ -238,7 +238,9 @@ class Watch(TorchFunctionMode):
             if operands or role.kind is Kind.RANDOM:
                 self._note_constants(role, operands, list(tensors_in((result,))))
             if self._counts(functions.name_of(func), args, kwargs, role):
-                self._constants[id(result)] = _Constant(weakref.ref(result), counts=True)
+                self._constants[id(result)] = _Constant(
+                    weakref.ref(result), counts_at=version_of(result)
+                )
             return result
         may_change = role is None or role.mutates
         copies = self._copies(operands, data, role) if may_change else []
@@ -452,7 +454,7 @@ class Watch(TorchFunctionMode):
 
     def _is_count(self, tensor: Tensor) -> bool:
         constant = self._constant(tensor)
-        return constant is not None and constant.counts
+        return constant is not None and constant.counts_at == version_of(tensor)
 
     def _counts(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], role: Role) -> bool:
         """Whether a function puts out 0, 1, 2 and so on: a new tensor, or a view or cast of one."""
