@@ -75,6 +75,7 @@ class Persistence(nn.Module):
     max_vertices: int | None = None
     dtypes: frozenset[torch.dtype] | None = None
 
+    # nn.Module takes any arguments; a stage has no options unless its class adds some.
     def __init__(self) -> None:
         super().__init__()
 

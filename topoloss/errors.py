@@ -45,7 +45,7 @@ class NonFiniteError(InputError):
 
 
 class TooLargeError(InputError):
-    """A problem whose memory would exceed the configured limit."""
+    """Input that would take more memory than the configured limit, or than there is."""
 
 
 class OptionError(TopolossError, TypeError):
@@ -136,9 +136,9 @@ def check_choice(option: str, given: object, known: Iterable[str]) -> None:
     """
     known = tuple(known)
     if not isinstance(given, str) or given not in known:
-        listed = ", ".join(repr(k) for k in known)
+        words = ", ".join(repr(k) for k in known)
         hint = nearest(given, known) if isinstance(given, str) else ""
-        raise OptionError(f"{option}={shown(given)} is not one of {listed}.{hint}")
+        raise OptionError(f"{option}={shown(given)} is not one of {words}.{hint}")
 
 
 def check_number(

@@ -77,6 +77,7 @@ class Filtration(nn.Module):
         super().__init_subclass__(**options)
         check_declared(cls)
 
+    # nn.Module takes any arguments; a stage has no options unless its class adds some.
     def __init__(self) -> None:
         super().__init__()
 

@@ -12,10 +12,10 @@ __all__ = ["Loss"]
 
 
 class Loss(nn.Module):
-    """Turn the persistence diagrams of one problem into one number.
+    """Turn the persistence diagrams of one element of a batch into one number.
 
-    Subclasses implement ``forward``. It sees one problem; batches are mapped over it
-    by the core with :func:`torch.vmap`, so it must not branch on the values of tensors.
+    Subclasses implement ``forward``, which sees no batch: the core maps it over the elements with
+    :func:`torch.vmap`, so it must not branch on the values of tensors.
 
     Attributes
     ----------
@@ -41,6 +41,7 @@ class Loss(nn.Module):
 
     surrogate_gradient: bool = False
 
+    # nn.Module takes any arguments; a stage has no options unless its class adds some.
     def __init__(self) -> None:
         super().__init__()
 
@@ -50,7 +51,7 @@ class Loss(nn.Module):
         Parameters
         ----------
         diagrams : sequence of Diagram
-            Diagrams of a single problem: ``deaths`` has shape (points,).
+            Diagrams of one element of a batch: ``deaths`` has shape (points,).
 
         Returns
         -------

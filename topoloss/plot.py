@@ -369,5 +369,5 @@ def _diagrams(given: Diagrams) -> list[Diagram]:
             "returns it (with per='layer', those of one layer)."
         )
     if any(d.deaths.ndim != 1 for d in found):
-        raise InputError("the diagrams are of a batch; draw those of one problem.")
+        raise InputError("the diagrams are of a batch; draw those of one element.")
     return list(found)

@@ -95,15 +95,15 @@ class BetaConnectivity(topoloss.Regulariser):
     ) -> None:
         super().__init__(on_nonfinite=on_nonfinite, check_finite=check_finite)
         loss = topoloss.loss("beta-connectivity", beta=beta)
-        self.of_vertices = topoloss.pipeline(filtration, persistence, loss)
+        self.pipeline = topoloss.pipeline(filtration, persistence, loss)
 
     @property
     def vmappable(self) -> bool:
-        vmappable: bool = self.of_vertices.vmappable
+        vmappable: bool = self.pipeline.vmappable
         return vmappable
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
-        value: Tensor = self.of_vertices.compute(x.mT)
+        value: Tensor = self.pipeline.compute(x.mT)
         return value
 
 

@@ -70,16 +70,16 @@ class CovarianceTree(_SquaredCovariances):
         check_finite: bool | None = None,
     ) -> None:
         super().__init__(on_nonfinite=on_nonfinite, check_finite=check_finite)
-        self.tree = topoloss.pipeline(filtration, persistence)
+        self.pipeline = topoloss.pipeline(filtration, persistence)
 
     @property
     def vmappable(self) -> bool:
-        vmappable: bool = self.tree.vmappable
+        vmappable: bool = self.pipeline.vmappable
         return vmappable
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        features = self.tree.vertices(x.detach())
-        edges: Tensor = self.tree.critical_edges(features)[0].death_edges
+        features = self.pipeline.vertices(x.detach())
+        edges: Tensor = self.pipeline.critical_edges(features)[0].death_edges
         return edges
 
 

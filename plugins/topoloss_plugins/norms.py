@@ -13,6 +13,7 @@ import topoloss
 class _Norm(topoloss.Regulariser):
     source = "parameters"
 
+    # The options of Regulariser are about activations, and these are none.
     def __init__(self) -> None:
         super().__init__()
 
@@ -70,6 +71,7 @@ class NoPenalty(topoloss.Regulariser):
 
     source = "parameters"
 
+    # The options of Regulariser are about activations, and these are none.
     def __init__(self) -> None:
         super().__init__()
 

@@ -40,6 +40,7 @@ class Orthogonality(topoloss.Regulariser):
 
     source = "weights"
 
+    # The options of Regulariser are about activations, and these are none.
     def __init__(self) -> None:
         super().__init__()
 

@@ -68,11 +68,11 @@ class Signature(topoloss.Regulariser):
         check_finite: bool | None = None,
     ) -> None:
         super().__init__(on_nonfinite=on_nonfinite, check_finite=check_finite)
-        self.of_vertices = topoloss.pipeline(filtration, persistence)
+        self.pipeline = topoloss.pipeline(filtration, persistence)
 
     @property
     def vmappable(self) -> bool:
-        vmappable: bool = self.of_vertices.vmappable
+        vmappable: bool = self.pipeline.vmappable
         return vmappable
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
@@ -104,24 +104,24 @@ class Signature(topoloss.Regulariser):
 
     def __repr__(self) -> str:
         # The pipeline's loss is never asked.
-        stages = (self.of_vertices.filtration, self.of_vertices.persistence)
+        stages = (self.pipeline.filtration, self.pipeline.persistence)
         return "Signature(filtration={!r}, persistence={!r})".format(*stages)
 
     def _between(self, x: Tensor, z: Tensor) -> Tensor:
         # In their own dtypes, by which the filtration may judge what is constant.
-        spaces = [self.of_vertices.vertices(space.mT) for space in (x, z)]
+        spaces = [self.pipeline.vertices(space.mT) for space in (x, z)]
         return torch.stack([self._along(space, spaces) for space in spaces]).sum() / 2
 
     def _along(self, space: Any, spaces: Sequence[Any]) -> Tensor:
         """Compare the two spaces along the critical edges of one of them."""
         edges, counts = self._critical_edges(space)
-        (in_x, of_x), (in_z, of_z) = (self.of_vertices.value_edges(v, edges) for v in spaces)
+        (in_x, of_x), (in_z, of_z) = (self.pipeline.value_edges(v, edges) for v in spaces)
         return (counts * of_x * of_z * (in_x - in_z).square()).sum()
 
     def _critical_edges(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return the edges, and which of them count: not those of points that fill up a batch."""
         edges, counts = [], []
-        for deaths, births, _ in self.of_vertices.critical_edges(v):
+        for deaths, births, _ in self.pipeline.critical_edges(v):
             if births is None:
                 edges.append(deaths)
                 counts.append(torch.ones_like(deaths[:, 0], dtype=torch.bool))
