@@ -6,13 +6,20 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from inputs import ON_ACTIVATIONS, ON_PARAMETERS, on_activations, on_parameters, with_bad, x_of
-from offers import SHIPPED, shipped_regularisers
+from inputs import (
+    ON_ACTIVATIONS,
+    ON_PARAMETERS,
+    of_correlations,
+    on_activations,
+    on_one_layer,
+    on_parameters,
+    with_bad,
+    x_of,
+)
+from offers import SHIPPED
 from topoloss_plugins.decov import DeCov
 
 import topoloss
-
-ON_LAYERS = [n for n in shipped_regularisers("activations") if n != "densification"]
 
 # Batches, lists, precision
 
@@ -87,7 +94,7 @@ def test_autocast_does_not_reach_the_filtration():
         assert torch.equal(reg.diagrams(x)[0].deaths, deaths)
 
 
-@on_activations
+@on_one_layer
 def test_activations_made_under_autocast_are_valued_in_float32(name):
     layer = torch.nn.Linear(3, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -141,7 +148,7 @@ def test_autocast_does_not_reach_a_regulariser_of_weights():
         assert torch.equal(Chain()(weights), expected)
 
 
-@on_activations
+@of_correlations
 def test_layers_are_joined_side_by_side(name):
     reg, layers = topoloss.regulariser(name), {"a": x_of(6, 5), "b": x_of(6, 2, seed=1)}
     assert torch.equal(reg.of_layers(layers), reg(torch.cat((layers["a"], layers["b"]), 1)))
@@ -386,7 +393,7 @@ def test_layers_that_are_no_mapping_to_tensors_are_refused(name, layers):
         topoloss.regulariser(name).of_layers(layers)
 
 
-@pytest.mark.parametrize("name", ON_LAYERS)
+@on_activations
 def test_layers_that_are_no_matrices_are_refused_with_their_shapes(name):
     layers = {"a": x_of(6, 5), "b": x_of(2, 6, 5)}
     with pytest.raises(topoloss.InputError, match=r"'b': \(2, 6, 5\).*\(samples, neurons\)"):
