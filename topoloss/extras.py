@@ -9,19 +9,39 @@ from importlib import metadata
 
 from topoloss.errors import MissingExtraError
 
-__all__ = ["needs_extra", "remedy"]
+__all__ = ["DISTRIBUTION", "needs_extra", "remedy"]
+
+
+DISTRIBUTION = "topoloss-framework"
 
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import inside into an error that names the extra to install."""
+    """Turn a failed import inside a ``with`` block into an error that names the extra to install.
+
+    Parameters
+    ----------
+    extra : str
+        An extra of topoloss, such as ``"plot"``.
+
+    Raises
+    ------
+    MissingExtraError
+        If an import in the block finds no module.
+
+    Examples
+    --------
+    >>> import topoloss
+    >>> with topoloss.needs_extra("plot"):
+    ...     import matplotlib
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "topoloss":
             raise
         raise MissingExtraError(
-            f"{error.name} is not installed; run: pip install 'topoloss-framework[{extra}]'"
+            f"{error.name} is not installed; run: pip install '{DISTRIBUTION}[{extra}]'"
         ) from error
 
 

@@ -12,6 +12,7 @@ from traceback import format_tb
 from types import TracebackType
 
 from topoloss.errors import InputError, TopolossError
+from topoloss.extras import DISTRIBUTION
 
 __all__ = ["has_note", "is_of_others", "no_exit", "note", "picklable"]
 
@@ -93,7 +94,7 @@ def _owner(file: str, module: str, plugins: metadata.EntryPoints) -> str | None:
         return None
     top = module.partition(".")[0]
     for entry in plugins:
-        if _top(entry) == top and entry.dist and entry.dist.name != "topoloss-framework":
+        if _top(entry) == top and entry.dist and entry.dist.name != DISTRIBUTION:
             return f"the plugin {entry.name} of {entry.dist.name} {entry.dist.version}"
     if {"site-packages", "dist-packages"} & set(path.parts) or any(
         path.is_relative_to(each) for each in _LIBRARIES

@@ -26,7 +26,7 @@ from topoloss.errors import (
     nearest,
 )
 from topoloss.expressions import is_writable
-from topoloss.extras import remedy
+from topoloss.extras import DISTRIBUTION, remedy
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
 from topoloss.regularisers import Regulariser
@@ -50,7 +50,6 @@ __all__ = [
     "using_registry",
 ]
 
-DISTRIBUTION = "topoloss-framework"
 GROUP = "topoloss"
 DISABLE_VARIABLE = "TOPOLOSS_DISABLE_PLUGINS"
 

@@ -21,6 +21,7 @@ from topoloss.errors import (
     check_flag,
     check_number,
 )
+from topoloss.extras import needs_extra
 from topoloss.filtrations import Filtration, Order
 from topoloss.hookspecs import hookimpl
 from topoloss.losses import Loss
@@ -73,6 +74,7 @@ __all__ = [
     "hookimpl",
     "installed_plugins",
     "loss",
+    "needs_extra",
     "observe",
     "outside",
     "persistence",

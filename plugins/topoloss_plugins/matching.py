@@ -319,13 +319,8 @@ def _points(target: object) -> Tensor:
 
 
 def _scipy(module: str) -> Any:
-    try:
+    with topoloss.needs_extra("matching"):
         return import_module(f"scipy.{module}")
-    except ModuleNotFoundError as error:
-        raise topoloss.MissingExtraError(
-            "to match the points of diagrams needs scipy, which is not installed; run: "
-            "pip install 'topoloss-framework[matching]', or leave out target=."
-        ) from error
 
 
 @topoloss.hookimpl

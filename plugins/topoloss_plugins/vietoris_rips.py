@@ -187,13 +187,8 @@ def _entering(edges: _Integers, values: npt.NDArray[Any]) -> _Integers:
 
 
 def _ripser() -> Callable[..., Any]:
-    try:
+    with topoloss.needs_extra("ripser"):
         found: Callable[..., Any] = import_module("ripser").ripser
-    except ModuleNotFoundError as error:
-        raise topoloss.MissingExtraError(
-            f"persistence 'ripser' needs {error.name}, which is not installed; run: "
-            "pip install 'topoloss-framework[ripser]'"
-        ) from error
     return found
 
 

@@ -37,13 +37,9 @@ def plot(graph: SpectralGraph, ax: Any = None, *, most: int = 200) -> Any:
             f"something of type {type(graph).__name__} was given; expected a graph, as "
             "topoloss_svr.spectral_graph(network) returns it."
         )
-    try:
+    with topoloss.needs_extra("plot"):
         import matplotlib.pyplot as plt
         from matplotlib.collections import LineCollection
-    except ModuleNotFoundError as error:
-        raise topoloss.MissingExtraError(
-            "matplotlib is not installed; run: pip install 'topoloss-framework[plot]'"
-        ) from error
     topoloss.check_number("most", most, whole=True, least=1)
     if ax is None:
         _, ax = plt.subplots(figsize=(1.5 + 1.5 * len(graph.layers), 4), layout="constrained")
