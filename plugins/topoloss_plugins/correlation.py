@@ -137,7 +137,22 @@ class Correlation(_Angular):
         return _centred_unit_rows(x)
 
 
-class SignedCorrelation(_UnitVectors):
+class OneMinusDot(topoloss.Filtration):
+    """``1 - v_i . v_j`` of unit vectors."""
+
+    order = "dot_descending"
+
+    def edge_values(
+        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        return _clamp_below_zero(1 - _dot(v, i, j))
+
+    @torch.no_grad()
+    def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+        return (1 - v @ v.T).clamp(min=0)
+
+
+class SignedCorrelation(_UnitVectors, OneMinusDot):
     """Signed correlation dissimilarity ``1 - r`` of neurons, in [0, 2].
 
     Neurons that move against each other are the farthest apart, where ``correlation`` takes them
@@ -163,20 +178,9 @@ class SignedCorrelation(_UnitVectors):
     tensor([0., 2., 1.])
     """
 
-    order = "dot_descending"
-
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
         """Centre and normalise each neuron; a constant one becomes the zero vector."""
         return _centred_unit_rows(x)
-
-    def edge_values(
-        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
-    ) -> Float[Tensor, " e"]:
-        return _clamp_below_zero(1 - _dot(v, i, j))
-
-    @torch.no_grad()
-    def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-        return (1 - v @ v.T).clamp(min=0)
 
 
 class Cosine(_Angular):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.correlation import OneMinusDot
 
 
-class HSIC(topoloss.Filtration):
+class HSIC(OneMinusDot):
     r"""One minus normalised HSIC of neurons with Gaussian kernels, in [0, 1].
 
     For each neuron the matrix K of kernels of its samples,
@@ -55,8 +56,6 @@ class HSIC(topoloss.Filtration):
     tensor([0.0000, 0.0000, 0.6600])
     """
 
-    order = "dot_descending"
-
     def __init__(self, *, bandwidth: float = 1.0) -> None:
         super().__init__()
         topoloss.check_number("bandwidth", bandwidth, above=0)
@@ -85,16 +84,6 @@ class HSIC(topoloss.Filtration):
         rate = min(max(0.5 / self.bandwidth / self.bandwidth, eps**2), eps**-4)
         # Without the constant 1 the kernels of a wide bandwidth keep their digits.
         return torch.expm1(-rate * sq_dist) / min(rate, 1)
-
-    def edge_values(
-        self, v: Float[Tensor, "n d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
-    ) -> Float[Tensor, " e"]:
-        values = 1 - (v.index_select(0, i) * v.index_select(0, j)).sum(-1)
-        return values - values.detach().clamp(max=0)  # of rounding; the gradient stays
-
-    @torch.no_grad()
-    def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-        return (1 - v @ v.T).clamp(min=0)
 
     def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth}"
