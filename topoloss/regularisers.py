@@ -16,7 +16,6 @@ from topoloss.engines import CriticalEdges, Persistence, chosen_outside
 from topoloss.errors import (
     InputError,
     OptionError,
-    PluginError,
     TooLargeError,
     TopolossError,
     check_choice,
@@ -101,12 +100,6 @@ class Regulariser(Guarded):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "observes" in vars(cls):
-            raise PluginError(
-                f"{cls.__name__} declares observes={vars(cls)['observes']!r}, which is no longer "
-                "asked for; declare source = 'activations', 'weights' or 'parameters' instead. A "
-                "regulariser is given tensors by name, never the model."
-            )
         check_declared(cls)
 
     def __init__(

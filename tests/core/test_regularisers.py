@@ -187,13 +187,6 @@ def test_a_subclass_may_join_layers_in_its_own_way():
     assert Difference().of_layers(layers).item() == 4
 
 
-def test_the_former_declaration_is_an_error_that_names_the_new_one():
-    with pytest.raises(topoloss.PluginError, match=r"Old declares observes='model'.*source = 'act"):
-
-        class Old(topoloss.Regulariser):
-            observes = "model"
-
-
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
