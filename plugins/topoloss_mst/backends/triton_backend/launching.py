@@ -1,4 +1,4 @@
-"""How many programs share the work of a launch, and how many elements of a batch it takes."""
+"""What a device can launch: how many programs, of how much memory, for how large a batch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def programs(device: torch.device, elements: int) -> int:
         return 2
     properties = torch.cuda.get_device_properties(device)
     return max(1, _EACH * properties.multi_processor_count // elements)
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of fast memory that a program can have; interpreted, as many as on an H100."""
+    if device.type == "cpu":
+        return 227 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    # Not every build of torch tells.
+    return getattr(properties, "shared_memory_per_block_optin", 0)
 
 
 def in_parts(search: Callable[[Tensor], Tensor], batch: Tensor, fitting: int) -> Tensor:

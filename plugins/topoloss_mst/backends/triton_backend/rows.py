@@ -31,11 +31,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from topoloss_mst.backends.triton_backend.kernels import rows as kernels
-from topoloss_mst.backends.triton_backend.launching import OPTIONS
+from topoloss_mst.backends.triton_backend.launching import OPTIONS, shared_memory
 
-# Up to so many features are multiplied at once, and more of them in chunks.
-_DEPTH = 256
-_DEPTH_OF_MANY = 128
+# Each row: the bytes of shared memory that the compiler asks for, up to how many features are then
+# multiplied at once, and in chunks of how many where there are more.
+_DEPTHS = ((136 * 1024, 256, 128), (96 * 1024, 128, 128), (0, 64, 64))
 
 
 class Rows(NamedTuple):
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
     @property
     def depth(self) -> int:
         """How many features are multiplied at once."""
-        return _depth_of(self.low.shape[-1])
+        return _depth_of(self.low.shape[-1], self.low.device)
 
     @property
     def chunks(self) -> int:
@@ -74,13 +74,15 @@ class Rows(NamedTuple):
         return Rows(low.reshape(batch, -1, padded), *(x.gather(1, index) for x in self[1:]))
 
 
-def _depth_of(d: int) -> int:
-    return max(16, triton.next_power_of_2(d)) if d <= _DEPTH else _DEPTH_OF_MANY
+def _depth_of(d: int, device: torch.device) -> int:
+    memory = shared_memory(device)
+    whole, of_many = next(depths for least, *depths in _DEPTHS if memory >= least)
+    return max(16, triton.next_power_of_2(d)) if d <= whole else of_many
 
 
 def rows_of(v: Float[Tensor, "batch n d"], order: str) -> Rows:
     batch, n, d = v.shape
-    depth = _depth_of(d)
+    depth = _depth_of(d, v.device)
     chunks = triton.cdiv(d, depth)
     low = torch.empty(batch, n, chunks * depth, dtype=torch.float16, device=v.device)
     numbers = [torch.empty(batch, n, device=v.device) for _ in range(4)]
