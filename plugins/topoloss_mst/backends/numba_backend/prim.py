@@ -32,8 +32,7 @@ def prim(similarity, signed):
         row = similarity[u]
         for k in range(len(block_highest)):
             block = slice(k * _BLOCK, (k + 1) * _BLOCK)
-            _relax(row[block], best[block], link[block], u, signed)
-            block_highest[k] = _highest_outside(best[block], limits.min, limits.max)
+            block_highest[k] = _relax(row[block], best[block], link[block], u, signed)
         u = _lowest_edge_at(block_highest, best, link)
         best[u] = limits.max
         tree[step, 0], tree[step, 1] = link[u], u
@@ -42,20 +41,18 @@ def prim(similarity, signed):
 
 @part
 def _relax(row, best, link, u, signed):
-    highest = np.iinfo(row.dtype).max
+    """Let the row of vertex u raise what is best, and return the highest of it outside the tree."""
+    inside = np.iinfo(row.dtype).max
+    highest = best.dtype.type(np.iinfo(row.dtype).min)
+    lowest = highest
     for j in range(len(row)):
-        s = ordered(row[j], highest, signed)
+        s = ordered(row[j], inside, signed)
         # Both edges end in j, so the lower other end is the lexicographically lower edge.
         better = (s > best[j]) | ((s == best[j]) & (u < link[j]))
         best[j] = s if better else best[j]
         link[j] = u if better else link[j]
-
-
-@part
-def _highest_outside(best, lowest, inside):
-    highest = lowest
-    for j in range(len(best)):
-        highest = max(highest, best[j] if best[j] < inside else lowest)
+        outside = best[j] if best[j] < inside else lowest
+        highest = outside if outside > highest else highest
     return highest
 
 
