@@ -94,6 +94,18 @@ def test_training_keeps_the_connections_and_steps_move_them():
     assert (model[0].weight != 0).all()  # weight by weight they learn again
 
 
+def test_only_connected_weights_have_a_gradient_until_it_is_removed():
+    """Those that are not connected count in no norm of the gradient, by which it may be clipped."""
+    model, x = network(), torch.randn(16, 10)
+    with rewire(model, density=0.25) as sparse:
+        model(x).square().sum().backward()
+        assert not model[0].weight.grad[~sparse.connected["0"]].any()
+        assert torch.equal(model[2].weight.grad != 0, sparse.connected["2"])
+    model.zero_grad()
+    model(x).square().sum().backward()
+    assert (model[2].weight.grad != 0).all()
+
+
 def hidden_of(model, x):
     with torch.no_grad():
         return model[:2](x)
