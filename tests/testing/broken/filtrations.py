@@ -432,6 +432,22 @@ class Underflows(Cosine):
         return torch.where(zero, 0, x / x.norm(dim=1, keepdim=True))
 
 
+class First32Samples(Cosine):
+    def vertices(self, x):
+        return super().vertices(x[:32])
+
+
+class DividesByOneLess(topoloss.Filtration):
+    """Divides by one less than the number of samples."""
+
+    def vertices(self, x):
+        x = x.T.to(torch.promote_types(x.dtype, torch.float32))
+        return x / (x.shape[1] - 1)
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).abs().sum(-1)
+
+
 class OnTheCpu(Cosine):
     def edge_values(self, v, i, j):
         return super().edge_values(v, i, j) * torch.ones(len(i), dtype=v.dtype)
@@ -523,7 +539,7 @@ BREAKS = {
     "gradient many vmap compilation device",
     SeedsTheWorld: "random_state compilation",
     LogarithmOfProducts: "finite precision edges_alone locality symmetry pairwise scale tiny "
-    "gradient finite_gradients ties many change_of_tree",
+    "samples gradient finite_gradients ties many change_of_tree",
     NanAtConstants: "finite order_hint finite_gradients",
     NanGradientAtDuplicates: "finite_gradients ties",
     SinglePrecision: "precision scale gradient second_gradient ties many change_of_tree",
@@ -542,7 +558,8 @@ BREAKS = {
     Column: "shapes input_unchanged vertices_unchanged determinism memory random_state "
     "module_state leftovers layout locality pairwise order_hint cost change_of_tree vmap pickling "
     "deepcopy state_dict device",
-    Transposed: "shapes edges_alone locality symmetry pairwise order_hint edge_weights cost many",
+    Transposed: "shapes edges_alone locality symmetry pairwise order_hint edge_weights cost "
+    "samples many",
     DoubledAtDuplicates: "ties",
     SteepAtRightAngles: "ties",
     WrongFrom300: "locality",
@@ -570,19 +587,22 @@ BREAKS = {
     PairsThatSeedTheWorld: "random_state compilation",
     Overflows: "scale tiny",
     Underflows: "tiny",
+    First32Samples: "samples",
+    DividesByOneLess: "samples",
     OnTheCpu: "device",
     BackwardOnTheCpu: "device",
     TableOnTheCpu: "device",
     ZeroSurrogate: "graph",
     Path: "",
     PathFromOne: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
-    "memory random_state module_state leftovers precision layout edges_alone scale tiny graph "
-    "gradient second_gradient finite_gradients ties many vmap compilation pickling deepcopy "
+    "memory random_state module_state leftovers precision layout edges_alone scale tiny samples "
+    "graph gradient second_gradient finite_gradients ties many vmap compilation pickling deepcopy "
     "state_dict device",
     PathOfLoops: "listed_edges",
     PathOfInt32: "listed_edges shapes finite input_unchanged vertices_unchanged determinism "
     "memory random_state module_state leftovers precision layout edges_alone locality symmetry "
-    "pairwise edge_weights cost scale tiny graph gradient second_gradient finite_gradients ties "
-    "many change_of_tree vmap compilation pickling deepcopy state_dict device",
+    "pairwise edge_weights cost scale tiny samples graph gradient second_gradient "
+    "finite_gradients ties many change_of_tree vmap compilation pickling deepcopy state_dict "
+    "device",
     WeightsByPlace: "edge_weights",
 }

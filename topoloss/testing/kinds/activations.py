@@ -19,8 +19,8 @@ def generic(seed: int) -> Example:
 
 
 def large(seed: int) -> list[Example]:
-    """Return many neurons of few samples."""
-    return [examples.many(neurons, seed=seed) for neurons in LARGE]
+    """Return many neurons of few samples, and few neurons of many samples."""
+    return [*(examples.many(n, seed=seed) for n in LARGE), examples.many(6, 130, seed)]
 
 
 def special() -> list[Example]:

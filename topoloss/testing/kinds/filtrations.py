@@ -33,6 +33,7 @@ from topoloss.testing.common import (
 from topoloss.testing.comparing import first_nonfinite, same, worst_entry
 from topoloss.testing.kinds import activations, edge_values
 from topoloss.testing.kinds.graphs import all_pairs, each, given, graph_of, skip_listed
+from topoloss.testing.kinds.samples import samples
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 from topoloss.testing.kruskal import Kruskal
 
@@ -97,6 +98,7 @@ def definition(subject: Subject) -> None:
         *activations.special(),
         examples.many(41, 5, subject.seed),
         examples.many(301, 4, subject.seed),
+        examples.many(6, 130, subject.seed),
     ):
         with on(example.name):
             (x,) = example.tensors
@@ -177,6 +179,7 @@ KIND = Kind(
         edge_values.cost,
         numbers.scale,
         numbers.tiny,
+        samples,
         definition,
         derivatives.graph,
         derivatives.gradient,

@@ -35,6 +35,7 @@ from topoloss.testing.common import (
 from topoloss.testing.comparing import close, difference, values_and_gradients_of
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import activations
+from topoloss.testing.kinds.samples import samples
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 
 __all__ = ["KIND"]
@@ -312,6 +313,7 @@ KIND = Kind(
         numbers.layout,
         numbers.scale,
         numbers.tiny,
+        samples,
         convolution,
         _of_activations(nonfinite),
         _of_activations(definition),
