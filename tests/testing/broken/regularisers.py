@@ -237,6 +237,13 @@ class KeepsTheFirst(Mse):
         return super().compute(x) * self.first
 
 
+class DetachesItsLayers(Mse):
+    """Values one layer as it should, and forgets the graph of several."""
+
+    def of_layers(self, layers):
+        return super().of_layers(layers).detach()
+
+
 class WrongGradientFrom300(Mse):
     def compute(self, x):
         value = super().compute(x)
@@ -344,6 +351,7 @@ BREAKS = {
     ClearsGradients: "leftovers",
     SwitchesGradientsOff: "leftovers graph one_neuron",
     KeepsTheFirst: "memory",
+    DetachesItsLayers: "of_layers",
     WrongGradientFrom300: "many",
     DifferenceOfSquares: "scale",
     First32Samples: "samples",

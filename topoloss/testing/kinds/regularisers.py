@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,6 +68,43 @@ def batch(subject: Subject) -> None:
                 received=difference(together, expected),
                 mend="reduce over the axes of one element only",
             )
+
+
+@builds_on("graph", "finite", "gradient", "precision")
+def of_layers(subject: Subject) -> None:
+    """The value of layers, which `attach` asks for, is one finite number with the right gradient.
+
+    Tried where a regulariser has both `compute` and an `of_layers` of its own.
+    """
+    regulariser = subject.make()
+    made = type(regulariser)
+    if made.of_layers is Regulariser.of_layers or made.compute is Regulariser.compute:
+        raise NotApplicable("it values layers in one way alone")
+    if regulariser.labels:
+        raise NotApplicable("it takes labels, which no layer comes with")
+
+    def apply(regulariser: Regulariser, *layers: Tensor) -> list[Tensor]:
+        return [regulariser.of_layers({str(k): x for k, x in enumerate(layers)})]
+
+    def generic(regulariser: Regulariser, seed: int) -> Example:
+        layers = [examples.generic(9, n, seed + 2 * k) for k, n in enumerate((4, 5, 2))]
+        name = ", ".join(layer.name for layer in layers)
+        return Example(f"of_layers of {name}", tuple(layer.activations for layer in layers))
+
+    kind = replace(subject.kind, apply=apply, generic=generic, special=lambda regulariser: [])
+    for rule in _OF_LAYERS:
+        with contextlib.suppress(NotApplicable):
+            rule(replace(subject, kind=kind))
+
+
+_OF_LAYERS = (
+    numbers.shapes,
+    numbers.finite,
+    purity.determinism,
+    derivatives.graph,
+    derivatives.gradient,
+    devices.device,
+)
 
 
 @builds_on("graph", "finite")
@@ -325,6 +364,7 @@ KIND = Kind(
         derivatives.finite_gradients,
         ties.ties,
         derivatives.many,
+        _of_activations(of_layers),
         _of_activations(change_of_tree),
         _of_activations(batch),
         _of_activations(transforms.compilation),
