@@ -496,6 +496,18 @@ class OneCircle(Circles):
         )
 
 
+class CirclesOf127Edges(Circles):
+    """Finds no circle in a clique of more edges than 7 bits can number."""
+
+    max_vertices = 25
+
+    def from_matrix(self, values):
+        joined, circles = super().from_matrix(values)
+        if len(values) * (len(values) - 1) / 2 > 127:
+            circles = topoloss.CriticalEdges(*(edges[:0] for edges in circles))
+        return [joined, circles]
+
+
 class BirthsInTheWrongRows(Circles):
     def changed(self, circles):
         return circles._replace(birth_edges=circles.birth_edges.flip(0))
@@ -654,6 +666,7 @@ BREAKS = {
     LeavesEmptyDimensionsOut: "higher_dimensions",
     EveryBirthWrong: "boundary_reduction",
     OneCircle: "boundary_reduction",
+    CirclesOf127Edges: "boundary_reduction",
     BirthsInTheWrongRows: "boundary_reduction",
     DiesBeforeItIsBorn: "boundary_reduction",
     NothingDies: "boundary_reduction",
