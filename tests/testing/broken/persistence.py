@@ -354,6 +354,13 @@ class First8Features(Tree):
         return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
 
 
+class SquaresOverflow(Tree):
+    orders = frozenset({"sq_dist_ascending"})
+
+    def from_features(self, v, order):
+        return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
+
+
 class LooksAtTheDiagonal(Tree):
     def tree(self, values):
         return super().tree(values + values.diagonal() + values.diagonal()[:, None])
@@ -619,7 +626,7 @@ BREAKS = {
     ListedAbsoluteValues: "negative_values forest",
     RoundsToFloat32: "digits",
     RoundsListsToFloat32: "digits",
-    RoundsFeaturesToFloat32: "digits",
+    RoundsFeaturesToFloat32: "digits scale",
     RoundsFeaturesToTF32: "digits",
     OnTheCpu: "device",
     ListsOnTheCpu: "device",
@@ -628,7 +635,7 @@ BREAKS = {
     LeavesGradientsOff: "leftovers",
     HooksEachCall: "leftovers",
     ReadsMatricesAsStored: "layout",
-    ReadsFeaturesAsStored: "layout",
+    ReadsFeaturesAsStored: "layout scale",
     ReadsListsAsStored: "layout",
     ReadsListedValuesAsStored: "layout",
     WrongAbove300: "sizes",
@@ -640,8 +647,9 @@ BREAKS = {
     ListWrongAbove300: "sizes forest",
     Heaviest: "reference negative_values digits sizes weight",
     LowPrecision: "digits weight",
-    First8Features: "features",
-    FixedPoint: "weight",
+    First8Features: "features scale",
+    SquaresOverflow: "scale",
+    FixedPoint: "weight scale",
     LooksAtTheDiagonal: "diagonal",
     ClearsTheDiagonal: "input_unchanged",
     Shuffles: "determinism memory diagonal",
@@ -651,7 +659,7 @@ BREAKS = {
     UnknownOrder: "operators edges_of_vertices points input_unchanged determinism memory "
     "random_state module_state leftovers layout spanning_tree reference digits sizes "
     "weight higher_dimensions pickling deepcopy state_dict device",
-    NegativeDots: "reference sizes weight",
+    NegativeDots: "reference sizes weight scale",
     LosesADeath: "components forest",
     IgnoresIsolatedVertices: "components forest higher_dimensions",
     FailsWithoutEdges: "components forest higher_dimensions",

@@ -53,6 +53,8 @@ _FEATURES = (1, 2, 16, 33, 64, 130)
 # Integers about these numbers are lost where float64 is rounded to the 24 bits of float32, or
 # float32 to the 11 bits of TF32; but their squares are exact, and so are sums of two squares.
 _NEEDS_ALL_DIGITS = {torch.float64: 2**24 + 1, torch.float32: 2**11 + 1}
+# Powers of two of about 1e30 and 1e150.
+_EXPONENT = {torch.float64: 498, torch.float32: 100}
 
 
 @foundation
@@ -288,6 +290,25 @@ def weight(subject: Subject) -> None:
                 )
 
 
+@builds_on("reference", "digits", "features", "sizes", "weight")
+def scale(subject: Subject) -> None:
+    """Huge and tiny features, whose squares overflow or vanish, have the tree of others."""
+    engine = subject.make()
+    if not has(engine, "from_features"):
+        raise NotApplicable("it has no from_features")
+    v = random_walk(at_most(engine, 17), subject.seed)
+    for dtype in dtypes_of(engine):
+        for exponent in (_EXPONENT[dtype], -_EXPONENT[dtype]):
+            for search in searches_of_features(engine, v.to(dtype)):
+                what = f"a random walk of {len(v)} vertices, seed={subject.seed}, {dtype}"
+                with on(f"{search.name} of 2**{exponent} times {what}"):
+                    require_tree(
+                        search,
+                        search.operator(search.tensors[0] * 2.0**exponent),
+                        "divide features by their largest magnitude before you multiply them",
+                    )
+
+
 @builds_on("reference")
 def diagonal(subject: Subject) -> None:
     """The entries on the diagonal of a matrix make no difference."""
@@ -427,6 +448,7 @@ KIND = Kind(
         features,
         sizes,
         weight,
+        scale,
         diagonal,
         listed_edges.components,
         listed_edges.forest,
