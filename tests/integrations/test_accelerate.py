@@ -113,3 +113,9 @@ def test_a_flag_that_is_none_is_refused():
     accelerator = accelerate.Accelerator(cpu=True)
     with pytest.raises(topoloss.OptionError, match="global_batch='yes'"):
         attach(accelerator, network(), global_batch="yes")
+
+
+def test_a_group_beside_the_global_batch_is_refused():
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(topoloss.OptionError, match="global_batch=True and group= were given"):
+        attach(accelerator, network(), global_batch=True, group=object())

@@ -220,6 +220,46 @@ def test_the_loggers_get_the_numbers(tmp_path):
     assert [event.step for event in read.Histograms("topoloss/deaths")] == [6]  # it keeps one
 
 
+def test_a_state_that_does_not_fit_is_told_and_leaves_nothing_behind():
+    model, other = Classifier(), topoloss.attach(nn.Linear(2, 2), sampler="random", fraction=0.5)
+    callback = PenaltyCallback("t1", 0.1)
+    callback.load_state_dict(other.state_dict())
+    trainers = []
+
+    class Watching(pl.Callback):
+        def setup(self, trainer, pl_module, stage):
+            trainers.append(trainer)
+
+    with pytest.raises(topoloss.OptionError, match="the state is that of a sampler"):
+        fit(model, callback, Watching())
+    assert "training_step" not in vars(trainers[0].strategy)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_penalties_that_differ_in_any_option_keep_states_of_their_own(tmp_path):
+    joined = PenaltyCallback("t1", 0.1, every=2)
+    single = PenaltyCallback("t1", 0.1, every=2, per="layer", warmup=3)
+    trainer = fit(Classifier(), joined, single)
+    trainer.save_checkpoint(tmp_path / "both.ckpt")
+    saved = torch.load(tmp_path / "both.ckpt", weights_only=False)["callbacks"]
+    assert {joined.state_key, single.state_key} <= saved.keys()
+
+
+def test_the_name_of_a_state_does_not_hang_on_where_an_option_lies_in_memory():
+    def made():
+        def counts(args, kwargs):
+            return torch.ones(1, 1)
+
+        sampler = topoloss.sampler("random")
+        layers = [nn.Linear, "conv*"]
+        return PenaltyCallback(
+            "t1", 0.1, units="channel", layers=layers, mask=counts, sampler=sampler
+        )
+
+    first, second = made(), made()
+    assert first.state_key == second.state_key
+
+
 class ByHand(Classifier):
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@ from torch import nn
 
 import topoloss
 from topoloss.attaching import Attachment
-from topoloss.errors import check_flag
+from topoloss.errors import OptionError, check_flag
 from topoloss.regularisers import Regulariser
 
 if TYPE_CHECKING:
@@ -47,12 +47,22 @@ def attach(
         Add it to the loss before ``accelerator.backward(loss)``, which divides the sum by the
         number of micro-batches and scales it for mixed precision.
 
+    Raises
+    ------
+    OptionError
+        For both `global_batch` and ``group=``, and where :func:`topoloss.attach` raises it.
+
     Notes
     -----
     The attachment is registered for checkpointing: ``accelerator.save_state()`` saves its state
     and ``load_state()`` loads it.
     """
     check_flag("global_batch", global_batch)
+    if global_batch and options.get("group") is not None:
+        raise OptionError(
+            "global_batch=True and group= were given; expected one of them: global_batch=True "
+            "values the batches of all processes together, group= those of its own processes."
+        )
     if global_batch and accelerator.num_processes > 1:
         options["group"] = torch.distributed.group.WORLD
     unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)

@@ -91,8 +91,9 @@ class PenaltyCallback(_Callback):
     @property
     def state_key(self) -> str:
         """The name of its state in checkpoints; it tells penalties of one trainer apart."""
+        options = {name: _stable(self._options[name]) for name in sorted(self._options)}
         return self._generate_state_key(
-            regulariser=self._regulariser, module=self._module, layers=self._options.get("layers")
+            regulariser=self._regulariser, module=self._module, **options
         )
 
     # From the start of fit to its end
@@ -105,10 +106,11 @@ class PenaltyCallback(_Callback):
                 "in training_step."
             )
         self.penalty = attach(self._observed(pl_module), self._regulariser, **self._options)
-        if self._state:
-            self.penalty.load_state_dict(self._state)
         self._logged = trainer.global_step
         _Step.of(trainer.strategy).callbacks.append(self)
+        # Last, as it may raise: what was done until now is undone by on_exception.
+        if self._state:
+            self.penalty.load_state_dict(self._state)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._detach(trainer)
@@ -215,6 +217,20 @@ class PenaltyCallback(_Callback):
             )
         (child,) = children.values()
         return child
+
+
+def _stable(option: Any) -> Any:
+    """What stands for an option in a checkpoint: the same in the process that loads it.
+
+    The ``repr`` of a function holds its address, and sets of names have no order of their own.
+    """
+    if isinstance(option, (list, tuple)):
+        return [_stable(each) for each in option]
+    if isinstance(option, (set, frozenset)):
+        return sorted(str(_stable(each)) for each in option)
+    if option is None or isinstance(option, (str, bool, int, float)):
+        return option
+    return getattr(option, "__qualname__", type(option).__qualname__)
 
 
 class _Step:
