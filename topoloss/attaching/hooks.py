@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from topoloss.attaching.modules import own_modules
 from topoloss.attaching.recording import Recorder
-from topoloss.errors import AttachmentWarning
+from topoloss.errors import AttachmentError, AttachmentWarning
 
-__all__ = ["Link", "connect", "disconnect", "forgotten"]
+__all__ = ["Link", "connect", "disconnect", "forgotten", "refuse_scripted"]
 
 
 class Link:
@@ -78,6 +79,16 @@ class _WhenCopied:
     def __del__(self) -> None:
         if self._link.recorder is None:
             _take_off(self._module, self._link)
+
+
+def refuse_scripted(model: nn.Module) -> None:
+    """Raise for a model with a part that torch lets no hook be put on."""
+    for name, module in own_modules(model):
+        if isinstance(module, torch.jit._script.RecursiveScriptModule):
+            raise AttachmentError(
+                f"module {name!r} is scripted, and torch lets no hook be put on it; attach to the "
+                "model with the module that it was made from in its place."
+            )
 
 
 def connect(model: nn.Module, link: Link) -> None:

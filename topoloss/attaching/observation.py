@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from topoloss.attaching.cost import seconds
 from topoloss.attaching.culprit import note_component
-from topoloss.attaching.hooks import Link, connect, disconnect, forgotten
+from topoloss.attaching.hooks import Link, connect, disconnect, forgotten, refuse_scripted
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.neurons import Units, check_usable, chosen_neurons, matrices
 from topoloss.attaching.options import checked, made_sampler, unknown_option
@@ -195,6 +195,8 @@ class Observation:
         units: Units,
         sampler: Sampler,
     ) -> None:
+        if choice is not None:
+            refuse_scripted(model)
         self.model = model
         self._choice = choice
         self._watching = watching
@@ -434,8 +436,11 @@ class Observation:
         made = self._latest()
         found, left_out = self._matrices(made)
         if not any(x.shape[1] for x in found.values()):
+            why = [f"{_because(left_out)}."] if left_out else []
             raise AttachmentError(
-                "no layer put out any neurons; choose others with layers=. " + _because(left_out)
+                " ".join(
+                    ["no layer put out any neurons; choose others with layers=.", *why, *made.notes]
+                )
             )
         self._tell(made, left_out)
         return found

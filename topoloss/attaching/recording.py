@@ -19,9 +19,10 @@ from topoloss.attaching.compiled import CompiledPass, Followed
 from topoloss.attaching.functions import tensors_in, tensors_within, version_of
 from topoloss.attaching.graph import Watch
 from topoloss.attaching.layers import Choice
-from topoloss.attaching.modules import Modules, is_compiled
+from topoloss.attaching.modules import Modules, is_compiled, own_modules
 from topoloss.attaching.nodes import Start
 from topoloss.attaching.reading import Record, read
+from topoloss.attaching.weights import own_matrix
 from topoloss.errors import AttachmentError, nearest
 
 __all__ = ["Mask", "Pass", "Recorder", "Watching"]
@@ -115,6 +116,8 @@ class _Running:
     notes: list[str] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
+    # Those of the called modules that were given numbers, and not indices alone.
+    fed: set[nn.Module] = field(default_factory=set)
     error: str = ""
 
 
@@ -414,6 +417,8 @@ class Recorder:
                 f"{name or '(model)'!r} has batch_first=False, so its axis 0 counts positions, and "
                 "it was given samples there; pass batch_dim=1, or build it with batch_first=True."
             )
+        if any(t.is_floating_point() for t in given):
+            running.fed.add(module)
         if name in self._chosen:
             running.watch.begin_module(name, node, tensor, module)
 
@@ -437,6 +442,7 @@ class Recorder:
         if self._choice.rule == "auto":
             covered = [s.parameter for s in watch.starts]
             finished.notes += self._uncovered(watch, covered) + self._apart(watch)
+            finished.notes += self._unused(running, module)
         modules = dict(module.named_modules()) if self._choice.modules else {}
         hooked = {name for name, each in modules.items() if each._forward_hooks}
         replaced = [name for name in self._choice.modules if name not in hooked]
@@ -498,6 +504,24 @@ class Recorder:
             f"layer {name or '(model)'!r} is left out: it is not computed from the model's inputs, "
             "so it has no samples."
             for name in sorted(names)
+        ]
+
+    def _unused(self, running: _Running, model: nn.Module) -> list[str]:
+        """Notes on called modules whose weight nothing was seen to multiply by."""
+        watch = running.watch
+        used = {id(s.parameter) for s in watch.starts} | {id(p) for p in watch.apart}
+        used |= {id(p) for p in watch.multiplied}
+        # Not only by id: a sharded parameter is another one while its module runs.
+        names = {start.name.removesuffix(".weight") for start in watch.starts}
+        return [
+            f"layer {name or '(model)'!r} is left out: it was called, but nothing made of the "
+            "model's inputs was seen to be multiplied by its weight (torch shows nothing of what a "
+            "traced or scripted function does, or torch.vmap); name it, or the module around it, "
+            "with layers=."
+            for name, each in own_modules(model)
+            if each in running.fed and name not in names
+            for weight in [own_matrix(each)]
+            if weight is not None and weight.requires_grad and id(weight) not in used
         ]
 
     def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from topoloss.attaching.modules import own_modules
 from topoloss.errors import AttachmentError
 
-__all__ = ["no_weights", "parameters", "weights"]
+__all__ = ["no_weights", "own_matrix", "parameters", "weights"]
 
 # The weight of a norm may have several axes: it multiplies entry by entry.
 _NO_LINEAR_MAPS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -20,6 +20,14 @@ _OF_SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 def parameters(model: nn.Module) -> dict[str, Tensor]:
     """All trainable parameters by name, biases included, each tied one once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def own_matrix(module: nn.Module) -> Tensor | None:
+    """The parameter named weight, if it may be the matrix of a linear map."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    if weight is None or isinstance(module, _NO_LINEAR_MAPS):
+        return None
+    return weight if sum(length > 1 for length in weight.shape) >= 2 else None
 
 
 def weights(model: nn.Module, chosen: list[str] | None) -> dict[str, Tensor]:
