@@ -47,6 +47,19 @@ def test_layers_are_chosen_by_name_glob_and_type(layers, names):
         assert list(seen.activations()) == names
 
 
+def test_a_name_is_taken_as_it_is_though_it_looks_like_a_glob():
+    """Unless no module has it: "[03]" is a glob where no module is named so."""
+    model = nn.Sequential()
+    for name in ("a[0]", "a0"):
+        model.add_module(name, nn.Linear(4, 4))
+    with topoloss.observe(model, layers="a[0]") as seen:
+        model(batch(4))
+        assert list(seen.neurons) == ["a[0]"]
+    with topoloss.observe(model, layers="a[0-9]") as seen:
+        model(batch(4))
+        assert list(seen.neurons) == ["a0"]
+
+
 def test_a_chosen_activation_module_has_the_values_of_its_layer():
     def by_hand(model, x):
         return {"encoder.1": model.encoder[:2](x), "encoder.3": model.encoder(x)}

@@ -151,6 +151,19 @@ def test_a_mask_of_another_shape_is_an_error_that_names_both(shape):
         penalty()
 
 
+@pytest.mark.parametrize("by", ["attention_mask", lambda args, kwargs: [[1] * 5] * 6])
+def test_a_mask_that_is_no_tensor_is_an_error(by):
+    class TakesLists(Tagger):
+        def forward(self, input_ids, attention_mask=None):
+            return super().forward(input_ids, torch.tensor(attention_mask))
+
+    model, (tokens, mask) = TakesLists(), padded()
+    penalty = topoloss.attach(model, units="channel", mask=by)
+    model(tokens, mask.tolist())
+    with pytest.raises(topoloss.AttachmentError, match=r"mask= gave \[\[.*expected a tensor"):
+        penalty()
+
+
 # Small batches.
 
 

@@ -1,6 +1,7 @@
 """What an attachment's penalty, diagrams and neurons are."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -186,3 +187,40 @@ def test_the_inputs_are_flattened_as_layers_are():
     model(x)
     penalty()
     torch.testing.assert_close(penalty.regulariser.given["(input)"], x.flatten(1))
+
+
+class Scaled(nn.Module):
+    """Takes what a dataclass or a plain object holds, numbers without samples among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, given):
+        return self.net(given.x.reshape(-1, 4) * given.scale)
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (16, 2, 2)])
+def test_the_inputs_of_the_model_may_be_held_by_an_object(shape):
+    given = SimpleNamespace(scale=torch.tensor(2.0), x=torch.randn(shape))
+    model = Scaled()
+    penalty = topoloss.attach(model, WithInputs())
+    model(given)
+    penalty()
+    torch.testing.assert_close(penalty.regulariser.given["(input)"], given.x.flatten(1))
+
+
+def test_samples_that_are_one_number_each_are_one_column():
+    model, x = nn.Sequential(nn.Unflatten(0, (16, 1)), nn.Linear(1, 3)), torch.randn(16)
+    penalty = topoloss.attach(model, WithInputs())
+    model(x)
+    penalty()
+    torch.testing.assert_close(penalty.regulariser.given["(input)"], x[:, None])
+
+
+def test_a_model_without_an_input_of_numbers_is_told():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    penalty = topoloss.attach(model, WithInputs())
+    model(torch.arange(5))
+    with pytest.raises(topoloss.AttachmentError, match="no floating-point tensor with an axis"):
+        penalty()

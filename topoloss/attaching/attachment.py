@@ -586,9 +586,10 @@ class Attachment(Observation):
         if made.inputs is None:
             raise AttachmentError(
                 f"{title(self.regulariser)} takes the model's input as well, and the model "
-                "was given no floating-point tensor."
+                "was given no floating-point tensor with an axis of samples."
             )
-        return made.inputs.movedim(self._watching.batch_dim, 0).flatten(1)
+        x = made.inputs.movedim(self._watching.batch_dim, 0)
+        return x[:, None] if x.ndim == 1 else x.flatten(1)
 
     def _in_order(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         made = self._latest()

@@ -60,7 +60,9 @@ def _patterns(layers: Layers) -> Sequence[str | type[nn.Module]]:
 
 
 def _found(pattern: object, modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
-    if isinstance(pattern, str):
+    if isinstance(pattern, str) and pattern in modules and pattern:
+        found = [pattern]  # though it may hold brackets, as a glob does
+    elif isinstance(pattern, str):
         found = [name for name in modules if name and fnmatchcase(name, pattern)]
     elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
         found = [name for name, module in modules.items() if isinstance(module, pattern)]

@@ -23,7 +23,7 @@ from topoloss.attaching.modules import Modules, is_compiled, own_modules
 from topoloss.attaching.nodes import Start
 from topoloss.attaching.reading import Record, read
 from topoloss.attaching.weights import own_matrix
-from topoloss.errors import AttachmentError, nearest
+from topoloss.errors import AttachmentError, nearest, shown
 
 __all__ = ["Mask", "Pass", "Recorder", "Watching"]
 
@@ -77,7 +77,7 @@ class Pass:
     samples : int or None
         Of the model's inputs.
     inputs : Tensor or None
-        The first floating-point tensor that the model was given.
+        The first floating-point tensor with an axis of samples that the model was given.
     mask : Tensor or None
     error : str
         Why the pass cannot be used; empty otherwise.
@@ -543,8 +543,9 @@ class Recorder:
         self, finished: Pass, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Keep what regularisers are told of the model's arguments: its input and the mask."""
-        floating = (t for t in tensors_in((*args, *kwargs.values())) if t.is_floating_point())
-        finished.inputs = next(floating, None)
+        axis = self._watching.batch_dim
+        floating = (t for t in tensors_within((args, kwargs)) if t.is_floating_point())
+        finished.inputs = next((t for t in floating if _length(t, axis) == finished.samples), None)
         if self._watching.mask is not None:
             try:
                 finished.mask = _mask(self._watching.mask, module, args, kwargs)
@@ -570,7 +571,7 @@ class Recorder:
         assert model is not None
         records = compiled.records(self._followed.get(compiled.training))
         given = tensors_within(compiled.arguments)
-        samples = next((t.shape[axis] for t in given if -t.ndim <= axis < t.ndim), None)
+        samples = next((n for t in given if (n := _length(t, axis)) is not None), None)
         made = Pass(records, samples)
         self._note_arguments(made, model, *compiled.arguments)
         return made
@@ -615,9 +616,10 @@ def _without_tensor(record: Record) -> Record:
 def _mask(
     mask: Mask, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
+    given: Any
     if not isinstance(mask, str):
-        return mask(args, kwargs)
-    if mask in kwargs:
+        given = mask(args, kwargs)
+    elif mask in kwargs:
         given = kwargs[mask]
     else:
         names = list(inspect.signature(model.forward).parameters)
@@ -628,7 +630,12 @@ def _mask(
                 f"{nearest(mask, names)}"
             )
         given = args[names.index(mask)] if names.index(mask) < len(args) else None
-    return given if isinstance(given, Tensor) else None
+    if given is not None and not isinstance(given, Tensor):
+        raise AttachmentError(
+            f"mask= gave {shown(given)}; expected a tensor of shape (samples, positions), or None "
+            "where every position counts."
+        )
+    return given
 
 
 def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
@@ -637,6 +644,10 @@ def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
         f"layer {name or '(model)'!r} put out {given}; expected a floating-point tensor with a "
         "sample axis. Choose other layers with layers=."
     )
+
+
+def _length(tensor: Tensor, axis: int) -> int | None:
+    return tensor.shape[axis] if -tensor.ndim <= axis < tensor.ndim else None
 
 
 def _nothing() -> None:
