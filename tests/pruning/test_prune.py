@@ -181,9 +181,34 @@ def test_share_takes_that_part_out(share, refit):
         model[0].weight[:4] = 0  # constants go first
     smaller = topoloss.prune(model, X.float(), share=share, refit=refit)
     left = smaller[0].out_features + smaller[2].out_features
-    assert left == max(2, 40 - int(share * 40))
+    assert left == {0.0: 40, 0.2: 32, 0.5: 20, 0.8: 8, 1.0: 2}[share]
     if share == 0.2:
         assert smaller[0].out_features <= 16
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.29, 71), (0.57, 43), (0.58, 42), (1e-5, 100)])
+def test_the_share_is_the_one_that_was_written(share, left):
+    """As floats, 0.29 * 100 and its like are a little less than the number of neurons."""
+    model = nn.Sequential(nn.Linear(3, 100), nn.Tanh(), nn.Linear(100, 2)).double()
+    assert topoloss.prune(model, X, share=share)[0].out_features == left
+
+
+@pytest.mark.parametrize("options", [{}, {"share": 0.25}])
+def test_a_reader_may_be_called_by_keyword(options):
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = dense(nn.ReLU())
+
+        def forward(self, x):
+            first, between, last = self.net
+            return last(input=between(first(input=x)))
+
+    model = ByKeyword()
+    smaller = topoloss.prune(model, X, **options)
+    expected = topoloss.prune(model.net, X, **options)
+    assert smaller.net[0].out_features == expected[0].out_features < 8
+    torch.testing.assert_close(smaller(X), expected(X))
 
 
 def test_what_changes_least_goes_first():
@@ -406,6 +431,9 @@ def test_a_model_without_anything_to_cut_is_told():
     [
         ({"level": 0.1, "share": 0.1}, "expected one of them"),
         ({"level": -1}, "level=-1"),
+        ({"level": False}, "level=False"),
+        ({"level": ""}, "level=''"),
+        ({"share": False}, "share=False"),
         ({"share": 1.5}, "share=1.5"),
         ({"refit": 1}, "refit=1"),
         ({"layers": "1"}, "none of the linear layers"),

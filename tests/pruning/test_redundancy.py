@@ -133,6 +133,18 @@ def test_what_it_cannot_take_is_told(given, options, message):
         topoloss.redundancy(planted().float(), given, **options)
 
 
+def test_images_of_several_sizes_have_channels_in_common_and_no_units():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3))
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2] = -model[0].weight[0], model[0].bias[0]
+    images = [torch.randn(4, 1, 8, 8), torch.randn(4, 1, 9, 9)]
+    (group,) = topoloss.redundancy(model, images).groups
+    assert {group.representative, *group.copies} == {("0", 0), ("0", 2)}
+    # 3 channels at 6 x 6 and at 7 x 7 positions.
+    with pytest.raises(topoloss.InputError, match=r"'0' has 108 neurons in one .* and 147 in"):
+        topoloss.redundancy(model, images, units="unit")
+
+
 def test_labels_in_a_batch_are_told():
     with pytest.raises(TypeError) as raised:
         topoloss.redundancy(planted().float(), [(torch.randn(5, 3), torch.zeros(5))])

@@ -189,7 +189,14 @@ def redundancy(
         for batch in batches(data):
             run(model, batch)
             for name, x in seen.activations().items():
-                parts.setdefault(name, []).append(x)
+                before = parts.setdefault(name, [])
+                if before and before[0].shape[1] != x.shape[1]:
+                    raise InputError(
+                        f"layer {name!r} has {before[0].shape[1]} neurons in one batch and "
+                        f"{x.shape[1]} in another, as each unit at each position is one; pass "
+                        "inputs of one size, or units='channel'."
+                    )
+                before.append(x)
     return copies_in(
         {name: torch.cat(matrices).cpu() for name, matrices in parts.items()}, level, per
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import floor, prod
@@ -18,7 +19,7 @@ from topoloss.attaching.observation import looking
 from topoloss.errors import AttachmentError, OptionError, check_flag, check_number
 from topoloss.pruning.data import Data, batches, run
 from topoloss.pruning.folding import Channels, Fold, cheapest, copies, fold
-from topoloss.pruning.wiring import Reader, Wire, weight_of, wires
+from topoloss.pruning.wiring import Reader, Wire, given_to, weight_of, wires
 
 __all__ = ["prune"]
 
@@ -106,15 +107,18 @@ def prune(
     """
     if level is not None and share is not None:
         raise OptionError(f"level={level} and share={share} were given; expected one of them.")
-    check_number("level", level or 0, least=0, most=1)
-    check_number("share", share or 0, least=0, most=1)
+    if share is not None:
+        check_number("share", share, least=0, most=1)
+    if level is None:
+        level = 0.0
+    check_number("level", level, least=0, most=1)
     check_flag("refit", refit)
     with looking(model):
         given = list(batches(data))
         chosen = _chosen(model, given[0], layers)
         channels = _channels(model, given, chosen)
     if share is None:
-        removed = {name: copies(c, level or 0) for name, c in channels.items()}
+        removed = {name: copies(c, level) for name, c in channels.items()}
     else:
         removed = _share(channels, share)
     folds = {name: fold(c, removed[name], refit) for name, c in channels.items()}
@@ -169,7 +173,7 @@ def _channels(model: nn.Module, given: list[Any], chosen: dict[str, Wire]) -> di
         for reader in wire.readers:
             module = model.get_submodule(reader.name)
             hook = _keeping(seen[name], reader, isinstance(module, nn.Linear))
-            hooks.append(module.register_forward_pre_hook(hook))
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         for batch in given:
             run(model, batch)
@@ -195,9 +199,9 @@ def _read_by(model: nn.Module, wire: Wire) -> Tensor:
 
 def _keeping(
     seen: list[Tensor], reader: Reader, last: bool
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach()
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x: Any = given_to(args, kwargs).detach()
         if not last:
             x = x.movedim(1, -1)
         elif reader.columns > 1:
@@ -214,7 +218,9 @@ def _share(channels: dict[str, Channels], share: float) -> dict[str, list[int]]:
     queues = {name: cheapest(c) for name, c in channels.items()}
     ahead = [(*first, name) for name, queue in queues.items() for first in islice(queue, 1)]
     heapify(ahead)
-    for _ in range(floor(share * sum(c.x.shape[1] for c in channels.values()))):
+    # As the share was written: 0.29 of 100 is 29, though the float 0.29 is a little less.
+    taken = floor(Fraction(str(share)) * sum(c.x.shape[1] for c in channels.values()))
+    for _ in range(taken):
         if not ahead:
             break
         _, k, name = heappop(ahead)
@@ -254,13 +260,7 @@ def _cut(model: nn.Module, wire: Wire, kept: Tensor) -> None:
         units = (kept[:, None] * columns + torch.arange(columns)).flatten()
         for own in ("weight", "bias", "running_mean", "running_var"):
             _keep(module, own, units)
-        for attribute in (
-            "num_features",
-            "num_parameters",
-            "in_channels",
-            "out_channels",
-            "groups",
-        ):
+        for attribute in _COUNTS:
             if hasattr(module, attribute):
                 setattr(module, attribute, len(units))
 

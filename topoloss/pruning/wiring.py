@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from topoloss.pruning.data import Batch, run
 
-__all__ = ["Reader", "Wire", "weight_of", "wires"]
+__all__ = ["Reader", "Wire", "given_to", "weight_of", "wires"]
 
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -391,6 +391,12 @@ def weight_of(module: nn.Module) -> Tensor:
     return module.weight
 
 
+def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The first argument of a linear module, given by position or by name."""
+    x: Tensor = next(iter((*args, *kwargs.values())))
+    return x
+
+
 class _Probe:
     """Whether a model depends on a wire through its readers alone.
 
@@ -431,12 +437,17 @@ class _Probe:
             for name, call in inputs.items():
 
                 def hook(
-                    module: nn.Module, args: tuple[Any, ...], call: Any = call
-                ) -> tuple[Any, ...] | None:
-                    given = call(args[0])
-                    return None if given is None else (given, *args[1:])
+                    module: nn.Module, args: tuple[Any, ...], kwargs: Any, call: Any = call
+                ) -> tuple[Any, Any] | None:
+                    x = call(given_to(args, kwargs))
+                    if x is None:
+                        return None
+                    if args:
+                        return (x, *args[1:]), kwargs
+                    return (), kwargs | {next(iter(kwargs)): x}
 
-                handle = self._model.get_submodule(name).register_forward_pre_hook(hook)
+                module = self._model.get_submodule(name)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 hooks.callback(handle.remove)
             return list(_tensors(run(self._model, self._batch)))
 
