@@ -92,6 +92,22 @@ class CalledTwice(nn.Module):
         return self.head(self.again(self.again(self.first(x).relu()).relu()))
 
 
+class BareParameters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode, self.last = nn.Linear(4, 6), nn.Linear(5, 3)
+        self.w = nn.Parameter(torch.randn(6, 30))
+        self.w2 = nn.Parameter(torch.randn(30, 5))
+
+    def forward(self, x):
+        return self.last(torch.relu(torch.relu(self.encode(x)) @ self.w) @ self.w2)
+
+
+class EveryOther(topoloss.Sampler):
+    def select(self, x):
+        return torch.arange(0, x.shape[1], 2)
+
+
 # A model, the shape of a sample, options, and the largest number of neurons.
 REFUSED = {
     "convolutional": (convolutional, BATCH, {}, 50),
@@ -105,6 +121,11 @@ REFUSED = {
     "deep": (deep, (4,), {}, 30),
     "deep, by layer": (deep, (4,), {"per": "layer"}, 7),
     "called twice": (CalledTwice, (4,), {}, 30),
+    "bare parameters": (BareParameters, (4,), {}, 10),
+    "bare parameters, by layer": (BareParameters, (4,), {"per": "layer"}, 10),
+    "a sampler of one's own": (deep, (4,), {"sampler": EveryOther()}, 10),
+    "a sampler": (deep, (4,), {"sampler": topoloss.sampler("random", fraction=0.5)}, 10),
+    "a sampler by name": (deep, (4,), {"sampler": "random"}, 30),
     "called twice, few": (CalledTwice, (4,), {}, 20),
 }
 

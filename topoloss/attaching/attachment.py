@@ -14,6 +14,7 @@ from topoloss.attaching.culprit import note_component
 from topoloss.attaching.gathering import Gathering, check_whole, whole
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.metrics import Measurement, share
+from topoloss.attaching.modules import own_modules
 from topoloss.attaching.neurons import Units
 from topoloss.attaching.observation import Observation
 from topoloss.attaching.options import checked, made_regulariser, made_sampler, unknown_option
@@ -195,6 +196,8 @@ def attach(
         schedule,
         named=None if choice.rule == "auto" else choice.modules,
         per=per,
+        # A sampler that is given as an instance refuses another fraction beside it.
+        takes_fraction=isinstance(sampler, str),
         max_neurons=max_neurons,
         on_small_batch=on_small_batch,
         gathering=None if group is None else Gathering(Processes(group)),
@@ -235,6 +238,7 @@ class Attachment(Observation):
         *,
         named: list[str] | None,
         per: Literal["network", "layer"] | None,
+        takes_fraction: bool,
         max_neurons: int | Literal["auto"] | None,
         on_small_batch: Literal["raise", "skip"],
         gathering: Gathering | None,
@@ -246,6 +250,7 @@ class Attachment(Observation):
         self._applied = False
         self._named = named
         self._per = per
+        self._takes_fraction = takes_fraction
         self._max_neurons = max_neurons
         self._on_small_batch = on_small_batch
         self._gathering = gathering
@@ -544,8 +549,9 @@ class Attachment(Observation):
         # Only pipelines have a spanning tree.
         if isinstance(self.regulariser, Pipeline):
             channels = self._recorder().latest().channels()
-            fraction = getattr(self._sampler, "fraction", 1.0)
-            guard(layers, channels, self._joins, fraction, self._max_neurons)
+            fraction = getattr(self._sampler, "fraction", None) if self._takes_fraction else None
+            named = {name for name, _ in own_modules(self.model)}
+            guard(layers, channels, self._joins, fraction, named, self._max_neurons)
 
     def _all_inputs(self, made: Pass) -> Tensor:
         if self._gathering is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from math import floor, log10
 
 from torch import Tensor
@@ -39,7 +39,8 @@ def guard(
     layers: Mapping[str, Tensor],
     channels: Mapping[str, int],
     joined: bool,
-    fraction: float,
+    fraction: float | None,
+    named: Container[str],
     max_neurons: int | str | None,
 ) -> None:
     """Raise before a tree on too many neurons is begun.
@@ -52,8 +53,10 @@ def guard(
         How many channels each layer has, where that is known.
     joined : bool
         One tree over all layers; otherwise one for each.
-    fraction : float
-        The sampler's.
+    fraction : float or None
+        The sampler's, where another could be given to `attach`.
+    named : container of str
+        Names of modules: a layer that a bare parameter makes cannot be chosen by its name.
     max_neurons : int, "auto" or None
     """
     if max_neurons is None or not layers:
@@ -69,7 +72,7 @@ def guard(
     remedies = [
         *_by_layer(sizes, channels, joined, most),
         *_by_fraction(sizes, joined, fraction, most),
-        *_by_name(sizes, joined, most),
+        *_by_name(sizes, joined, most, named),
         f"max_neurons={neurons} (as many as that)",
     ]
     raise TooLargeError(
@@ -93,8 +96,10 @@ def _by_layer(
 
 
 def _by_fraction(
-    sizes: Mapping[str, int], joined: bool, fraction: float, most: int
+    sizes: Mapping[str, int], joined: bool, fraction: float | None, most: int
 ) -> Iterator[str]:
+    if fraction is None:
+        return
     # The last layer is always taken whole.
     *others, last = sizes.values()
     sampled = (sum(others) if joined else max(others, default=0)) / fraction
@@ -105,7 +110,9 @@ def _by_fraction(
         yield f"fraction={floor(room / sampled * 10**digits) / 10**digits:g} (some of each layer)"
 
 
-def _by_name(sizes: Mapping[str, int], joined: bool, most: int) -> Iterator[str]:
+def _by_name(
+    sizes: Mapping[str, int], joined: bool, most: int, named: Container[str]
+) -> Iterator[str]:
     """The last layers, as many as there is room for."""
     calls: dict[str, int] = {}
     for name, size in sizes.items():
@@ -114,7 +121,7 @@ def _by_name(sizes: Mapping[str, int], joined: bool, most: int) -> Iterator[str]
     chosen: list[str] = []
     room = most
     for module, size in reversed(calls.items()):
-        if size > room or module == "(model)":
+        if size > room or module not in named:
             break
         chosen.insert(0, module)
         room -= size if joined else 0
