@@ -112,27 +112,38 @@ class Layouts(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_row_depends_on_its_own_sample_alone(seed):
-    """Layers whose axis cannot be told may be left out; they may not be mixed up."""
-    torch.manual_seed(seed)
-    model = Layouts(seed, 3)
-    seen, x = topoloss.observe(model), torch.randn(model.given)
-    changed = x.clone()
-    changed[0] += 1
+def observed(seen, x):
+    """The layers of a pass; none where no axis of any layer is known to count the samples."""
+    seen.model(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", topoloss.AttachmentWarning)
         try:
-            model(x)
-            before = seen.activations()
-        except topoloss.AttachmentError:
-            return
-        model(changed)
-        after = seen.activations()
-    for name, h in before.items():
-        assert len(h) == 3
-        torch.testing.assert_close(h[1:], after[name][1:], msg=name)
-        assert not torch.equal(h[:1], after[name][:1])
+            return seen.activations()
+        except topoloss.AttachmentError as error:
+            if "no layer put out any neurons" not in str(error):
+                raise
+            return {}
+
+
+def test_a_row_depends_on_its_own_sample_alone():
+    """Layers whose axis cannot be told may be left out; they may not be mixed up."""
+    compared = with_samples = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        model = Layouts(seed, 3)
+        seen, x = topoloss.observe(model), torch.randn(model.given)
+        changed = x.clone()
+        changed[0] += 1
+        before, after = observed(seen, x), observed(seen, changed)
+        assert before.keys() == after.keys()
+        for name, h in before.items():
+            assert len(h) == 3
+            torch.testing.assert_close(h[1:], after[name][1:], msg=f"seed {seed}, layer {name}")
+            assert not torch.equal(h[:1], after[name][:1])
+        compared += len(before)
+        with_samples += model.with_samples
+    assert with_samples > 30
+    assert compared >= with_samples / 2
 
 
 @pytest.mark.parametrize("seed", range(60))

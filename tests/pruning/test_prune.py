@@ -505,8 +505,13 @@ def test_a_smaller_model_trains_on():
     smaller = topoloss.prune(model, X.float())
     assert smaller.training
     assert not smaller[0].bias.requires_grad
+    whole, before = copy.deepcopy(model.state_dict()), copy.deepcopy(smaller.state_dict())
     optimiser = torch.optim.Adam(smaller.parameters())
     smaller(X.float()).square().mean().backward()
     optimiser.step()
-    again = copy.deepcopy(smaller)
+    for name, parameter in smaller.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name == "0.bias")
+    torch.testing.assert_close(model.state_dict(), whole, rtol=0, atol=0)
+    again = topoloss.prune(model, X.float())
     again.load_state_dict(smaller.state_dict())
+    torch.testing.assert_close(again.eval()(X.float()), smaller.eval()(X.float()))
