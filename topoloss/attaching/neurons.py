@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
@@ -20,11 +19,8 @@ __all__ = ["Units", "check_usable", "chosen_neurons", "matrices"]
 Units = Literal["unit", "channel"]
 
 
-@dataclass(frozen=True)
 class _LeftOut(Exception):  # noqa: N818
     """Why a layer has no neurons that can be compared with the others'."""
-
-    reason: str
 
 
 def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -58,9 +54,9 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
         except _LeftOut as why:
             if strict:
                 raise AttachmentError(
-                    f"layer {record.name!r} {why.reason}. Choose other layers with layers=."
+                    f"layer {record.name!r} {why}. Choose other layers with layers=."
                 ) from None
-            left_out[record.name] = why.reason
+            left_out[record.name] = str(why)
     return found, left_out
 
 

@@ -8,7 +8,7 @@ layers that multiply it. Where anything else reads it, the layer is left out wit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from topoloss.attaching.functions import tensors_in
 from topoloss.pruning.data import Batch, run
 
 __all__ = ["Reader", "Wire", "given_to", "weight_of", "wires"]
@@ -98,7 +99,7 @@ def wires(model: nn.Module, batch: Batch) -> dict[str, Wire]:
     watch = _Watch(model)
     with torch.no_grad(), watch:
         outputs = run(model, batch)
-    for tensor in _tensors(outputs):
+    for tensor in tensors_in((outputs,)):
         watch.block(tensor, "is put out by the model")
     found = watch.wires
     for name, module in model.named_modules():
@@ -178,13 +179,13 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", str(func))
-        reads = [t for t in _tensors((args, kwargs)) if id(t) in self._flows]
+        reads = [t for t in tensors_in((args, kwargs)) if id(t) in self._flows]
         before = [tuple(t.shape) for t in reads]
         result = func(*args, **kwargs)
         if name == "linear" or name in _CONVOLUTIONS:
             self._multiplied(name, args, kwargs, result)
             return result
-        tells = name in _TELLING and not any(True for _ in _tensors(result))
+        tells = name in _TELLING and not any(True for _ in tensors_in((result,)))
         if not tells:
             self._note_owners(name, args, kwargs)
         if reads and not tells:
@@ -234,7 +235,7 @@ class _Watch(TorchFunctionMode):
     ) -> None:
         product = _Product.of(function, args, kwargs, result)
         module = self._owner(product.weight, _LINEAR)
-        for tensor in _tensors((args, kwargs)):
+        for tensor in tensors_in((args, kwargs)):
             if tensor is not product.x:
                 self.block(tensor, f"is an operand of {function}")
         if module is None:
@@ -275,7 +276,7 @@ class _Watch(TorchFunctionMode):
     def _note_owners(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count calls of normalisations and slopes, and note what else reads parameters."""
         kinds = {"batch_norm": _NORMS, "prelu": (nn.PReLU,)}.get(name, ())
-        owners = [self._owners.get(id(t), ()) for t in _tensors((args, kwargs))]
+        owners = [self._owners.get(id(t), ()) for t in tensors_in((args, kwargs))]
         found = {owner: module for owned in owners for owner, module in owned}
         for owner, module in found.items():
             if isinstance(module, kinds):
@@ -296,7 +297,7 @@ class _Watch(TorchFunctionMode):
         if not isinstance(result, Tensor):
             return None
         flow = self._flows[id(reads[0])]
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         if name in _ELEMENTWISE:
             # x * sigmoid(x) treats each channel alone, x + y of two layers does not.
             flows = [(self._flows.get(id(t)), t.numel()) for t in tensors]
@@ -374,17 +375,6 @@ def _pads(padding: Any) -> bool:
     return any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
 
 
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, Mapping):
-        for value in found.values():
-            yield from _tensors(value)
-    elif isinstance(found, (list, tuple)):
-        for value in found:
-            yield from _tensors(value)
-
-
 def weight_of(module: nn.Module) -> Tensor:
     """The weight of a linear module."""
     assert isinstance(module.weight, Tensor)
@@ -449,7 +439,7 @@ class _Probe:
                 module = self._model.get_submodule(name)
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 hooks.callback(handle.remove)
-            return list(_tensors(run(self._model, self._batch)))
+            return list(tensors_in((run(self._model, self._batch),)))
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
