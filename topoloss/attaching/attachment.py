@@ -194,7 +194,7 @@ def attach(
         units,
         chosen_by,
         schedule,
-        named=None if choice.rule == "auto" else choice.modules,
+        chosen=None if choice.rule == "auto" else choice.modules,
         per=per,
         # A sampler that is given as an instance refuses another fraction beside it.
         takes_fraction=isinstance(sampler, str),
@@ -236,7 +236,7 @@ class Attachment(Observation):
         sampler: Sampler,
         schedule: Schedule,
         *,
-        named: list[str] | None,
+        chosen: list[str] | None,
         per: Literal["network", "layer"] | None,
         takes_fraction: bool,
         max_neurons: int | Literal["auto"] | None,
@@ -248,7 +248,7 @@ class Attachment(Observation):
         self._schedule = schedule
         self._measurement: Measurement | None = None
         self._applied = False
-        self._named = named
+        self._chosen_modules = chosen
         self._per = per
         self._takes_fraction = takes_fraction
         self._max_neurons = max_neurons
@@ -490,9 +490,9 @@ class Attachment(Observation):
             check_whole(self.model, ())
             return whole(parameters(self.model))
         if source == "weights":
-            check_whole(self.model, self._named)
-            found = whole(weights(self.model, self._named))
-            self._tell_left_out(no_weights(self.model, self._named))
+            check_whole(self.model, self._chosen_modules)
+            found = whole(weights(self.model, self._chosen_modules))
+            self._tell_left_out(no_weights(self.model, self._chosen_modules))
             return found if self.regulariser.structure is None else self._in_order(found)
         layers = self.activations()
         made = self._recorder().latest()

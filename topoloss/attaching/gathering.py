@@ -17,7 +17,8 @@ __all__ = ["Gathering", "check_whole", "whole"]
 
 # Of a layer: its name, samples, neurons and dtype.
 _Shape: TypeAlias = tuple[str, int, int, str]
-# Each layer begins at a multiple of so many bytes, which numbers of every dtype may.
+# In the message each layer begins at a multiple of so many bytes: numbers of every dtype may be
+# read from such an address.
 _ALIGNED = 16
 
 

@@ -28,6 +28,10 @@ class Node:
     axis : int or None
         The axis that counts samples, as far as it could be followed. Positions or windows may
         be folded into it: it is then longer than there are samples.
+    reference : weakref of Tensor
+        To the tensor, while the model holds it.
+    version : int or None
+        How often the tensor had been changed in place.
     origin : Start or None
         The layer that it was made of, if it was made of one alone and of constants.
     affine : bool
@@ -52,6 +56,10 @@ class Node:
         Gradients were on, and yet no gradient passes through what made it.
     kept : Tensor or None
         The tensor, or a copy of it, where a layer may end here.
+    copied : bool
+        What was kept is a copy, as the tensor is changed in place later.
+    uses : int
+        How many functions have read it so far.
     unseen : bool
         No function mode sees what made it.
     step : tuple or None
@@ -65,6 +73,8 @@ class Node:
         them back into their order next.
     consumers : list of Node
         What the model's output was made of, of what was made of this.
+    is_output : bool
+        The model put it out.
     """
 
     index: int
@@ -116,6 +126,8 @@ class Start:
         None where it is not known.
     parameter : Tensor or None
         That the inputs were multiplied by.
+    trainable : bool
+        The module of that parameter has trainable parameters.
     inner : bool
         A part of attention, such as a query.
     """

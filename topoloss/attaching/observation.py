@@ -512,8 +512,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def looking(model: nn.Module, seen: Observation | None = None) -> Iterator[None]:
     """In this context the model is run for a look at it, which leaves no trace.
 
-    In evaluation mode, without gradients and not compiled. Of all that observes it, its latest pass
-    is seen by `seen` alone.
+    It runs in evaluation mode, without gradients and not compiled. Only the observation `seen`
+    records the passes made here; all others keep their latest pass.
     """
     passes = unseen() if seen is None else seen._recorder().alone()
     with torch.no_grad(), evaluating(model), passes, torch.compiler.set_stance("force_eager"):

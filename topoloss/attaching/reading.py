@@ -60,6 +60,10 @@ class Record:
         How often the tensor had been changed in place.
     step : Step or None
         None where a compiled pass cannot find the tensor.
+    start : Start or None
+        Where the layer begins; None in a compiled pass.
+    unseen : bool
+        It goes into something that no torch function mode sees, so what follows is not known.
     """
 
     name: str

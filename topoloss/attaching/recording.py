@@ -157,7 +157,8 @@ class Recorder:
         # Both are set from outside. Then nothing is recorded of any pass, or of one of training.
         self.paused = False
         self.at_rest = False
-        # Set from outside, too: called when a pass begins, which takes the place of the latest one.
+        # Also set from outside. Called when a pass begins; from then on the former pass is no
+        # longer the latest.
         self.on_begin: Callable[[], None] = _nothing
         self.passes = 0
         self._replicated = False
