@@ -60,11 +60,14 @@ class Marks:
         Nothing of it was recorded, or it was counted as a step without the penalty.
     factor : float or None
         What its penalty is multiplied by, once it was counted as a step.
+    skipped : bool
+        It was too small to be valued, and counted as such.
     """
 
     trains: bool = False
     rested: bool = False
     factor: float | None = None
+    skipped: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -83,8 +86,6 @@ class Pass:
         Why the pass cannot be used; empty otherwise.
     notes : list of str
         What the user should be warned of.
-    skipped : bool
-        It was too small to be valued, and counted as such.
     marks : Marks
     """
 
@@ -94,7 +95,6 @@ class Pass:
     mask: Tensor | None = None
     error: str = ""
     notes: list[str] = field(default_factory=list)
-    skipped: bool = False
     marks: Marks = field(default_factory=Marks)
 
     def channels(self) -> dict[str, int]:
@@ -169,7 +169,6 @@ class Recorder:
         self._running: dict[int, _Running] = {}
         self._of_thread = threading.local()
         self._newest: Pass | None = None
-        self._skipped: object = None
         # By the model's training flag: what a compiled pass, which cannot be watched, follows.
         self._followed: dict[bool, Followed] = {}
         # The latest pass, if it was compiled.
@@ -187,11 +186,7 @@ class Recorder:
         AttachmentError
             If there was none, or it failed.
         """
-        found: Pass | None
-        if self._compiled is not None:
-            found = self._pass_of(self._compiled)
-        else:
-            found = getattr(self._of_thread, "latest", None) or self._newest
+        found = self._eager if self._compiled is None else self._pass_of(self._compiled)
         if found is None:
             raise _not_run()
         if found.error:
@@ -222,16 +217,14 @@ class Recorder:
 
     def skip(self) -> bool:
         """Skip the latest pass; return whether that is the first time."""
-        if not self.repeats and self._compiled is None and self._eager is not None:
-            first, self._eager.skipped = not self._eager.skipped, True
-        else:  # each look at a compiled or a repeated pass makes another `Pass` of it
-            first, self._skipped = self.token is not self._skipped, self.token
+        marks = self.marks
+        first, marks.skipped = not marks.skipped, True
         return first
 
     def forget(self) -> None:
         """Free all that was recorded."""
         self._interrupt()
-        self._newest = self._compiled = self._inputs = self._skipped = None
+        self._newest = self._compiled = self._inputs = None
         self._input_versions = None
         self._of_thread = threading.local()
 
