@@ -37,10 +37,9 @@ class CompiledPass:
         self._calls: dict[str, int] = {}
         self._whole = False
 
-    def note(self, kind: str, name: str, output: Any, followed: Followed) -> None:
+    def note(self, name: str, output: Any, last: bool, followed: Followed) -> None:
         """Keep what a module put out, or functions of it, where a layer is found there."""
-        if kind == "end":
-            self._whole = True
+        self._whole |= last
         call = self._calls.get(name, 0) + 1
         self._calls[name] = call
         for record, step in followed:

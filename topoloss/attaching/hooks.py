@@ -48,7 +48,7 @@ class _Hook:
         elif self.kind == "begin":
             recorder.begin(module, args, kwargs)
         elif torch.compiler.is_compiling():
-            recorder.on_compiled(self.kind, self.name, output)
+            recorder.on_compiled(self.name, output, last=self.kind == "end")
         else:
             # What is asked here of tensors is none of the model's doing.
             with torch._C.DisableTorchFunction():

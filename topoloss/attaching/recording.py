@@ -159,7 +159,7 @@ class Recorder:
         self.at_rest = False
         # Also set from outside. Called when a pass begins; from then on the former pass is no
         # longer the latest.
-        self.on_begin: Callable[[], None] = _nothing
+        self.on_begin: Callable[[], None] = lambda: None
         self.passes = 0
         self._replicated = False
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -345,7 +345,7 @@ class Recorder:
 
     def end(self, module: nn.Module, output: Any) -> None:
         if self._compiled is not None:
-            self.on_compiled("end", "", output)
+            self.on_compiled("", output, last=True)
             return
         running = self._running.get(threading.get_ident())
         if running is None:
@@ -380,7 +380,7 @@ class Recorder:
             self._replicated = True
             return
         if self._compiled is not None:
-            self.on_compiled("module", name, output)
+            self.on_compiled(name, output, last=False)
             return
         running = self._running.get(threading.get_ident())
         if running is not None and torch._C._current_graph_task_id() == -1:
@@ -554,11 +554,11 @@ class Recorder:
 
     # A compiled pass
 
-    def on_compiled(self, kind: str, name: str, output: Any) -> None:
+    def on_compiled(self, name: str, output: Any, last: bool) -> None:
         """Record what a module put out in a compiled pass."""
         compiled = self._compiled
         if compiled is not None and not self._marks.rested:
-            compiled.note(kind, name, output, self._followed.get(compiled.training, ()))
+            compiled.note(name, output, last, self._followed.get(compiled.training, ()))
 
     def _pass_of(self, compiled: CompiledPass) -> Pass:
         model, axis = self._model(), self._watching.batch_dim
@@ -642,10 +642,6 @@ def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
 
 def _length(tensor: Tensor, axis: int) -> int | None:
     return tensor.shape[axis] if -tensor.ndim <= axis < tensor.ndim else None
-
-
-def _nothing() -> None:
-    pass
 
 
 def _not_run() -> AttachmentError:
