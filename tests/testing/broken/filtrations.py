@@ -515,6 +515,26 @@ class WeightsByPlace(Path):
         return torch.arange(len(i), dtype=v[0].dtype, device=i.device)
 
 
+def do_nothing(*_):
+    pass
+
+
+class AddsHooks(Cosine):
+    def vertices(self, x):
+        self.register_load_state_dict_post_hook(do_nothing)
+        return super().vertices(x)
+
+
+class Teeth(Cosine):
+    """Falls from 1 to 0 at each of a few places, where the edge enters the tree."""
+
+    order = None
+
+    def edge_values(self, v, i, j):
+        values = 7.3 * super().edge_values(v, i, j) + 0.123
+        return values - values.detach().floor()
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -605,4 +625,6 @@ BREAKS = {
     "finite_gradients ties many change_of_tree vmap compilation pickling deepcopy state_dict "
     "device",
     WeightsByPlace: "edge_weights",
+    AddsHooks: "leftovers compilation",
+    Teeth: "change_of_tree",
 }

@@ -228,6 +228,46 @@ class StacksAZeroOfTheCpu(Sum):
         return torch.stack(values).sum()
 
 
+def do_nothing(*_):
+    pass
+
+
+class KeepsALambda(Sum):
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x
+
+
+class RefusesToBeCopied(Sum):
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one of me")
+
+
+class Prints(Sum):
+    def forward(self, diagrams):
+        print(end="")
+        return super().forward(diagrams)
+
+
+class AddsHooks(Sum):
+    def forward(self, diagrams):
+        self.register_load_state_dict_post_hook(do_nothing)
+        return super().forward(diagrams)
+
+
+class DifferentiableOnce(Sum):
+    def forward(self, diagrams):
+        return autograd.DifferentiableOnce.apply(super().forward(diagrams))
+
+
+class ReadsMemory(Sum):
+    """Takes deaths to lie one after another in memory."""
+
+    def forward(self, diagrams):
+        deaths = diagrams[0].deaths
+        return -(diagrams[0].weights * deaths.as_strided(deaths.shape, (1,))).sum()
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -266,4 +306,10 @@ BREAKS = {
     FourthPowersFirst: "scale",
     OnTheCpu: "device",
     StacksAZeroOfTheCpu: "device",
+    KeepsALambda: "pickling",
+    RefusesToBeCopied: "deepcopy",
+    Prints: "compilation",
+    AddsHooks: "leftovers compilation",
+    DifferentiableOnce: "second_gradient",
+    ReadsMemory: "layout",
 }

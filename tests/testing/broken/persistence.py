@@ -597,6 +597,56 @@ class Float64Alone(Tree):
         return super().tree(entries.repeat(2)[: size * size].view(size, size))
 
 
+class PrimInTorch(topoloss.Persistence):
+    """Nothing is wrong with this one, which leaves torch nowhere."""
+
+    vmappable = True
+    max_vertices = 20
+
+    def from_matrix(self, values):
+        self.check_limits(len(values), values.dtype)
+        n = len(values)
+        vertex = torch.arange(n, device=values.device)
+        joined, upper = vertex == 0, vertex[:, None] < vertex
+        edges = torch.zeros(0, 2, dtype=torch.int64, device=values.device)
+        for _ in range(n - 1):
+            cut = upper & (joined[:, None] != joined)
+            k = torch.where(cut, values, torch.inf).flatten().argmin()
+            edge = torch.stack((k // n, k % n))
+            joined = joined | (vertex[:, None] == edge).any(1)
+            edges = torch.cat((edges, edge[None]))
+        return [topoloss.CriticalEdges(edges)]
+
+
+class Prints(PrimInTorch):
+    def from_matrix(self, values):
+        print(end="")
+        return super().from_matrix(values)
+
+
+class HiddenDirection(Tree):
+    """Draws once which end of an edge comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.flipped = bool(torch.rand(()) < 0.5)
+
+    def tree(self, values):
+        edges = super().tree(values)
+        return edges.flip(1) if self.flipped else edges
+
+
+class KeepsALambda(Tree):
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x
+
+
+class RefusesToBeCopied(Tree):
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one of me")
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -685,4 +735,9 @@ BREAKS = {
     Vague: "limits",
     FillsBeforeItRefuses: "limits",
     Float64Alone: "limits",
+    PrimInTorch: "",
+    Prints: "compilation",
+    HiddenDirection: "state_dict",
+    KeepsALambda: "pickling",
+    RefusesToBeCopied: "deepcopy",
 }

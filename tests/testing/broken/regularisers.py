@@ -312,6 +312,61 @@ class UnguardedLayers(BetweenLayers):
         return x, None
 
 
+class KeepsALambda(Mse):
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x
+
+
+class RefusesToBeCopied(Mse):
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one of me")
+
+
+class Prints(Mse):
+    def compute(self, x):
+        print(end="")
+        return super().compute(x)
+
+
+class DifferentiableOnce(Mse):
+    def compute(self, x):
+        return autograd.DifferentiableOnce.apply(super().compute(x))
+
+
+class SwitchesToEval(Mse):
+    def compute(self, x):
+        self.eval()
+        return super().compute(x)
+
+
+class HiddenScale(Mse):
+    def __init__(self):
+        super().__init__()
+        self.scale = 1 + torch.rand(()).item()
+
+    def compute(self, x):
+        return self.scale * super().compute(x)
+
+
+class ReadsMemory(Mse):
+    """Takes rows to lie one after another in memory."""
+
+    def compute(self, x):
+        weights = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device)
+        return super().compute(x.as_strided(x.shape, (x.shape[1], 1)) * weights[:, None])
+
+
+class LoudestOfAll(Mse):
+    """The largest mean square of a neuron, with a gradient of 1 at each of several equal ones."""
+
+    def compute(self, x):
+        squares = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(0)
+        largest = squares.detach().amax()
+        equal = squares.detach() == largest
+        return (equal * squares).sum() - (equal.sum() - 1) * largest
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -366,4 +421,12 @@ BREAKS = {
     GuardsTheFirstLayer: "nonfinite",
     DetachesOneLayer: "gradient second_gradient ties many",
     UnguardedLayers: "nonfinite",
+    KeepsALambda: "pickling",
+    RefusesToBeCopied: "deepcopy",
+    Prints: "compilation",
+    DifferentiableOnce: "second_gradient",
+    SwitchesToEval: "module_state",
+    HiddenScale: "state_dict",
+    ReadsMemory: "layout batch",
+    LoudestOfAll: "ties",
 }

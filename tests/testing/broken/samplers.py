@@ -80,6 +80,17 @@ class ReadsMemory(topoloss.Sampler):
         return rows.abs().mean(0).argsort()[: x.shape[1] // 2].sort().values
 
 
+class KeepsALambda(First):
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x
+
+
+class RefusesToBeCopied(First):
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one of me")
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -95,4 +106,6 @@ BREAKS = {
     Sorts: "input_unchanged",
     OnTheCpu: "device",
     ReadsMemory: "layout",
+    KeepsALambda: "pickling",
+    RefusesToBeCopied: "deepcopy",
 }
