@@ -13,7 +13,7 @@ from torch import Tensor
 from topoloss.engines import CriticalEdges, Persistence
 from topoloss.testing import boundary_reduction as oracle
 from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
-from topoloss.testing.kinds.listed_edges import Graph, graphs
+from topoloss.testing.kinds.listed_graphs import ListedGraph, graphs
 from topoloss.testing.kinds.searches import (
     Search,
     at_most,
@@ -88,7 +88,7 @@ class _Question(NamedTuple):
     name : str
     find : callable
         Asks the engine for critical edges.
-    graph : Graph
+    graph : ListedGraph
         What they are critical edges of.
     directed : bool
         Whether the order of the two ends of an edge counts.
@@ -96,7 +96,7 @@ class _Question(NamedTuple):
 
     name: str
     find: Callable[[], Sequence[CriticalEdges]]
-    graph: Graph
+    graph: ListedGraph
     directed: bool = False
 
 
@@ -105,7 +105,7 @@ def _questions(engine: Persistence, seed: int) -> Iterator[_Question]:
     for search in _cliques(engine, seed):
         n = len(search.key)
         pairs = torch.triu_indices(n, n, 1)
-        clique = Graph(search.name, n, pairs.T, search.key[tuple(pairs)])
+        clique = ListedGraph(search.name, n, pairs.T, search.key[tuple(pairs)])
         yield _Question(search.name, search.find, clique)
     if has(engine, "from_edges"):
         for graph in graphs(engine, seed):

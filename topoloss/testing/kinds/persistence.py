@@ -25,10 +25,9 @@ from topoloss.testing.checks import (
 from topoloss.testing.common import devices, instances, numbers, purity, transforms
 from topoloss.testing.comparing import same
 from topoloss.testing.examples import Example
-from topoloss.testing.kinds import homology, listed_edges
+from topoloss.testing.kinds import homology, listed_graphs
 from topoloss.testing.kinds.searches import (
     Search,
-    all_pairs,
     at_most,
     dtypes_of,
     edge_tensors,
@@ -40,6 +39,7 @@ from topoloss.testing.kinds.searches import (
     searches_of_features,
     searches_of_matrix,
     searches_of_vertices,
+    shuffled_pairs,
 )
 from topoloss.testing.kruskal import by_value_then_indices
 
@@ -394,7 +394,7 @@ def _generic(engine: Persistence, seed: int) -> Example:
     """Return what each operator takes: vertices, a matrix and listed edges, in each dtype."""
     n = at_most(engine, 9)
     tensors: list[Tensor] = []
-    edges = all_pairs(n).clone()
+    edges = shuffled_pairs(n).clone()
     for dtype in dtypes_of(engine):
         v = integers(n, seed).to(dtype)
         values = key_of("sq_dist_ascending", v)
@@ -450,8 +450,8 @@ KIND = Kind(
         weight,
         scale,
         diagonal,
-        listed_edges.components,
-        listed_edges.forest,
+        listed_graphs.components,
+        listed_graphs.forest,
         homology.higher_dimensions,
         homology.boundary_reduction,
         limits,

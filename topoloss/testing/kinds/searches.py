@@ -17,7 +17,6 @@ from topoloss.testing.kruskal import by_value_then_indices
 
 __all__ = [
     "Search",
-    "all_pairs",
     "at_most",
     "dtypes_of",
     "edge_tensors",
@@ -29,6 +28,7 @@ __all__ = [
     "searches_of_features",
     "searches_of_matrix",
     "searches_of_vertices",
+    "shuffled_pairs",
 ]
 
 _FEATURES = 3
@@ -163,7 +163,7 @@ def key_of(order: str, v: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def all_pairs(n: int) -> Tensor:
+def shuffled_pairs(n: int) -> Tensor:
     """List the edges of the clique in no order, and in both directions."""
     generator = torch.Generator().manual_seed(n)
     pairs = torch.triu_indices(n, n, 1).T
@@ -176,7 +176,7 @@ def _searches_of_matrix(engine: Persistence, values: Tensor, clique: Clique) -> 
     if has(engine, "from_matrix"):
         yield Search("from_matrix", (values,), engine.from_matrix, clique)
     if has(engine, "from_edges"):
-        edges = all_pairs(len(values)).clone()
+        edges = shuffled_pairs(len(values)).clone()
         listed = (edges, values[edges[:, 0], edges[:, 1]])
         yield Search("from_edges", listed, partial(engine.from_edges, len(values)), clique)
 

@@ -14,10 +14,10 @@ from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, requi
 from topoloss.testing.kinds.searches import at_most, dtypes_of, has
 from topoloss.testing.kruskal import spanning_forest
 
-__all__ = ["Graph", "components", "forest", "graphs"]
+__all__ = ["ListedGraph", "components", "forest", "graphs"]
 
 
-class Graph(NamedTuple):
+class ListedGraph(NamedTuple):
     """A listed graph, with what it is called in reports."""
 
     name: str
@@ -72,7 +72,7 @@ def forest(subject: Subject) -> None:
             )
 
 
-def graphs(engine: Persistence, seed: int) -> Iterator[Graph]:
+def graphs(engine: Persistence, seed: int) -> Iterator[ListedGraph]:
     """Yield graphs that the engine says it takes, in each of its dtypes."""
     for dtype in dtypes_of(engine):
         for graph in _by_hand(dtype):
@@ -83,7 +83,7 @@ def graphs(engine: Persistence, seed: int) -> Iterator[Graph]:
                 yield _random(n, e, seed, dtype)
 
 
-def _by_hand(dtype: torch.dtype) -> Iterator[Graph]:
+def _by_hand(dtype: torch.dtype) -> Iterator[ListedGraph]:
     listed: list[tuple[str, int, list[list[int]], list[float]]] = [
         ("1 vertex without edges", 1, [], []),
         ("4 vertices without edges", 4, [], []),
@@ -108,15 +108,19 @@ def _by_hand(dtype: torch.dtype) -> Iterator[Graph]:
     ]
     for name, n, edges, values in listed:
         rows = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2)
-        yield Graph(f"from_edges of {name}, {dtype}", n, rows, torch.tensor(values, dtype=dtype))
+        yield ListedGraph(
+            f"from_edges of {name}, {dtype}", n, rows, torch.tensor(values, dtype=dtype)
+        )
 
 
-def _random(n: int, e: int, seed: int, dtype: torch.dtype) -> Graph:
+def _random(n: int, e: int, seed: int, dtype: torch.dtype) -> ListedGraph:
     """Draw edges in both directions, with repetitions, self-loops, ties and negative values."""
     generator = torch.Generator().manual_seed(seed)
     edges = torch.randint(n, (e, 2), generator=generator)
     values = torch.randint(-5, 20, (e,), generator=generator).to(dtype)
-    return Graph(f"from_edges of {e} edges on {n} vertices, seed={seed}, {dtype}", n, edges, values)
+    return ListedGraph(
+        f"from_edges of {e} edges on {n} vertices, seed={seed}, {dtype}", n, edges, values
+    )
 
 
 def _engine_of_lists(subject: Subject) -> Persistence:
