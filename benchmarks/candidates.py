@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from topoloss_plugins.covariance_tree import CovarianceTree, RandomPath
-from topoloss_plugins.covariances import LayerByLayer, centred
+from topoloss_plugins.covariances import LayerByLayer
 from torch import Tensor
 
 import topoloss
@@ -30,7 +30,8 @@ class ShrunkCorrelation(topoloss.Filtration):
         self.constant = constant
 
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n samples"]:
-        rows = centred(x).mT
+        rows = x.to(torch.promote_types(x.dtype, torch.float32)).mT
+        rows = rows - rows.mean(1, keepdim=True)
         squares = rows.square().mean(1, keepdim=True) + self.constant
         return rows / (len(x) * squares).sqrt()
 
@@ -82,10 +83,10 @@ class DisjointTrees(CovarianceTree):
         self.count = count
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        values = self.tree.filtration.pairwise(self.tree.filtration.vertices(x.detach()))
+        values = self.pipeline.filtration.pairwise(self.pipeline.filtration.vertices(x.detach()))
         trees = []
         for _ in range(self.count):
-            (found,) = self.tree.persistence.from_matrix(values)
+            (found,) = self.pipeline.persistence.from_matrix(values)
             trees.append(found.death_edges)
             first, second = found.death_edges.unbind(1)
             # Longer than any edge of correlations, so taken only where no other joins two parts.

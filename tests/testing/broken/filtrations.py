@@ -366,7 +366,7 @@ class WeightsOnTheCpu(Cosine):
 class BranchingWeights(Cosine):
     def edge_weights(self, v, i, j):
         weights = (v[i] * v[j] != 0).any(1).to(v.dtype)
-        return weights if weights.sum() > 0 else weights + 1
+        return weights if weights.sum() >= 0 else weights + 1
 
 
 class PairsOnTheCpu(Cosine):

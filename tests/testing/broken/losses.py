@@ -216,6 +216,17 @@ class FourthPowersFirst(Sum):
         return torch.where(powers > 0, torch.where(powers > 0, powers, 1) ** 0.25, powers)
 
 
+class Underflows(Sum):
+    """Divides by no number below 1 before it takes squares."""
+
+    def forward(self, diagrams):
+        d = diagrams[0].weights * diagrams[0].deaths
+        zero = (d == 0).all()
+        unit = torch.cat((d.detach().abs(), d.new_ones(1))).amax()
+        squares = (d / unit).square().sum()
+        return unit * torch.where(zero, squares, squares / torch.where(zero, 1, squares).sqrt())
+
+
 class OnTheCpu(Sum):
     def forward(self, diagrams):
         d = diagrams[0]
@@ -304,6 +315,7 @@ BREAKS = {
     RemembersByShape: "memory weights",
     SquaresFirst: "scale",
     FourthPowersFirst: "scale",
+    Underflows: "tiny",
     OnTheCpu: "device",
     StacksAZeroOfTheCpu: "device",
     KeepsALambda: "pickling",

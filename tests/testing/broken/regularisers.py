@@ -45,6 +45,17 @@ class NormOfNeurons(Mse):
         return (x / scale).square().sum(0).sqrt().sum() * scale
 
 
+class Underflows(Mse):
+    """Divides by no number below 1 before it takes squares."""
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        zero = (x == 0).all()
+        unit = x.detach().abs().amax().clamp(min=1)
+        squares = (x / unit).square().sum()
+        return unit * torch.where(zero, squares, squares / torch.where(zero, 1, squares).sqrt())
+
+
 class TakesNan(Mse):
     def forward(self, x):
         return torch.stack([self(y) for y in x]) if isinstance(x, list) else self.each(x)
@@ -393,11 +404,12 @@ BREAKS = {
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
-    DoublesTheWeights: "input_unchanged precision gradient device",
+    Underflows: "tiny",
+    DoublesTheWeights: "input_unchanged precision gradient",
     NormOfWeights: "finite_gradients ties",
     GramOfRows: "convolution",
     RefusesConvolutionsVaguely: "convolution",
-    WeightsCalledByNumbers: "shapes input_unchanged determinism memory random_state "
+    WeightsCalledByNumbers: "shapes finite input_unchanged determinism memory random_state "
     "module_state leftovers precision layout scale tiny convolution graph gradient "
     "second_gradient finite_gradients ties pickling deepcopy state_dict device",
     SpectralOfFullPrecision: "precision",
@@ -412,11 +424,11 @@ BREAKS = {
     First32Samples: "samples",
     OnTheCpu: "device",
     BetweenLayers: "",
-    TwoLayersAlone: "shapes input_unchanged determinism memory random_state module_state leftovers "
-    "precision layout finite scale nonfinite graph one_neuron gradient second_gradient "
-    "finite_gradients ties many pickling deepcopy state_dict device",
-    LayersOfOneWidth: "shapes input_unchanged determinism memory random_state module_state "
-    "leftovers precision layout finite scale nonfinite graph gradient second_gradient "
+    TwoLayersAlone: "shapes finite input_unchanged determinism memory random_state module_state "
+    "leftovers precision layout scale tiny samples nonfinite graph one_neuron gradient "
+    "second_gradient finite_gradients ties many pickling deepcopy state_dict device",
+    LayersOfOneWidth: "shapes finite input_unchanged determinism memory random_state module_state "
+    "leftovers precision layout scale tiny samples nonfinite graph gradient second_gradient "
     "finite_gradients ties many pickling deepcopy state_dict device",
     GuardsTheFirstLayer: "nonfinite",
     DetachesOneLayer: "gradient second_gradient ties many",

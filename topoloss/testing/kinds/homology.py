@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -122,8 +123,8 @@ def _cliques(engine: Persistence, seed: int) -> Iterator[Search]:
             yield search.of(f"a random walk of {n} vertices, seed={seed}, {dtype}")
         for search in searches_of_matrix(engine, _shuffled(n, seed, dtype)):
             yield search.of(f"the numbers of {n} vertices' pairs, shuffled, seed={seed}, {dtype}")
-    dtype = dtypes_of(engine)[0]
-    for n in sorted({at_most(engine, n) for n in _MANY}):
+    sizes = sorted({at_most(engine, n) for n in _MANY})
+    for dtype, n in itertools.product(dtypes_of(engine)[:1], sizes):
         for search in searches_of_matrix(engine, _shuffled(n, seed, dtype)):
             yield search.of(f"the numbers of {n} vertices' pairs, shuffled, seed={seed}, {dtype}")
 
