@@ -576,8 +576,8 @@ BREAKS = {
     OtherPairs: "pairwise",
     PairsWithAGraph: "pairwise",
     Column: "shapes input_unchanged vertices_unchanged determinism memory random_state "
-    "module_state leftovers layout locality pairwise order_hint cost change_of_tree vmap pickling "
-    "deepcopy state_dict device",
+    "module_state leftovers layout locality pairwise order_hint cost change_of_tree vmap "
+    "compilation pickling deepcopy state_dict device",
     Transposed: "shapes edges_alone locality symmetry pairwise order_hint edge_weights cost "
     "samples many",
     DoubledAtDuplicates: "ties",

@@ -301,7 +301,7 @@ BREAKS = {
     SingleSum: "precision gradient second_gradient ties many",
     RandomSum: "determinism memory precision gradient second_gradient many weights vmap "
     "compilation",
-    SeedsPython: "random_state",
+    SeedsPython: "random_state compilation",
     TrainedSum: "module_state",
     HiddenScale: "state_dict",
     LargestOfAll: "ties",

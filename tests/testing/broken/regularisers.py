@@ -426,10 +426,10 @@ BREAKS = {
     BetweenLayers: "",
     TwoLayersAlone: "shapes finite input_unchanged determinism memory random_state module_state "
     "leftovers precision layout scale tiny samples nonfinite graph one_neuron gradient "
-    "second_gradient finite_gradients ties many pickling deepcopy state_dict device",
+    "second_gradient finite_gradients ties many compilation pickling deepcopy state_dict device",
     LayersOfOneWidth: "shapes finite input_unchanged determinism memory random_state module_state "
     "leftovers precision layout scale tiny samples nonfinite graph gradient second_gradient "
-    "finite_gradients ties many pickling deepcopy state_dict device",
+    "finite_gradients ties many compilation pickling deepcopy state_dict device",
     GuardsTheFirstLayer: "nonfinite",
     DetachesOneLayer: "gradient second_gradient ties many",
     UnguardedLayers: "nonfinite",
