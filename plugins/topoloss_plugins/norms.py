@@ -76,10 +76,9 @@ class NoPenalty(topoloss.Regulariser):
         super().__init__()
 
     def compute(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        zero = torch.zeros(())
-        for p in parameters.values():
-            return zero.to(p.device, torch.promote_types(p.dtype, zero.dtype))
-        return zero
+        first = next(iter(parameters.values()), torch.zeros(()))
+        zero = first.new_zeros(()).abs()  # of complex parameters, too, a penalty is real
+        return zero.to(torch.promote_types(zero.dtype, torch.float32))
 
 
 @topoloss.hookimpl

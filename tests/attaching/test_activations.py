@@ -3,7 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attaching.helpers import Between, Module, assert_layers, assert_observes, batch, with_between
+from attaching.helpers import (
+    Between,
+    Module,
+    StraightThrough,
+    assert_layers,
+    assert_observes,
+    batch,
+    with_between,
+)
 from torch import Tensor, nn
 
 import topoloss
@@ -303,18 +311,6 @@ def test_a_gate_of_halves_ends_the_layer_before_it_is_split():
 
 
 # What torch's function modes don't see.
-
-
-class StraightThrough(torch.autograd.Function):
-    """The gradient is not that of the values."""
-
-    @staticmethod
-    def forward(ctx, h):
-        return h.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
 
 def swish(h: Tensor) -> Tensor:

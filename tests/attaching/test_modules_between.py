@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from attaching.helpers import Between, Module, assert_observes, batch, with_between
+from attaching.helpers import (
+    Between,
+    Module,
+    StraightThrough,
+    assert_observes,
+    batch,
+    with_between,
+)
 from torch import nn
 
 import topoloss
@@ -42,18 +49,6 @@ class Power(nn.Module):
 
     def forward(self, h, joins=False):
         return torch.softmax(h, 1) if joins else StraightThrough.apply(h)
-
-
-class StraightThrough(torch.autograd.Function):
-    """An activation that is seen by its values alone."""
-
-    @staticmethod
-    def forward(ctx, h):
-        return h.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
 
 MORE = {

@@ -81,22 +81,26 @@ CASES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", MOST_SHARED)
-def test_launches_of_all_sizes_have_the_shared_memory_and_on_an_h100_need_no_stack(
-    tmp_path, capability
-):
-    # The interpreter takes what the compiler refuses. A stack is slow memory: registers spilled.
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
-    given = json.dumps([CASES, capability, MOST_SHARED[capability]])
+def lines_of(code, *arguments, **environment):
+    """What Python code prints in a process of its own, where Triton does not interpret."""
     ran = subprocess.run(
-        [sys.executable, "-c", COMPILED, given],
-        env=environment,
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "TRITON_INTERPRET": "0", **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    kernels = [line.split() for line in ran.stdout.splitlines()]
+    return [line.split() for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("capability", MOST_SHARED)
+def test_launches_of_all_sizes_have_the_shared_memory_and_on_an_h100_need_no_stack(
+    tmp_path, capability
+):
+    # The interpreter takes what the compiler refuses. A stack is slow memory: registers spilled.
+    given = json.dumps([CASES, capability, MOST_SHARED[capability]])
+    kernels = lines_of(COMPILED, given, TRITON_CACHE_DIR=str(tmp_path))
     names = {name for name, *_ in kernels}
     assert {"fill_values", "merge_components", "find_light_pairs", "offer_tiles"} <= names
     for name, registers, stack, shared, *_ in kernels:
@@ -135,16 +139,7 @@ for name, grid in grids:
 
 
 def test_launches_for_a_batch_of_any_size_have_a_grid_that_a_gpu_takes():
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    ran = subprocess.run(
-        [sys.executable, "-c", LAUNCHED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    launches = [line.split() for line in ran.stdout.splitlines()]
+    launches = lines_of(LAUNCHED)
     names = {name for name, *_ in launches}
     assert {"offer_values", "fill_values", "find_light_pairs"} <= names
     for name, x, y, z in launches:

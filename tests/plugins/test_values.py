@@ -359,6 +359,12 @@ def test_norms_of_complex_weights_are_of_their_magnitudes():
         assert value.item() == expected
 
 
+def test_no_penalty_on_complex_weights_is_a_real_zero():
+    """A complex one would make the loss complex, which has no gradient."""
+    value = topoloss.regulariser("none")({"w": torch.ones(2, dtype=torch.complex128)})
+    assert (value.dtype, value.item()) == (torch.float64, 0)
+
+
 def test_the_second_derivative_of_l2_is_2_everywhere():
     w = torch.tensor([0.0, 3.0], requires_grad=True)
 

@@ -115,16 +115,13 @@ def precision(subject: Subject) -> None:
                     received=f"values of {value.dtype}",
                     mend="compute in the dtype of the input, half precision in float32",
                 )
-                if target.numel():
-                    bound = torch.finfo(dtype).eps ** 0.5 * target.abs().amax()
-                    where, got, wanted = worst_entry(value.double(), target)
-                    require(
-                        abs(got - wanted) <= bound,
-                        expected=f"{wanted:.9g} within {bound:.2g}, in entry {where}",
-                        received=f"{got:.9g}",
-                        mend="compute in at least float32, and avoid the difference of nearly "
-                        "equal numbers",
-                    )
+                _require_half_of_the_digits(
+                    "a value",
+                    value,
+                    target,
+                    dtype,
+                    "compute in at least float32, and avoid the difference of nearly equal numbers",
+                )
     _require_single_gradients(subject, component, example)
     with on(f"{example.name} in torch.float64"):
         _require_digits(lambda *x: subject.kind.apply(component.double(), *x), example)
@@ -137,16 +134,31 @@ def _require_single_gradients(subject: Subject, component: Any, example: Example
     with on(f"{example.name} in torch.float32"):
         exact = gradients(subject, component.double(), double)
         received = gradients(subject, component.float(), single)
-        for k, target in enumerate(exact):
-            bound = torch.finfo(torch.float32).eps ** 0.5 * target.abs().amax()
-            where, got, wanted = worst_entry(received[k].double(), target)
-            require(
-                abs(got - wanted) <= bound,
-                expected=f"a gradient of {wanted:.9g} within {bound:.2g}, in entry {where}",
-                received=f"{got:.9g}",
-                mend="detach no part of the value in one dtype alone; a backward written by hand "
-                "must be right in each",
+        for gradient, target in zip(received, exact, strict=True):
+            _require_half_of_the_digits(
+                "a gradient",
+                gradient,
+                target,
+                torch.float32,
+                "detach no part of the value in one dtype alone; a backward written by hand must "
+                "be right in each",
             )
+
+
+def _require_half_of_the_digits(
+    what: str, received: Tensor, exact: Tensor, dtype: torch.dtype, mend: str
+) -> None:
+    """Require half of the digits of a dtype, relative to the largest entry."""
+    if not exact.numel():
+        return
+    bound = torch.finfo(dtype).eps ** 0.5 * exact.abs().amax()
+    where, got, wanted = worst_entry(received.double(), exact)
+    require(
+        abs(got - wanted) <= bound,
+        expected=f"{what} of {wanted:.9g} within {bound:.2g}, in entry {where}",
+        received=f"{got:.9g}",
+        mend=mend,
+    )
 
 
 @builds_on("finite", "precision")
