@@ -11,7 +11,7 @@ from torch import Tensor
 import topoloss
 from topoloss_plugins.scales import power_of_two
 
-__all__ = ["LayerByLayer", "covariances", "covariances_of", "off_diagonal_squares"]
+__all__ = ["LayerByLayer", "covariances", "covariances_of", "off_diagonal_squares", "variances"]
 
 
 class LayerByLayer(topoloss.Regulariser):
@@ -25,24 +25,34 @@ class LayerByLayer(topoloss.Regulariser):
 
 def covariances(x: Float[Tensor, "samples n"], *, degrees: int = 0) -> Float[Tensor, "n n"]:
     """Covariances of all pairs of neurons, divided by the number of samples less `degrees`."""
-    rows, unit = _centred(x)
-    return rows.mT @ rows / (len(x) - degrees) * unit * unit
+    rows, units = _centred(x)
+    return rows.mT @ rows / (len(x) - degrees) * units * units[:, None]
+
+
+def variances(x: Float[Tensor, "samples n"], *, degrees: int = 0) -> Float[Tensor, " n"]:
+    """Variances of all neurons, divided by the number of samples less `degrees`."""
+    rows, units = _centred(x)
+    # One factor in its natural size: the gradient of a huge constant neuron is 0 times something
+    # finite. Two units at the end would make it 0 times infinity.
+    return (rows * (rows * units)).sum(0) / (len(x) - degrees) * units
 
 
 def covariances_of(
     x: Float[Tensor, "samples n"], pairs: Int[Tensor, "pairs 2"]
 ) -> Float[Tensor, " pairs"]:
     """Covariances of some pairs of neurons, divided by the number of samples."""
-    rows, unit = _centred(x)
-    first, second = (rows.mT.index_select(0, ends) for ends in pairs.unbind(1))
-    return (first * second).mean(1) * unit * unit
+    rows, units = _centred(x)
+    i, j = pairs.unbind(1)
+    first, second = (rows.mT.index_select(0, ends) for ends in (i, j))
+    return (first * second).mean(1) * units[i] * units[j]
 
 
-def _centred(x: Tensor) -> tuple[Float[Tensor, "samples n"], Float[Tensor, ""]]:
+def _centred(x: Tensor) -> tuple[Float[Tensor, "samples n"], Float[Tensor, " n"]]:
     """Subtract each neuron's mean over the samples, in at least float32.
 
-    The result is in the unit that comes with it. It is near the largest magnitude, so that nothing
-    overflows before the covariance itself does.
+    The results are in units of each neuron's own, which come with them and are near its largest
+    magnitude. So nothing overflows before a covariance itself does, and no neuron's size costs
+    another its digits.
     """
     if len(x) < 2:
         raise topoloss.InputError(
@@ -50,9 +60,9 @@ def _centred(x: Tensor) -> tuple[Float[Tensor, "samples n"], Float[Tensor, ""]]:
             "2. Use a larger batch, or drop a last batch of one (drop_last=True)."
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    unit = power_of_two(x.abs().amax())
-    rows = x / unit
-    return rows - rows.mean(0), unit
+    units = power_of_two(x.abs().amax(0))
+    rows = x / units
+    return rows - rows.mean(0), units
 
 
 def off_diagonal_squares(matrix: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

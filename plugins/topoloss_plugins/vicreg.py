@@ -12,6 +12,7 @@ from topoloss_plugins.covariances import (
     LayerByLayer,
     covariances,
     off_diagonal_squares,
+    variances,
 )
 
 
@@ -77,7 +78,7 @@ class VICReg(LayerByLayer):
 
     def compute(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, ""]:
         c = covariances(x, degrees=1)
-        deviations = (c.diagonal() + self.eps).sqrt()
+        deviations = (variances(x, degrees=1) + self.eps).sqrt()
         variance = (self.gamma - deviations).relu().mean()
         covariance = off_diagonal_squares(c) / len(c)
         return self.mu * variance + self.nu * covariance

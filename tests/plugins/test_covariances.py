@@ -118,6 +118,31 @@ def test_neurons_without_covariance_have_none_at_any_scale(name, scale):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("constant", [2.0**66, 2.0**83, 2.0**120])
+@pytest.mark.parametrize("name", ["decov", "vicreg", *SIDE_BY_SIDE])
+def test_how_large_a_constant_neuron_is_changes_nothing_for_the_others(name, constant):
+    layers = [
+        torch.nn.functional.pad(randn(8, 4).float(), (0, 1), value=each).requires_grad_()
+        for each in (0.0, constant)
+    ]
+    expected, value = (topoloss.regulariser(name)(layer) for layer in layers)
+    assert expected > 0
+    torch.testing.assert_close(value, expected)
+    (of_expected,) = torch.autograd.grad(expected, layers[0])
+    (of_value,) = torch.autograd.grad(value, layers[1])
+    torch.testing.assert_close(of_value[:, :4], of_expected[:, :4])
+    assert of_value[:, 4].isfinite().all()
+
+
+def test_vicreg_has_its_gradient_where_scales_are_far_apart():
+    x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]) * torch.tensor([1e19, 1.0])
+    gradients = [
+        torch.autograd.grad(topoloss.regulariser("vicreg")(y), y)[0]
+        for y in (x.clone().requires_grad_(), x.double().requires_grad_())
+    ]
+    torch.testing.assert_close(gradients[0].double(), gradients[1])
+
+
 def test_decov_of_standardised_neurons_is_half_of_barlow_twins():
     x = INPUTS["generic"]
     standardised = (x - x.mean(0)) / x.std(0, correction=0)
