@@ -27,7 +27,8 @@ ORDERS: tuple[str, ...] = get_args(Order)
 Source: TypeAlias = Literal["activations", "weights", "parameters"]
 Structure: TypeAlias = Literal["chain"] | None
 
-# Of the features that are gathered for one end of the edges: 64 MiB in float32.
+# Of the features that are gathered for one end of the edges: 64 MiB in float32. Where an edge has
+# fewer than four, its indices and its value weigh as much.
 _ENTRIES_PER_BLOCK = 1 << 24
 
 
@@ -164,7 +165,7 @@ class Filtration(nn.Module):
         """
         n, d = v.shape
         index = torch.arange(n, device=v.device)
-        rows = max(1, _ENTRIES_PER_BLOCK // max(n * d, n, 1))
+        rows = max(1, _ENTRIES_PER_BLOCK // max(n * max(d, 4), 1))
         blocks = [
             checked_edge_values(self, v, i.repeat_interleave(n), index.repeat(len(i))).reshape(
                 len(i), n

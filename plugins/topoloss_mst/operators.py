@@ -237,7 +237,7 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _balanced(v: Tensor) -> Tensor:
-    """Scale each element of a batch by a power of two, so that no product overflows.
+    """Scale each element of a batch by a power of two, so that no product over- or underflows.
 
     On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
     """

@@ -19,6 +19,7 @@ from topoloss_neural_persistence.matrices import (
 )
 from topoloss_neural_persistence.products import max_min_product
 from topoloss_neural_persistence.trees import maximum_spanning_tree
+from topoloss_plugins.scales import power_of_two
 
 __all__ = ["DeepGraphPersistence", "deep_graph_persistence"]
 
@@ -172,10 +173,7 @@ def _standard_scores(w: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outpu
     """Return |w - mean| / std, and 0 where all weights are equal."""
     fixed = w.detach()
     constant = fixed.amax() == fixed.amin()
-    # In units of a power of two, which rounds nothing, squares do not overflow.
-    # That just below the largest weight is a number itself, of subnormal weights, too.
-    exponent = torch.frexp(fixed.abs().amax()).exponent - 1
-    scaled = torch.where(constant, 0, w) / torch.ldexp(torch.ones_like(fixed[0, 0]), exponent)
+    scaled = torch.where(constant, 0, w) / power_of_two(fixed.abs().amax())
     centred = scaled - scaled.mean()
     variance = torch.where(constant, 1, centred.square().mean())
     return centred.abs() * variance.rsqrt()

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
 __all__ = ["unrolled"]
+
+_ABOVE_BIAS = 2.0**12
 
 
 def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs inputs"]:
@@ -58,8 +61,9 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
     units = torch.eye(size, dtype=wide, device=p.device).reshape(size, *shape)
 
     def outputs(x: Tensor) -> Tensor:
-        found: Tensor = functional_call(layer, tensors, (x,)).flatten(1)
-        return found
+        # A scripted layer can be called, but not with other parameters.
+        found: Tensor = functional_call(layer, tensors, (x,)) if tensors else layer(x)
+        return found.flatten(1)
 
     with torch.autocast(p.device.type, enabled=False):
         try:
@@ -70,8 +74,10 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
                 "no tensor; expected the shape of one input, without the batch. It said: "
                 f"{error}"
             ) from error
-        matrix = (outputs(units) - constant).T
-        if not _is_linear(outputs, matrix, constant, shape):
+        # Inputs far above the bias, in which the digits of small weights would be lost.
+        scale = _ABOVE_BIAS * power_of_two(constant.detach().abs().amax())
+        matrix = ((outputs(scale * units) - constant) / scale).T
+        if not _is_linear(outputs, matrix, constant, scale, shape):
             raise topoloss.InputError(
                 f"{type(layer).__name__} is not linear on inputs of shape {tuple(shape)}; expected "
                 "a layer without an activation, such as a convolution."
@@ -80,22 +86,26 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
 
 
 def _widened(layer: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers in at least float32: half precision is too coarse to tell linear."""
+    """Half-precision parameters and buffers in float32: half is too coarse to tell linear."""
     tensors = chain(layer.named_parameters(), layer.named_buffers())
     return {
-        name: x.to(torch.promote_types(x.dtype, torch.float32))
+        name: x.float()
         for name, x in tensors
-        if x.is_floating_point()
+        if x.is_floating_point() and torch.promote_types(x.dtype, torch.float32) != x.dtype
     }
 
 
 @torch.no_grad()
 def _is_linear(
-    outputs: Callable[[Tensor], Tensor], matrix: Tensor, constant: Tensor, shape: Sequence[int]
+    outputs: Callable[[Tensor], Tensor],
+    matrix: Tensor,
+    constant: Tensor,
+    scale: Tensor,
+    shape: Sequence[int],
 ) -> bool:
     """Whether the matrix says what the layer does to numbers of both signs."""
-    x = torch.linspace(-1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    received = outputs(x.reshape(1, *shape))[0]
-    expected = matrix @ x + constant[0]
+    x = scale * torch.linspace(-1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    received = outputs(x.reshape(1, *shape))[0] - constant[0]
+    expected = matrix @ x
     rounding = 1e-3 * float(expected.abs().max())
     return torch.allclose(received, expected, rtol=0, atol=rounding)

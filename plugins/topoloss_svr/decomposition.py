@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.scales import power_of_two
 
 __all__ = ["Spectrum", "check_weight", "spectrum", "spectrum_of"]
 
@@ -70,11 +71,7 @@ def _check_finite(name: str, weight: Tensor) -> tuple[()]:
 
 def spectrum(matrix: Float[Tensor, "outputs inputs"]) -> Spectrum:
     """Decompose a matrix, differentiably."""
-    # In units of a power of two, which rounds nothing, squares neither over- nor underflow.
-    largest = matrix.detach().abs().amax()
-    # That just below the largest entry is a number itself, however large that is.
-    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
-    unit = torch.where(largest == 0, 1, unit)
+    unit = power_of_two(matrix.detach().abs().amax())
     left, values, right = _Decomposition.apply(matrix / unit)  # type: ignore[no-untyped-call]
     live = values.detach() > _rounding(matrix.shape, values.detach())
     return Spectrum(left, values * unit, right, live)

@@ -322,6 +322,28 @@ def test_a_layer_that_is_not_linear_has_no_matrix(dtype):
         unrolled(layer, (1, 4, 4))
 
 
+@pytest.mark.parametrize("bias", [1e5, 1e8, 1e20])
+def test_a_large_bias_takes_no_digits_from_the_unrolled_matrix(bias):
+    layer = nn.Conv1d(1, 2, 2)
+    nn.init.constant_(layer.bias, bias)
+    without = copy.deepcopy(layer)
+    without.bias = None
+    torch.testing.assert_close(unrolled(layer, (1, 4)), unrolled(without, (1, 4)))
+
+
+def test_an_activation_is_seen_beside_a_large_bias():
+    layer = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    nn.init.constant_(layer[2].bias, 1e6)
+    with pytest.raises(topoloss.InputError, match="Sequential is not linear"):
+        unrolled(layer, (4,))
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script:DeprecationWarning")
+def test_a_scripted_layer_has_the_matrix_of_its_original():
+    layer = nn.Conv1d(1, 2, 2)
+    torch.testing.assert_close(unrolled(torch.jit.script(layer), (1, 4)), unrolled(layer, (1, 4)))
+
+
 @pytest.mark.parametrize("name", ["neural-persistence", "deep-graph-persistence"])
 def test_a_convolution_is_an_error_that_names_it(name):
     reg = topoloss.regulariser(name)
