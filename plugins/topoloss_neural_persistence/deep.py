@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
+from topoloss_plugins.scales import power_of_two
 from torch import Tensor
 
 import topoloss
@@ -19,7 +20,6 @@ from topoloss_neural_persistence.matrices import (
 )
 from topoloss_neural_persistence.products import max_min_product
 from topoloss_neural_persistence.trees import maximum_spanning_tree
-from topoloss_plugins.scales import power_of_two
 
 __all__ = ["DeepGraphPersistence", "deep_graph_persistence"]
 

@@ -7,11 +7,11 @@ from itertools import chain
 
 import torch
 from jaxtyping import Float
+from topoloss_plugins.scales import power_of_two
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import topoloss
-from topoloss_plugins.scales import power_of_two
 
 __all__ = ["unrolled"]
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from topoloss_plugins.scales import power_of_two
 from torch import Tensor
 
 import topoloss
-from topoloss_plugins.scales import power_of_two
 
 __all__ = ["Spectrum", "check_weight", "spectrum", "spectrum_of"]
 
