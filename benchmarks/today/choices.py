@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.today import declared
-from benchmarks.today.declared import GRIDS, MONITORS, RATES, Problem, middle, on_top, tops
+from benchmarks.today.declared import FIRST_GRIDS, MONITORS, RATES, Problem, middle, on_top, tops
 from topoloss.compare import protocols
 from topoloss.compare.records import Setup
 
@@ -45,13 +45,13 @@ def _file() -> Path:
 
 
 def stand_in() -> Frozen:
-    """The middle of every grid in place of what will be chosen: for a plan, and for measuring."""
+    """The middle of every first grid in place of a choice: for a plan, and for measuring."""
     frozen = Frozen()
     for problem in declared.PROBLEMS:
         frozen.rates[problem.name] = RATES[len(RATES) // 2]
         frozen.monitors[problem.name] = MONITORS[-1]
-        weights = {name: middle(GRIDS[name]) for name in problem.alone}
+        weights = {name: middle(FIRST_GRIDS[name]) for name in problem.alone}
         frozen.weights[problem.name] = weights
         for added, under in tops(problem):
-            weights[on_top(added, under, weights[under])] = middle(GRIDS[added])
+            weights[on_top(added, under, weights[under])] = middle(FIRST_GRIDS[added])
     return frozen

@@ -25,7 +25,7 @@ CORE_HOURS = 60
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MONITORS = ("loss", "score")
 
-GRIDS: dict[str, tuple[float, ...]] = {
+FIRST_GRIDS: dict[str, tuple[float, ...]] = {
     "none": (0.0,),
     "t1": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     "t2": (0.1, 0.3, 1.0, 3.0, 10.0),
@@ -42,6 +42,24 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "label-smoothing": (0.03, 0.1, 0.2, 0.3, 0.5),
     "input-noise": (0.05, 0.1, 0.15, 0.3, 0.5),
     "weight-decay": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+}
+# Added before a strength was frozen, where an arm chose that end of its first grid on at least four
+# problems, or on the only one that it has. The two controls go with covariance-tree.
+BEYOND: dict[str, tuple[float, ...]] = {
+    "t2": (0.01, 0.03),
+    "naive": (10.0, 30.0),
+    "dropout": (0.02, 0.05),
+    "decov": (1e-7, 1e-6),
+    "variance": (1e-5, 1e-4),
+    "random-path": (1e-5, 1e-4),
+    "covariance-tree": (1e-5, 1e-4),
+    "barlow-twins": (1e-7, 1e-6),
+    "vicreg": (1e-5, 1e-4),
+    "orthogonality": (1e-6, 1e-5),
+    "weight-decay": (3.0, 10.0),
+}
+GRIDS = {
+    name: tuple(sorted((*first, *BEYOND.get(name, ())))) for name, first in FIRST_GRIDS.items()
 }
 ADDED = ("t1", "t2")
 EVERYWHERE = tuple(GRIDS)[:10]

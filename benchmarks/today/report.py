@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
-from benchmarks.today.declared import ADDED, EVERYWHERE, PROBLEMS, Problem
+from benchmarks.today.choosing import at_edge
+from benchmarks.today.declared import ADDED, EVERYWHERE, GRIDS, PROBLEMS, Problem
 from topoloss.compare import statistics, tables
 from topoloss.compare.records import Run, exactly
 from topoloss.palette import looks
@@ -35,13 +38,16 @@ def of(found: Iterable[Run], problem: Problem) -> list[Run]:
 
 
 def headline(found: Sequence[Run]) -> str:
-    """A line for each arm, the best first: its score, its gain, and what T1 and T2 add to it."""
+    """A line for each arm, the best first: its score, its gain, and what T1 and T2 add to it.
+
+    A strength at an end of its grid is marked, as a better one may lie beyond.
+    """
     scores = statistics.scores(found)
     strengths = {run.arm.regulariser: run.arm.weight for run in found}
     alone = [name for name in scores if "+" not in name]
     lines = []
     for name in sorted(alone, key=lambda name: -scores[name].mean()):
-        cells = [name, exactly(strengths[name]) if strengths[name] else "-"]
+        cells = [name, _strength(name, strengths[name])]
         cells.append(f"{scores[name].mean():.2f}")
         cells.append("-" if name == NONE else with_interval(gain(found, scores, name, NONE)))
         for added in ADDED:
@@ -51,6 +57,13 @@ def headline(found: Sequence[Run]) -> str:
     header = ["regulariser", "strength", f"test {found[0].outcome.metric} (%)", "gain over none"]
     header += [f"{added.upper()} on top adds" for added in ADDED]
     return f"{tables.as_markdown(header, lines)}\n\n{_legend(found)} {_INTERVALS}"
+
+
+def _strength(name: str, strength: float) -> str:
+    if not strength:
+        return "-"
+    end = at_edge(strength, GRIDS[name])
+    return f"{exactly(strength)} ({end})" if end else exactly(strength)
 
 
 def under(name: str, added: str) -> str | None:
@@ -116,11 +129,20 @@ def by_problem(found: Sequence[Run]) -> str:
 
 def _legend(found: Sequence[Run]) -> str:
     splits = len({run.seed for run in found})
+    takes = sorted({f"{_takes(run, splits):.1f}" for run in found}, key=float)
+    least = " to ".join(dict.fromkeys((takes[0], takes[-1])))
     return (
         f"Means over {splits} splits; gains in points, on the same splits. A star: p < {LEVEL} by "
-        "the corrected resampled t-test (Nadeau and Bengio), which asks about new samples. Of "
-        "twenty comparisons without a difference one has a star by chance."
+        "the corrected resampled t-test (Nadeau and Bengio), which asks about new samples. It "
+        f"takes a mean of at least {least} standard deviations of the differences, the more the "
+        "larger the test part is beside the training part. So no star does not mean no difference."
     )
+
+
+def _takes(run: Run, splits: int) -> float:
+    """How many standard deviations of the differences their mean must be for a star."""
+    ratio = run.outcome.test_size / run.outcome.train_size
+    return float(student.ppf(1 - LEVEL / 2, splits - 1)) * sqrt(1 / splits + ratio)
 
 
 _INTERVALS = (

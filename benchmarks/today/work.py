@@ -32,7 +32,7 @@ def run(stage: str, processes: int) -> None:
 
 
 def measure(processes: int = 1) -> None:
-    """Do one run of each kind, with the middle of its grid, on a split that serves nothing else."""
+    """Do one run of each kind, with the middle of its first grid, on a split for this alone."""
     jobs = [
         Job(job.setup, job.arm, MEASURING)
         for job in jobs_of("confirm", stand_in())
@@ -78,7 +78,7 @@ def plan() -> str:
     return (
         f"{table}\n\nThe budget is {declared.CORE_HOURS} core-hours. The hours follow from the "
         "processor's time for one run of each problem and arm, with the middle of the arm's "
-        "grid, stopped by the validation score."
+        "first grid, stopped by the validation score."
     )
 
 

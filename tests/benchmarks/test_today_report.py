@@ -83,6 +83,24 @@ def test_the_second_table_has_every_problem_and_ranks_over_data_sets(found):
     assert ranks[place["none"]] == ranks[place["random-path"]] == "8.00"
 
 
+def test_the_legend_tells_what_a_star_takes(found):
+    # 2.0930 * sqrt(1 / 20 + 50 / 90), and with 10 training images sqrt(1 / 20 + 50 / 10).
+    assert "at least 1.6 standard deviations" in report.headline(
+        report.of(found, declared.PROBLEMS[0])
+    )
+    assert "at least 1.6 to 4.7 standard deviations" in report.by_problem(found)
+
+
+def test_a_strength_at_an_end_of_its_grid_is_marked(found):
+    runs = [
+        replace(run, arm=replace(run.arm, weight=0.7)) if run.arm.regulariser == "dropout" else run
+        for run in report.of(found, declared.PROBLEMS[0])
+    ]
+    rows = rows_of(report.headline(runs))
+    assert rows["dropout"][0] == "0.7 (highest)"
+    assert rows["decov"][0] == "0.001"
+
+
 def test_the_picture_shows_each_arm_alone_and_with_t1(found):
     figure = report.draw(report.of(found, declared.PROBLEMS[0]))
     (axes,) = figure.axes

@@ -145,12 +145,16 @@ def test_measures_are_means_over_the_splits_that_know_them(runs):
         )
     ]
     text = tables.measures(changed)
-    assert "| none | 3 | 0.1 | - | - | - | 50 | - | 12.3 | 20 |" in text
+    # Without a temperature the two are what they are unscaled.
+    assert "| none | 3 | 0.1 | - | 3 | 0.1 | 50 | - | 12.3 | 20 |" in text
     assert "| t1 | - | - | - | - | - | - | - | - | - |" in text
     # A temperature of 4 and one of 1/4 are 1 in the middle, and half of the splits have none.
     temperatures = (
-        replace(known, temperature=4.0), replace(known, temperature=0.25), known, known,
-    )  # fmt: skip
+        replace(known, temperature=4.0, scaled_nll=0.3),
+        replace(known, temperature=0.25, scaled_nll=0.5),
+        known,
+        known,
+    )
     plain = [replace(r, seed=k, arm=runs[0].arm) for k, r in enumerate(runs[:4])]
     text = tables.measures(
         [
@@ -158,5 +162,5 @@ def test_measures_are_means_over_the_splits_that_know_them(runs):
             for r, measures in zip(plain, temperatures, strict=True)
         ]
     )
-    assert "| none | 2 | 0.1 | 1 (2 of 4 splits) | - |" in text
+    assert "| none | 2 | 0.1 | 1 (2 of 4 splits) | 2 (2 of 4 splits) | 0.25 |" in text
     assert "| accuracy with noise (%) |" in text

@@ -9,7 +9,7 @@ from math import isnan, nan
 from statistics import fmean, geometric_mean, median, stdev
 from typing import TYPE_CHECKING
 
-from topoloss.compare.records import Arm, Run
+from topoloss.compare.records import Arm, Measures, Run
 from topoloss.compare.statistics import (
     by_regulariser,
     corrected_t_test,
@@ -277,7 +277,7 @@ def measures(chosen: Sequence[Run]) -> str:
         (
             name,
             *(
-                _mean([getattr(r.outcome.measures, m) for r in runs], factor, mean)
+                _mean([_measured(r.outcome.measures, m) for r in runs], factor, mean)
                 for m, factor, mean in _MEASURES
             ),
             _mean([r.outcome.step_seconds for r in runs], 1000),
@@ -293,8 +293,8 @@ def measures(chosen: Sequence[Run]) -> str:
     return (
         "On the test part: the expected calibration error and the negative log-likelihood, as they "
         "are and after temperature scaling, and the score on corrupted inputs. Where the whole "
-        "validation part is classified right no temperature is best, so such splits have none. The "
-        "effective rank is of the activations on the validation part.\n\n"
+        "validation part is classified right no temperature is best: such splits have none, and "
+        "count unscaled. The effective rank is of the activations on the validation part.\n\n"
         + as_markdown(header, rows)
     )
 
@@ -305,6 +305,12 @@ _MEASURES = (
     *(("scaled_ece", 100, fmean), ("scaled_nll", 1, fmean)),
     *(("noisy_score", 100, fmean), ("masked_score", 100, fmean), ("effective_rank", 1, fmean)),
 )
+
+
+def _measured(measures: Measures, name: str) -> float | None:
+    unscaled = name.startswith("scaled_") and measures.temperature is None
+    value: float | None = getattr(measures, name.removeprefix("scaled_") if unscaled else name)
+    return value
 
 
 def _mean(
