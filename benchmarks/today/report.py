@@ -151,7 +151,8 @@ _INTERVALS = (
 )
 _RANKS = (
     "Mean ranks, 1 is best, are over the problems that have all arms; problems that share their "
-    "samples are one data set. They describe these problems, and test nothing."
+    "samples are one data set, in which arms are ranked by their mean rank. They describe these "
+    "problems, and test nothing."
 )
 
 
