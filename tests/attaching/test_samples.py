@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from attaching.helpers import (
     Between,
+    Module,
     Net,
     assert_layers,
     assert_observes,
     batch,
     hooks,
     penalty_by_hand,
+    with_between,
 )
 from torch import nn
 
@@ -127,6 +129,14 @@ def swapped():
     return index
 
 
+TURNED = torch.arange(5, -1, -1)
+
+
+def assigned(table, index, h):
+    table[index] = h
+    return table
+
+
 REORDERED = {
     "by an index that was changed": lambda h: h[swapped()],
     "by an index": lambda h: h[torch.arange(5, -1, -1)],
@@ -141,6 +151,32 @@ REORDERED = {
     "rolled as a whole": lambda h: torch.roll(h, 3),
     "turned over": lambda h: h.flip(0, 1),
     "upside down": torch.flipud,
+    "from right to left, of what was transposed": lambda h: h.T.fliplr().T,
+    "by Python": lambda h: reversed(h),
+    "turned by half": lambda h: torch.rot90(h, 2),
+    "by index_select, by keyword": lambda h: torch.index_select(input=h, dim=0, index=TURNED),
+    "by gather, by keyword": lambda h: torch.gather(
+        input=h, dim=0, index=TURNED[:, None].expand(-1, 3)
+    ),
+    "by the values, by keyword": lambda h: torch.sort(input=h, dim=0)[0],
+    "by take": lambda h: h.take(torch.arange(18).flip(0).view(6, 3)),
+    "as a table": lambda h: F.embedding(TURNED, h),
+    "as a table, by torch's own": lambda h: torch.embedding(h, TURNED),
+    "into a copy": lambda h: torch.zeros_like(h).index_copy(0, TURNED, h),
+    "into a copy in place": lambda h: torch.zeros_like(h).index_copy_(0, TURNED, h),
+    "by scatter": lambda h: torch.zeros(6, 3).scatter(0, TURNED[:, None].expand(-1, 3), h),
+    "by scatter, by keyword": lambda h: torch.scatter_add(
+        input=torch.zeros(6, 3), dim=0, index=TURNED[:, None].expand(-1, 3), src=h
+    ),
+    "added at an index": lambda h: torch.zeros(6, 3).index_add(0, TURNED, h),
+    "put at an index": lambda h: torch.zeros(6, 3).index_put((TURNED,), h),
+    "put at an index of a list": lambda h: torch.zeros(6, 3).index_put_([TURNED], h),
+    "assigned to an index": lambda h: assigned(torch.zeros_like(h), TURNED, h),
+    "assigned to an index of many": lambda h: assigned(h.new_zeros(6, 2, 3), (TURNED, 1), h)[:, 1],
+    # Entry (j, k) of what is picked is sample k.
+    "by an index that counts along another axis": lambda h: h[
+        torch.arange(6).expand(6, 6), torch.zeros(6, 6, dtype=int)
+    ][:, :3],
 }
 
 
@@ -158,6 +194,26 @@ IN_ORDER = {
     "one of each": lambda h: h[torch.arange(6), torch.randint(3, (6,)), None],
     "three of each": lambda h: h[torch.arange(len(h), device=h.device)[:, None], torch.arange(3)],
     "by index_select": lambda h: h.index_select(0, torch.arange(0, 6).to(torch.int32).long()),
+    "by index_select, by keyword": lambda h: torch.index_select(h, 0, index=torch.arange(6)),
+    "by a range": lambda h: h[range(6), torch.randint(3, (6,)), None],
+    "by a list": lambda h: h[list(range(6))],
+    "by an array": lambda h: h[torch.arange(6).numpy()],
+    "by a tensor of a range": lambda h: h[torch.tensor(range(6))],
+    "by arange with a first": lambda h: h[torch.arange(0, 6, 1)],
+    "by arange with an end": lambda h: h[torch.arange(end=6)],
+    "by a part of a longer one": lambda h: h[torch.arange(100)[: len(h)]],
+    "by what was added up": lambda h: h[torch.ones(6, dtype=int).cumsum(0) - 1],
+    "each several times": lambda h: h[torch.arange(6)[:, None].expand(-1, 3), torch.arange(3)],
+    "with an axis before it": lambda h: h[torch.arange(6)[None], torch.randint(3, (6,))].mT,
+    "by gather": lambda h: h.gather(0, torch.arange(6)[:, None].expand(-1, 3)),
+    "as a table": lambda h: F.embedding(torch.arange(6), h),
+    "in a table": lambda h: F.embedding((h > 0).sum(1), torch.eye(4)),
+    "in a table, by torch's own": lambda h: torch.embedding(torch.eye(4), (h > 0).sum(1)),
+    "into a copy": lambda h: torch.zeros_like(h).index_copy(0, torch.arange(6), h),
+    "assigned": lambda h: assigned(torch.zeros_like(h), range(6), h),
+    "put into a copy": lambda h: torch.zeros_like(h).index_put([torch.arange(6)], h),
+    "columns assigned": lambda h: assigned(torch.zeros_like(h), (slice(None), [2, 0, 1]), h),
+    "columns turned by half": lambda h: torch.rot90(h[..., None], 2, (1, 2))[..., 0],
     "columns": lambda h: h[:, [2, 0, 1]],
     "columns from the end": lambda h: h[..., torch.tensor([2, 0, 1])],
     "columns by gather": lambda h: h.gather(1, h.argsort(1)),
@@ -176,6 +232,32 @@ def test_samples_that_stay_in_order_stay_samples(function):
     seen = topoloss.observe(model)
     model(x)
     assert list(seen.activations()) == ["a", "b"]
+
+
+COUNTING = {
+    "meshgrid": lambda n: torch.meshgrid(n, n, indexing="ij")[0],
+    "split": lambda n: n.split(2)[0],
+    "chunk": lambda n: n.chunk(2)[0],
+    "unbind": lambda n: n.view(2, 3).unbind()[0],
+    "unpacked": lambda n: next(iter(n.view(2, 3))),
+}
+
+
+@pytest.mark.parametrize("function", COUNTING.values(), ids=COUNTING)
+def test_a_model_may_take_apart_what_it_counts(function):
+    between = Module(lambda h: h.relu() + function(torch.arange(6)).sum())
+    assert_observes(Between(between), with_between, batch(4))
+
+
+def test_an_index_whose_values_cannot_be_read_leaves_the_model_to_itself():
+    """On the device "meta", and in a fake mode, tensors have no values."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = Between(lambda h: h[torch.arange(6, device=h.device)])
+    with topoloss.observe(model):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert model(torch.randn(6, 4)).shape == (6, 3)
+        assert model.to("meta")(torch.randn(6, 4, device="meta")).shape == (6, 3)
 
 
 @pytest.mark.parametrize("positions", [5, 6])

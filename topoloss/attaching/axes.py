@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["followed", "reordered"]
 
-# Functions that put entries along axes into another order: where the axes stand among their
-# arguments, and which they are if left out; None is all.
-_REORDERING: dict[str, tuple[int, int | None]] = {
-    "index_select": (1, None), "gather": (1, None), "take_along_dim": (2, None), "roll": (2, None),
-    "flip": (1, None), "sort": (1, -1), "topk": (2, -1), "msort": (1, 0), "flipud": (1, 0),
-}  # fmt: skip
+
+class _Moves(NamedTuple):
+    """How a function that may put entries along axes into another order is called.
+
+    Attributes
+    ----------
+    parameters : str
+        Their names; one called "dim" or "dims" says along which axes.
+    moved : str
+        Which of them is the tensor whose entries are moved.
+    places : str or None
+        Which of them says what goes where, if that may leave the order as it is.
+    default : int or None
+        The axis if none is given; None is all.
+    """
+
+    parameters: str
+    moved: str = "input"
+    places: str | None = None
+    default: int | None = None
+
+
+# Functions in place have the same names and end in "_".
+_MOVES = {
+    "__getitem__": _Moves("input index", places="index"),
+    "__setitem__": _Moves("input index value", "value", "index"),
+    "index_put": _Moves("input indices values", "values", "indices"),
+    "index_select": _Moves("input dim index", places="index"),
+    "gather": _Moves("input dim index", places="index"),
+    "take_along_dim": _Moves("input indices dim", places="indices"),
+    "take": _Moves("input index"),
+    "embedding": _Moves("input weight", "weight", "input", default=0),
+    "index_copy": _Moves("input dim index source", "source", "index"),
+    "index_add": _Moves("input dim index source", "source", "index"),
+    "scatter": _Moves("input dim index src", "src", "index"),
+    "scatter_add": _Moves("input dim index src", "src", "index"),
+    "scatter_reduce": _Moves("input dim index src", "src", "index"),
+    "roll": _Moves("input shifts dims"),
+    "flip": _Moves("input dims"),
+    "flipud": _Moves("input", default=0),
+    "fliplr": _Moves("input", default=1),
+    "rot90": _Moves("input k dims"),
+    "__reversed__": _Moves("input", default=0),
+    "sort": _Moves("input dim", default=-1),
+    "topk": _Moves("input k dim", default=-1),
+    "msort": _Moves("input", default=0),
+}
+# Their index may hold a part for each axis.
+_INDEXING = frozenset({"__getitem__", "__setitem__", "index_put", "index_put_"})
 
 
 def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | None:
@@ -69,50 +112,92 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
 
 
 def reordered(
-    name: str,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    axis: int,
-    counts: Callable[[Tensor], bool],
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], axes: Mapping[int, int | None]
 ) -> bool:
-    """Whether a function may put what is along an axis of its first operand into another order.
+    """Whether a function may put samples into another order.
 
     Parameters
     ----------
     name : str
         Of the function.
     args, kwargs
-        Its arguments; the first is the operand.
-    axis : int
-    counts : callable
-        Whether an index tensor is known to hold 0, 1, 2 and so on, and leaves the order.
+        Its arguments.
+    axes : mapping
+        The axis of samples of each operand that has one, by its id.
     """
-    operand, *rest = args
-    if name == "__getitem__":
-        return axis in _picked(rest[0], operand.ndim, counts)
-    if name not in _REORDERING or any(isinstance(a, Tensor) and counts(a) for a in rest):
+    moves = _MOVES.get(name) or _MOVES.get(name.removesuffix("_"))
+    if moves is None:
         return False
-    position, default = _REORDERING[name]
-    last = None if name == "flip" else position + 1
-    given = kwargs.get("dim", kwargs.get("dims", args[position:last]))
-    axes = list(_integers(given)) or ([] if default is None else [default])
-    return not axes or axis in {k % operand.ndim for k in axes}
+    names = moves.parameters.split()
+    if name == "embedding" and len(args) > 1 and args[0].is_floating_point():
+        args = (args[1], args[0])  # torch.embedding takes the table first
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    operand, index = given.get(moves.moved), given.get(moves.places or "")
+    axis = axes.get(id(operand))
+    if operand is None or axis is None:
+        return False
+    if name in _INDEXING:
+        if moves.places == "indices":
+            index = tuple(index or ())  # it may be a list
+        # What is put somewhere may lack axes of that tensor, most often the first ones.
+        before = given["input"].ndim - operand.ndim
+        return not _picked(index, given["input"].shape).isdisjoint({axis, axis + before})
+    if names[-1] == "dims" and len(args) > len(names):
+        given["dims"] = args[len(names) - 1 :]  # flip takes them one by one, too
+    along = list(_integers(given.get("dim", given.get("dims"))))
+    if not along and moves.default is not None:
+        along = [moves.default]
+    if along and axis not in {k % operand.ndim for k in along}:
+        return False
+    # An index of all axes counts along that axis, one of rows along its first.
+    whole = isinstance(index, Tensor) and index.ndim == operand.ndim
+    return index is None or not _counts(index, axis if whole else 0, operand.shape[axis])
 
 
-def _picked(index: Any, ndim: int, counts: Callable[[Tensor], bool]) -> set[int]:
+def _picked(index: Any, shape: Sequence[int]) -> set[int]:
     """The axes along which an index picks entries in an order that is not known."""
     each = index if isinstance(index, tuple) else (index,)
     widths = [_width(one) for one in each]
     found, at = set(), 0
     for one, width in zip(each, widths, strict=True):
         if one is Ellipsis:
-            at += ndim - sum(widths)
+            at += len(shape) - sum(widths)
         elif width and not isinstance(one, (int, slice)):
             mask = isinstance(one, Tensor) and one.dtype == torch.bool
-            if not mask and not (isinstance(one, Tensor) and counts(one)):
+            if not mask and not _counts(one, None, shape[at]):
                 found.add(at)
         at += width
     return found
+
+
+def _counts(index: Any, along: int | None, length: int) -> bool:
+    """Whether an index holds 0, 1, 2 and so on along an axis, and leaves the order.
+
+    False where its values cannot be read: on the device "meta", in a fake mode, under torch's
+    transforms, and while a CUDA graph is captured. To read them from a GPU waits for it.
+
+    Parameters
+    ----------
+    index : Tensor, sequence or array
+    along : int or None
+        By default the first axis but for those of length 1.
+    length : int
+        Of the axis whose entries are picked.
+    """
+    with torch._C.DisableTorchFunction():
+        try:
+            found = torch.as_tensor(index)
+            if found.is_cuda and torch.cuda.is_current_stream_capturing():
+                return False
+            for k in range(found.ndim) if along is None else (along,):
+                if found.shape[k] == length and (along is not None or prod(found.shape[:k]) == 1):
+                    numbers = torch.arange(length, device=found.device)
+                    numbers = numbers.view(-1, *[1] * (found.ndim - k - 1))
+                    if bool((found == numbers).all()):
+                        return True
+        except (RuntimeError, TypeError, ValueError):
+            pass
+    return False
 
 
 def _width(index: Any) -> int:
@@ -145,6 +230,7 @@ def _reduced(before: Sequence[int], axis: int, shape: Sequence[int]) -> set[int]
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
     try:
-        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        # Not where its memory begins: without values all begin at 0, and a fake mode warns.
+        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):
         return False  # a tensor without storage

@@ -27,8 +27,6 @@ __all__ = ["Watch"]
 _FOLLOWING = frozenset({Kind.POINTWISE, Kind.NORM, Kind.RANDOM})
 # Names of functions that add rows up at indices.
 _GATHERING = ("scatter", "index_add")
-# Names of functions that change the type or the device of integers, and not the integers.
-_CASTS = frozenset({"to", "long", "int", "cpu", "cuda"})
 # After so many functions it is asked again whether the pass goes on: torch tells nobody when an
 # interrupt, such as Ctrl-C, has ended it.
 _LOOKED_AFTER = 256
@@ -46,8 +44,6 @@ class _Constant:
     multiplied: bool = False
     # Of a new tensor in which samples may be gathered.
     axis: int | None = None
-    # It holds 0, 1, 2 and so on, as an index of samples, while its version is this one.
-    counts_at: int | None = -1
 
 
 # Operands that descend from the inputs, with their nodes.
@@ -237,10 +233,6 @@ class Watch(TorchFunctionMode):
             result, role = functions.call(func, args, kwargs, role)
             if operands or role.kind is Kind.RANDOM:
                 self._note_constants(role, operands, list(tensors_in((result,))))
-            if self._counts(functions.name_of(func), args, kwargs, role):
-                self._constants[id(result)] = _Constant(
-                    weakref.ref(result), counts_at=version_of(result)
-                )
             return result
         may_change = role is None or role.mutates
         copies = self._copies(operands, data, role) if may_change else []
@@ -311,21 +303,19 @@ class Watch(TorchFunctionMode):
         self._consume(data, kind, follows and not detached)
         single = len(data) == len(results) == 1 and not constants and args
         name = functions.name_of(func)
-        mixed = self._is_reordered(name, args, kwargs, data)
+        axes = {id(t): n.axis for t, n in data if not n.unpacked}
+        mixed = reordered(name, args, kwargs, axes)
         for r in made:
             node = self._make(r, kind, data, follows)
             node.detached = detached
             node.unpacked = name == "_pad_packed_sequence"
             if mixed:
                 node.axis = None
+            elif node.axis is None:
+                node.axis = self._regained(name, args, r)
             pointwise = kind is Kind.POINTWISE
             node.affine = not pointwise or (role.affine and not constants)
             node.activated |= pointwise and not role.affine
-            constant = self._constant(r)
-            if node.axis is None and constant is not None:
-                node.axis = constant.axis
-            if node.axis is None:
-                node.axis = self._regained(name, args, r)
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:
@@ -443,30 +433,13 @@ class Watch(TorchFunctionMode):
         found = {followed(t, n.axis, result, samples) for t, n in data if n.axis is not None}
         return found.pop() if len(found) == 1 else None
 
-    def _is_reordered(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: _Data
-    ) -> bool:
-        """Whether samples may have changed places."""
-        operand, node = data[0]
-        if not args or args[0] is not operand or node.axis is None or node.unpacked:
-            return False
-        return reordered(name, args, kwargs, node.axis, self._is_count)
-
-    def _is_count(self, tensor: Tensor) -> bool:
-        constant = self._constant(tensor)
-        return constant is not None and constant.counts_at == version_of(tensor)
-
-    def _counts(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], role: Role) -> bool:
-        """Whether a function puts out 0, 1, 2 and so on: a new tensor, or a view or cast of one."""
-        if name == "arange":
-            return (len(args) == 1 or (len(args) == 2 and args[0] == 0)) and "step" not in kwargs
-        moved = role.kind is Kind.LAYOUT or name in _CASTS
-        return moved and bool(args) and isinstance(args[0], Tensor) and self._is_count(args[0])
-
     def _regained(self, name: str, args: tuple[Any, ...], result: Tensor) -> int | None:
         """The axis of samples after functions that bring together what was apart."""
         if name == "_pad_packed_sequence":
             return 0 if args[2] else 1  # its third argument is batch_first
+        constant = self._constant(result)
+        if constant is not None and constant.axis is not None:
+            return constant.axis
         # Messages that are gathered for the nodes of a graph.
         alike = [k for k, length in enumerate(result.shape) if length == self.samples]
         return 0 if alike == [0] and any(word in name for word in _GATHERING) else None
