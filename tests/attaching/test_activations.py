@@ -210,14 +210,35 @@ def test_a_layer_is_taken_before_the_dropout_that_nothing_follows(training):
     assert_observes(Between(nn.Dropout(0.5)).train(training), by_hand, batch(4))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_layer_is_taken_after_its_activation_and_before_the_dropout(training):
-    def by_hand(model, x):
-        h = F.relu(model.a(x))
-        return {"a": h, "b": model.b(model.between[1](h))}
+def before_dropout(model, x):
+    """The layers of a `Between` whose first layer is taken before the dropout at the end."""
+    h = model.between[0](model.a(x))
+    return {"a": h, "b": model.b(model.between[1](h))}
 
-    model = Between(nn.Sequential(nn.ReLU(), nn.Dropout(0.5))).train(training)
-    assert_observes(model, by_hand, batch(4))
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", FORMULAS.values(), ids=FORMULAS)
+def test_a_layer_is_taken_after_its_activation_and_before_the_dropout(activation, training):
+    model = Between(nn.Sequential(Module(activation), nn.Dropout(0.5))).train(training)
+    assert_observes(model, before_dropout, batch(4))
+
+
+PLAIN = {
+    "scaled": lambda h: h * 1.7,
+    "divided": lambda h: h / 2,
+    "shifted and scaled": lambda h: 0.5 * h + 1,
+    "cast": lambda h: h.double().float(),
+    "in place": lambda h: h.mul_(2),
+    "copied": lambda h: h.clone(),
+    "viewed": lambda h: h.view(len(h), -1),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
+def test_an_activation_behind_a_scale_and_dropout_is_found(plain, training):
+    model = Between(nn.Sequential(Module(plain), nn.Dropout(0.5), nn.ReLU())).train(training)
+    assert_observes(model, with_between, batch(4))
 
 
 ENDS = {

@@ -154,8 +154,20 @@ class EinsumAttention(OwnAttention):
         return self.proj(torch.einsum("nhqk,nkhd->nqhd", weights, v).flatten(2))
 
 
+class OneHead(OwnAttention):
+    """A view of a single head moves nothing."""
+
+    def heads(self, x):
+        return x.view(len(x), -1, 8)
+
+    def forward(self, x):
+        return self.proj(self.attend(*(self.heads(layer(x)) for layer in (self.q, self.k, self.v))))
+
+
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("make", [OwnAttention, JointAttention, CopyingAttention, EinsumAttention])
+@pytest.mark.parametrize(
+    "make", [OwnAttention, JointAttention, CopyingAttention, EinsumAttention, OneHead]
+)
 def test_queries_keys_and_values_are_no_layers(make, fused):
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), make(fused), nn.Linear(8, 3))
 

@@ -287,8 +287,10 @@ class Watch(TorchFunctionMode):
         known = [c for t in constants if (c := self._constant(t)) is not None]
         random = role.kind is Kind.POINTWISE and any(c.random for c in known)
         kind = Kind.RANDOM if random else role.kind
+        # The last product of a formula, such as x * sigmoid(x), is no scale.
+        affine = role.affine and not constants and len(data) == 1
         if kind is Kind.LAYOUT and len(results) == 1 and _same_layout(results[0], data[0][0]):
-            kind = Kind.POINTWISE  # nothing was moved
+            kind, affine = Kind.POINTWISE, True  # nothing was moved
         shapes = [t.shape for t, _ in data]
         if kind is Kind.POINTWISE and any(r.shape not in shapes for r in results):
             kind = Kind.OTHER  # max over an axis, or one entry becomes several
@@ -314,8 +316,8 @@ class Watch(TorchFunctionMode):
             elif node.axis is None:
                 node.axis = self._regained(name, args, r)
             pointwise = kind is Kind.POINTWISE
-            node.affine = not pointwise or (role.affine and not constants)
-            node.activated |= pointwise and not role.affine
+            node.affine = not pointwise or affine
+            node.activated |= pointwise and not (affine or role.affine)
             if single and args[0] is data[0][0]:
                 node.step = (func, args[1:], kwargs)
         if kind is Kind.PRODUCT:

@@ -35,7 +35,7 @@ class Node:
     origin : Start or None
         The layer that it was made of, if it was made of one alone and of constants.
     affine : bool
-        What made it scales or shifts by plain numbers, or casts.
+        What made it scales or shifts by plain numbers, casts, or leaves all as it is.
     activated : bool
         Something else was done entry by entry since the layer.
     scores : tuple of Start
