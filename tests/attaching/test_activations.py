@@ -235,6 +235,29 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
+def test_a_layer_that_is_scaled_before_dropout_is_followed(plain, activated, training):
+    def between(h):
+        return plain(F.leaky_relu(h) if activated else h)
+
+    model = Between(nn.Sequential(Module(between), nn.Dropout(0.5))).train(training)
+    assert_observes(model, before_dropout, batch(4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
+def test_a_scale_between_two_dropouts_is_left_to_the_second(plain, training):
+    layers = (Module(plain), nn.Dropout(0.5), Module(lambda h: 3 * h), nn.Dropout(0.5))
+
+    def by_hand(model, x):
+        h = model.between[0](model.a(x))
+        return {"a": h, "b": model.b(model.between[1:](h))}
+
+    assert_observes(Between(nn.Sequential(*layers)).train(training), by_hand, batch(4))
+
+
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
 def test_an_activation_behind_a_scale_and_dropout_is_found(plain, training):
     model = Between(nn.Sequential(Module(plain), nn.Dropout(0.5), nn.ReLU())).train(training)

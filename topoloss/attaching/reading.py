@@ -154,8 +154,10 @@ def _end(start: Node) -> Node:
     From the start on, only what is done entry by entry, and norms and dropout, is passed.
     Dropout is passed only on the way to something else: before an activation, not after it.
     """
-    # `firm` is the last that is more than scaled or shifted by plain numbers, or cast.
+    # `firm` is the last that is more than scaled or shifted by plain numbers, or cast; `dropped` is
+    # what the first dropout after it was given.
     best = firm = current = start
+    dropped: Node | None = None
     while not current.is_output:
         following = _meeting(current)
         if following is None or (following.kind is Kind.NORM and following.chosen):
@@ -164,13 +166,13 @@ def _end(start: Node) -> Node:
             break  # a penalty has no gradient from there
         if following.kind is Kind.RANDOM:
             # What dropout scales in training it leaves alone in evaluation.
-            best = firm
+            best = dropped = dropped or best
             if firm.kind is Kind.POINTWISE:
                 break
         else:
             best = following
             if following.kind is Kind.NORM or not following.affine:
-                firm = following
+                firm, dropped = following, None
         current = following
     return best
 
