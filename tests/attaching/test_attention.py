@@ -195,6 +195,13 @@ WEIGHTS = {
     "rotated": lambda q, k: (rotated(q) @ rotated(k).mT).softmax(-1),
     "added": lambda q, k: torch.baddbmm(torch.rand(1, 5, 5), q, k.mT).softmax(-1),
     "einsum": lambda q, k: torch.einsum("nid,njd->nij", q, k).softmax(-1),
+    "with a sink": lambda q, k: torch.cat([q @ k.mT, torch.zeros(len(q), 5, 1)], -1).softmax(-1)[
+        ..., :-1
+    ],
+    "with sinks that are first": lambda q, k: torch.cat(
+        [torch.rand(len(q), 5, 2), q @ k.mT], dim=2
+    ).softmax(-1)[..., 2:],
+    "of both halves": lambda q, k: torch.cat([q[:, :2] @ k.mT, q[:, 2:] @ k.mT], 1).softmax(-1),
     "shifted": lambda q, k: ((s := q @ k.mT) - s.amax(-1, keepdim=True)).softmax(-1),
 }
 

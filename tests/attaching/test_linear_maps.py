@@ -286,3 +286,23 @@ def test_a_layer_that_is_never_called_has_its_own_name(between, layers):
     model = Between(between)
     model.a = UsesWeight()
     assert_observes(model, by_hand, batch(4), layers=layers)
+
+
+JOINED = {
+    "two layers": lambda a, b: torch.cat([a, b], 1),
+    "a layer and numbers": lambda a, b: torch.cat([a, torch.ones(6, 2), b], 1),
+    "along the samples": lambda a, b: torch.cat([a, b]).view(2, 6, 8).sum(0),
+}
+
+
+@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
+def test_layers_end_where_they_are_concatenated(join):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(4, 8)
+
+        def forward(self, x):
+            return F.relu(join(self.a(x), self.b(x)))
+
+    assert_observes(Joined(), lambda model, x: {"a": model.a(x), "b": model.b(x)}, batch(4))

@@ -36,6 +36,8 @@ _AFFINE = {
     _aten.mul, _aten.mul_, _aten.add, _aten.add_, _aten.sub, _aten.sub_, _aten.rsub, _aten.div,
     _aten.div_, _aten.neg, _aten.clone, _aten._to_copy,
 }  # fmt: skip
+# They put the same entries elsewhere, as views do.
+_COPIES = {_aten._unsafe_view, _aten.cat}
 # New tensors, such as a mask of dropout is drawn into.
 _NEW = {
     _aten.empty, _aten.empty_like, _aten.new_empty, _aten.full, _aten.full_like, _aten.ones_like,
@@ -229,7 +231,7 @@ def _is_pointwise(packet: Any) -> bool:
 def _is_view(operator: Any) -> bool:
     returns = operator._schema.returns
     aliased = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-    return aliased or operator._overloadpacket is _aten._unsafe_view
+    return aliased or operator._overloadpacket in _COPIES
 
 
 def _key(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
