@@ -219,6 +219,45 @@ def test_attention_is_recognised_however_its_weights_are_made(weights):
     assert_observes(Attention(), lambda model, x: {"proj": model(x)}, batch(5, 8))
 
 
+RELATIVE = {
+    "by a product": lambda q, table: q @ table.mT,
+    "from the left": lambda q, table: (table @ q.mT).mT,
+    "by an einsum": lambda q, table: torch.einsum("nqc,kc->nqk", q, table),
+    "shifted": lambda q, table: (q @ table.repeat(2, 1).mT)[..., 5:],
+    "scaled": lambda q, table: 0.5 * (q @ table.mT),
+}
+
+
+@pytest.mark.parametrize("relative", RELATIVE.values(), ids=RELATIVE)
+def test_relative_positions_that_are_learnt_are_no_layer(relative):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.proj = (nn.Linear(8, 8) for _ in range(4))
+            self.table = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x):
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            return self.proj((q @ k.mT + relative(q, self.table)).softmax(-1) @ v)
+
+    assert_observes(Attention(), lambda model, x: {"proj": model(x)}, batch(5, 8))
+
+
+def test_what_is_added_to_scores_that_weigh_nothing_is_a_layer():
+    class Bilinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Linear(8, 5) for _ in range(4))
+
+        def forward(self, x):
+            return (self.a(x) @ self.b(x).mT + self.c(x)).softmax(-1) + self.d(x)
+
+    def by_hand(model, x):
+        return {name: getattr(model, name)(x) for name in "abcd"}
+
+    assert_observes(Bilinear(), by_hand, batch(5, 8))
+
+
 class Towers(nn.Module):
     """Two encoders whose outputs are compared, each with each."""
 

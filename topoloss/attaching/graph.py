@@ -199,6 +199,10 @@ class Watch(TorchFunctionMode):
         if kind in _SCORES_PASS:
             node.scores = tuple(dict.fromkeys(start for p in parents for start in p.scores))
             node.attends = any(p.attends for p in parents)
+            if node.scores and not node.attends:
+                # What is added to scores, such as queries times learnt positions.
+                more = (p.origin for p in parents if not p.scores and not p.activated)
+                node.scores += tuple(start for start in more if start is not None)
         node.follows = node.watched = follows
         return node
 
