@@ -188,3 +188,30 @@ def test_what_joins_entries_is_found_out_whatever_it_is_given_first(function, fi
                 p.copy_(k)
     model(x)
     torch.testing.assert_close(seen.activations()["a"], model.a(x))
+
+
+def calls_of_first_pass(width):
+    """How often a module is called whose functions don't show that it works entry by entry."""
+    calls = []
+
+    def between(h):
+        calls.append(h.shape)
+        return Hidden.apply(h, lambda h: h.flip(1).relu().flip(1))
+
+    model, x = Between(Module(between), width), batch(4)
+    with topoloss.observe(model) as seen:
+        model(x)
+        torch.testing.assert_close(seen.activations()["a"], model.a(x).relu())
+    return len(calls)
+
+
+def test_the_look_at_a_module_takes_as_many_calls_however_many_neurons_there_are():
+    assert calls_of_first_pass(10_000) == calls_of_first_pass(8)
+
+
+def test_two_joined_entries_among_many_are_found_out():
+    def swapped(h):
+        return torch.cat([h[:, :-2], h[:, -2:].flip(1)], 1)
+
+    model = Between(Module(lambda h: Hidden.apply(h, swapped)), width=10_000)
+    assert_observes(model, ends_before, batch(4))
