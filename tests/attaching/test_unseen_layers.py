@@ -89,3 +89,61 @@ def test_a_scripted_part_is_refused_by_name_before_any_hook(part):
     # Weights need no hook.
     expected = sum(p.square().sum() for p in model.parameters())
     torch.testing.assert_close(topoloss.attach(model, "l2")(), expected)
+
+
+class Table(nn.Module):
+    """A parameter called weight, and what is done with it and the input."""
+
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+TABLES = {
+    "positions that are added": Table(torch.add, 3, 4),
+    "prototypes": Table(torch.cdist, 4, 4),
+    "a part of one": Table(lambda x, weight: x - weight[:3], 5, 4),
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_a_table_that_is_read_is_no_layer_that_was_missed(table):
+    model, x = nn.Sequential(table, nn.Linear(4, 3)), batch(3, 4)
+    seen = topoloss.observe(model)
+    model(x)
+    assert_layers(seen, {"1": model(x)})
+
+
+class Summary(nn.Module):
+    """Queries that are learnt and mapped, as attention pooling has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(1, 2, 4))
+        self.hidden, self.q, self.k = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        queries = self.q(torch.relu(self.hidden(self.latent)))
+        return (queries @ self.k(x).mT).softmax(-1) @ x
+
+
+def test_a_layer_of_a_parameter_is_no_layer_that_was_missed():
+    model, x = nn.Sequential(Summary(), nn.Linear(4, 3)), batch(3, 4)
+    seen = topoloss.observe(model)
+    model(x)
+    assert_layers(seen, {"1": model(x)})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_many_layers_that_are_not_seen_are_told_at_once():
+    first, third = (torch.jit.trace(nn.Linear(4, 4), torch.ones(2, 4)) for _ in range(2))
+    model = nn.Sequential(first, nn.Softmax(1), third, nn.Linear(4, 3))
+    seen = topoloss.observe(model)
+    model(batch(4))
+    with pytest.warns(topoloss.AttachmentWarning) as told:
+        assert list(seen.activations()) == ["3"]
+    (warning,) = told
+    assert "layers '0', '2' are left out" in str(warning.message)

@@ -99,6 +99,8 @@ class Watch(TorchFunctionMode):
         self.starts: list[Start] = []
         self.multiplied: list[Tensor] = []
         self.apart: list[Tensor] = []
+        # The parameters that went into a function of the inputs, or into a product.
+        self.read: list[Tensor] = []
         self.used: list[tuple[list[Tensor], Node]] = []
         self.samples = next(
             (t.shape[batch_dim] for t in inputs if -t.ndim <= batch_dim < t.ndim), None
@@ -289,6 +291,7 @@ class Watch(TorchFunctionMode):
                 self._constants[id(r)] = _Constant(weakref.ref(r), axis=self._axis(r, data))
             return
         known = [c for t in constants if (c := self._constant(t)) is not None]
+        self.read += [c.parameter for c in known if c.parameter is not None]
         random = role.kind is Kind.POINTWISE and any(c.random for c in known)
         kind = Kind.RANDOM if random else role.kind
         # The last product of a formula, such as x * sigmoid(x), is no scale.
@@ -424,8 +427,10 @@ class Watch(TorchFunctionMode):
             return
         largest = max(owned, key=_axes_of).parameter if owned else None
         multiplied = bool(owned) and (role.kind is Kind.PRODUCT or all(c.multiplied for c in owned))
-        if role.kind is Kind.PRODUCT and largest is not None and len(known) < len(operands):
-            self.apart.append(largest)  # a layer of something that is no parameter
+        if role.kind is Kind.PRODUCT:
+            self.read += [c.parameter for c in owned if c.parameter is not None]
+            if largest is not None and len(known) < len(operands):
+                self.apart.append(largest)  # a layer of something that is no parameter
         for r in results:
             if not self._modules.owners(r):
                 constant = _Constant(weakref.ref(r), largest, random, multiplied)

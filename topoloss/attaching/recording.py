@@ -494,29 +494,29 @@ class Recorder:
     def _apart(self, watch: Watch) -> list[str]:
         observed = {start.name for start in watch.starts}
         names = {self._modules.layer_of(p)[0] for p in watch.apart} - observed
-        return [
-            f"layer {name or '(model)'!r} is left out: it is not computed from the model's inputs, "
-            "so it has no samples."
-            for name in sorted(names)
-        ]
+        return _left_out(
+            sorted(names), "what is not computed from the model's inputs has no samples."
+        )
 
     def _unused(self, running: _Running, model: nn.Module) -> list[str]:
-        """Notes on called modules whose weight nothing was seen to multiply by."""
+        """Note the called modules of whose weight nothing was seen."""
         watch = running.watch
-        used = {id(s.parameter) for s in watch.starts} | {id(p) for p in watch.apart}
-        used |= {id(p) for p in watch.multiplied}
+        read = {id(p) for p in watch.read}
         # Not only by id: a sharded parameter is another one while its module runs.
         names = {start.name.removesuffix(".weight") for start in watch.starts}
-        return [
-            f"layer {name or '(model)'!r} is left out: it was called, but nothing made of the "
-            "model's inputs was seen to be multiplied by its weight (torch shows nothing of what a "
-            "traced or scripted function does, or torch.vmap); name it, or the module around it, "
-            "with layers=."
+        unused = [
+            name
             for name, each in own_modules(model)
             if each in running.fed and name not in names
             for weight in [own_matrix(each)]
-            if weight is not None and weight.requires_grad and id(weight) not in used
+            if weight is not None and weight.requires_grad and id(weight) not in read
         ]
+        return _left_out(
+            unused,
+            "called, but nothing made of the model's inputs was seen to be multiplied by the "
+            "weight (torch shows nothing of what a traced or scripted function does, or "
+            "torch.vmap); name such a layer, or the module around it, with layers=.",
+        )
 
     def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:
         names = []
@@ -630,6 +630,15 @@ def _mask(
             "where every position counts."
         )
     return given
+
+
+def _left_out(names: list[str], reason: str) -> list[str]:
+    """One note on all the layers that are left out for a reason, if there are any."""
+    if not names:
+        return []
+    shown_names = ", ".join(repr(name or "(model)") for name in names)
+    which = f"layer {shown_names} is" if len(names) == 1 else f"layers {shown_names} are"
+    return [f"{which} left out: {reason}"]
 
 
 def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
