@@ -260,6 +260,45 @@ def test_an_index_whose_values_cannot_be_read_leaves_the_model_to_itself():
         assert model.to("meta")(torch.randn(6, 4, device="meta")).shape == (6, 3)
 
 
+class Equation(nn.Module):
+    """A layer, and an einsum of what it puts out and a weight."""
+
+    def __init__(self, equation, weight, leads):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.weight = nn.Parameter(torch.randn(weight))
+        self.equation, self.leads = equation, leads
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        operands = (self.weight, h) if self.leads else (h, self.weight)
+        return torch.relu(torch.einsum(self.equation, *operands))
+
+
+# The equation, the shape of its weight, whether that comes first, and where the samples are put.
+EQUATIONS = {
+    "linear": ("bi,oi->bo", (6, 4), False, 0),
+    "weight first": ("oi,bi->ob", (6, 4), True, 1),
+    "spaces": ("o i , b i -> o b", (6, 4), True, 1),
+    "without an end": ("ai,bi", (6, 4), True, 1),
+    "without an end, in the order of letters": ("zi,bi", (6, 4), True, 0),
+    "two axes of a weight": ("hoi,bi->hbo", (6, 6, 4), True, 1),
+    "any axes": ("...i,oi->o...", (6, 4), False, 1),
+    "any axes of both": ("o...i,...i->o...", (6, 1, 4), True, 1),
+}
+
+
+@pytest.mark.parametrize("samples", [5, 6])
+@pytest.mark.parametrize(("equation", "weight", "leads", "axis"), EQUATIONS.values(), ids=EQUATIONS)
+def test_an_equation_says_where_the_samples_are(equation, weight, leads, axis, samples):
+    """Also where there are as many samples as outputs."""
+
+    def by_hand(model, x):
+        return {"first": torch.tanh(model.first(x)), "(model)": model(x).movedim(axis, 0)}
+
+    assert_observes(Equation(equation, weight, leads), by_hand, batch(4, samples=samples))
+
+
 @pytest.mark.parametrize("positions", [5, 6])
 def test_a_linear_map_on_the_positions_is_a_layer_of_the_samples(positions):
     """As MLP-Mixer does it."""

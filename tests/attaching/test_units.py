@@ -188,6 +188,8 @@ class Weighs(nn.Module):
 PRODUCTS = {
     "W @ x": (lambda w, x: w @ x, (5, 4), (4, 3), 1),
     "x @ W": (lambda w, x: x @ w, (4, 5), (3, 4), 2),
+    "W @ x, asked of x": (lambda w, x: x.__rmatmul__(w), (5, 4), (4, 3), 1),
+    "x @ W, asked of W": (lambda w, x: w.__rmatmul__(x), (4, 5), (3, 4), 2),
     "x @ W of two heads": (lambda w, x: x[:, None] @ w, (2, 4, 5), (3, 4), 3),
     "W by name": (lambda w, x: torch.matmul(input=w, other=x), (5, 4), (4, 3), 1),
     "linear": (lambda w, x: F.linear(x, w), (5, 4), (3, 4), 2),

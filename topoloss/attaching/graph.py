@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from topoloss.attaching import functions
 from topoloss.attaching.axes import followed, reordered
-from topoloss.attaching.channels import channel_of_product
+from topoloss.attaching.channels import axis_of_equation, channel_of_product
 from topoloss.attaching.functions import Kind, Role, tensors_in, version_of
 from topoloss.attaching.modules import Modules, adapted, channel_axis, is_norm, is_whole
 from topoloss.attaching.nodes import Node, Start
@@ -320,6 +320,8 @@ class Watch(TorchFunctionMode):
             node.unpacked = name == "_pad_packed_sequence"
             if mixed:
                 node.axis = None
+            elif name == "einsum":
+                node.axis = axis_of_equation(args, {id(t): n.axis for t, n in data})
             elif node.axis is None:
                 node.axis = self._regained(name, args, r)
             pointwise = kind is Kind.POINTWISE
@@ -361,7 +363,7 @@ class Watch(TorchFunctionMode):
                 parameter, weight = max(weights, key=lambda w: w[0].ndim)
                 leads = (
                     next(t for t in tensors_in(args) if t is data[0][0] or t is weight) is weight
-                )
+                ) is not (name == "__rmatmul__")  # it is asked of the second operand
                 # Of images channels stand before height and width.
                 channel = (
                     -(parameter.ndim - 1)
