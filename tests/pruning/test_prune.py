@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -305,6 +306,12 @@ def test_a_skip_connection_is_an_error_by_name_and_passed_over_by_default(caplog
     assert any(n == "head: all channels stay, as it is put out by the model" for n in told)
 
 
+@dataclass
+class Outputs:
+    logits: torch.Tensor
+    hidden: list
+
+
 class Twice(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -338,6 +345,7 @@ class Around(nn.Module):
         (lambda m, h: m.b(h.softmax(1)), "read by softmax"),
         (lambda m, h: m.b(F.layer_norm(h, (6,))), "read by layer_norm"),
         (lambda m, h: (m.b(h), h), "put out by the model"),
+        (lambda m, h: Outputs(m.b(h), [h]), "put out by the model"),
         (lambda m, h: m.b(h) + m.b(2 * h), "'b', which is called more than once"),
         (lambda m, h: m.b(h) + m.b(torch.ones(5, 6)), "'b', which is called more than once"),
         (lambda m, h: m.b(h) + m.b.weight.sum(), "'b', which has parameters that sum reads"),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from topoloss.attaching.functions import tensors_in
+from topoloss.attaching.functions import tensors_in, tensors_within
 from topoloss.pruning.data import Batch, run
 
 __all__ = ["Reader", "Wire", "given_to", "weight_of", "wires"]
@@ -99,7 +99,7 @@ def wires(model: nn.Module, batch: Batch) -> dict[str, Wire]:
     watch = _Watch(model)
     with torch.no_grad(), watch:
         outputs = run(model, batch)
-    for tensor in tensors_in((outputs,)):
+    for tensor in tensors_within(outputs):
         watch.block(tensor, "is put out by the model")
     found = watch.wires
     for name, module in model.named_modules():
@@ -439,7 +439,7 @@ class _Probe:
                 module = self._model.get_submodule(name)
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 hooks.callback(handle.remove)
-            return list(tensors_in((run(self._model, self._batch),)))
+            return list(tensors_within(run(self._model, self._batch)))
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
