@@ -260,6 +260,21 @@ def test_the_name_of_a_state_does_not_hang_on_where_an_option_lies_in_memory():
     assert first.state_key == second.state_key
 
 
+SAME = {"max_neurons": None, "on_small_batch": "skip", "eval_pass": False, "sampler": "importance"}
+
+
+@pytest.mark.parametrize("option", SAME)
+def test_a_run_is_resumed_with_its_state_where_an_option_changes_nothing_of_it(tmp_path, option):
+    expected = Classifier()
+    resumed = copy.deepcopy(expected)
+    fit(expected, PenaltyCallback("t1", 0.1, warmup=1000), max_epochs=2)
+    trainer = fit(resumed, PenaltyCallback("t1", 0.1, warmup=1000), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = PenaltyCallback("t1", 0.1, warmup=1000, **{option: SAME[option]})
+    fit(resumed, again, max_epochs=2, resume=tmp_path / "half.ckpt")
+    assert_same(resumed, expected)
+
+
 class ByHand(Classifier):
     def __init__(self):
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ __all__ = ["PenaltyCallback"]
 
 # Two packages hold the same code, with classes of their own.
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+# Options that a run may be resumed without, or with others: nothing of the state hangs on them.
+_NOT_IN_STATE = frozenset({"max_neurons", "on_small_batch"})
 
 
 def _flavours() -> list[Any]:
@@ -91,7 +94,13 @@ class PenaltyCallback(_Callback):
     @property
     def state_key(self) -> str:
         """The name of its state in checkpoints; it tells penalties of one trainer apart."""
-        options = {name: _stable(self._options[name]) for name in sorted(self._options)}
+        defaults = signature(attach).parameters
+        options = {
+            name: _stable(option)
+            for name, option in sorted(self._options.items())
+            if name not in _NOT_IN_STATE
+            and (name not in defaults or option != defaults[name].default)
+        }
         return self._generate_state_key(
             regulariser=self._regulariser, module=self._module, **options
         )
