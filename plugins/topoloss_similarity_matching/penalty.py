@@ -101,18 +101,11 @@ class SimilarityMatching(topoloss.Regulariser):
         return self._outputs(r, None, 1.0)
 
     def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
-        if not isinstance(layers, Mapping) or not all(
-            isinstance(x, Tensor) for x in layers.values()
-        ):
-            raise topoloss.InputError(
-                f"something of type {type(layers).__name__} was given; expected a mapping from "
-                "names to tensors (samples, neurons): the inputs, and then at least one layer."
-            )
-        if len(layers) < 2 or any(x.ndim != 2 for x in layers.values()):
+        self.check_layers(layers)
+        if len(layers) < 2:
             shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
             raise topoloss.InputError(
-                f"{{{shapes}}} was given; expected the inputs, and after them at least one layer, "
-                "each of shape (samples, neurons)."
+                f"{{{shapes}}} was given; expected the inputs, and after them at least one layer."
             )
         if len({len(x) for x in layers.values()}) > 1:
             shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())

@@ -266,7 +266,7 @@ def test_nonfinite_activations_are_skipped_on_request():
     ("options", "layers", "message"),
     [
         ({}, {"(input)": (3, 2)}, "and after them at least one layer"),
-        ({}, {"(input)": (3, 2), "a": (3, 2, 2)}, "and after them at least one layer"),
+        ({}, {"(input)": (3, 2), "a": (3, 2, 2)}, r"expected \(samples, neurons\) for each"),
         ({}, {"(input)": (3, 2), "a": (4, 2)}, "differing numbers of samples"),
         ({"feedforward": {"b": torch.ones(2, 2)}}, {"x": (3, 2), "a": (3, 2)}, r"masks of \['b'\]"),
         (
