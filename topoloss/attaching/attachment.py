@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -150,6 +151,7 @@ def attach(
     >>> {layer: len(index) for layer, index in penalty.neurons.items()}
     {'0': 8, '2': 3}
     """
+    given = dict(locals())
     if unknown:
         raise unknown_option(attach, next(iter(unknown)))
     watching = Watching(batch_dim, after_activation, mask, eval_pass)
@@ -162,24 +164,7 @@ def attach(
     made = made_regulariser(regulariser)
     refuse_labels(made)
     schedule = Schedule(warmup, every, overhead)
-    _refuse_ignored(
-        made,
-        layers=layers,
-        units=units,
-        mask=mask,
-        sampler=sampler,
-        fraction=fraction,
-        batch_dim=batch_dim,
-        per=per,
-        after_activation=after_activation,
-        eval_pass=eval_pass,
-        max_neurons=max_neurons,
-        on_small_batch=on_small_batch,
-        warmup=warmup,
-        every=every,
-        overhead=overhead,
-        group=group,
-    )
+    _refuse_ignored(made, given)
     if per is not None and type(made).of_layers is not Regulariser.of_layers:
         raise OptionError(
             f"per={per!r} was given, but {title(made)} joins the layers in its own way "
@@ -640,14 +625,15 @@ def options_of(regulariser: Regulariser) -> frozenset[str]:
     return scheduling | ({"layers"} if regulariser.source == "weights" else frozenset())
 
 
-def _refuse_ignored(regulariser: Regulariser, **given: Any) -> None:
+def _refuse_ignored(regulariser: Regulariser, given: Mapping[str, Any]) -> None:
     """Raise if an option was given, other than its default, that makes no difference."""
-    defaults = inspect.signature(attach).parameters
+    parameters = inspect.signature(attach).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     taken = options_of(regulariser)
     ignored = [
-        f"{option}={shown(value)}"
-        for option, value in given.items()
-        if option not in taken and value != defaults[option].default
+        f"{option}={shown(given[option])}"
+        for option, default in defaults.items()
+        if option not in taken and given[option] != default
     ]
     if not ignored:
         return
@@ -655,7 +641,7 @@ def _refuse_ignored(regulariser: Regulariser, **given: Any) -> None:
         why = "has no spanning tree"
     else:
         why = f"takes the {regulariser.source} of the model and no neurons"
-    options = sorted(taken & set(given))
+    options = sorted(taken & set(defaults))
     raise OptionError(
         f"{', '.join(ignored)} was given, and would be ignored: {title(regulariser)} "
         f"{why}. Leave it out; of the options of attach it takes {options or 'none'}."
