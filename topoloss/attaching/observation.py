@@ -516,5 +516,5 @@ def looking(model: nn.Module, seen: Observation | None = None) -> Iterator[None]
     records the passes made here; all others keep their latest pass.
     """
     passes = unseen() if seen is None else seen._recorder().alone()
-    with torch.no_grad(), evaluating(model), passes, torch.compiler.set_stance("force_eager"):
+    with torch.no_grad(), evaluating(model), passes:
         yield

@@ -6,8 +6,8 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from traceback import extract_tb
 from typing import Any, NamedTuple, TypeAlias
@@ -235,7 +235,7 @@ class Recorder:
             raise _not_run()
         args, kwargs = self._inputs
         self._check_inputs()
-        with self.alone(), torch.compiler.set_stance("force_eager"), ExitStack() as casts:
+        with self.alone(), ExitStack() as casts:
             for device, now, then in zip(_DEVICES, _autocast(), self._autocast, strict=True):
                 if now != then:
                     enabled, dtype = then
@@ -263,16 +263,16 @@ class Recorder:
         before = (getattr(self._of_thread, "latest", None), self._newest, self._compiled)
         passes = self.passes
         try:
-            with self.alone(), torch.compiler.set_stance("force_eager"):
+            with self.alone():
                 model(*args, **kwargs)
             return self.latest()
         finally:
             self._of_thread.latest, self._newest, self._compiled = before
             self.passes = passes
 
-    def alone(self) -> _Alone:
-        """In this context a pass of the model is seen by this recorder alone."""
-        return _Alone(self)
+    def alone(self) -> AbstractContextManager[None]:
+        """In this context a pass of the model is seen by this recorder alone, and not compiled."""
+        return _alone(self)
 
     # A pass, from the root's pre-hook to its hook
 
@@ -571,20 +571,19 @@ class Recorder:
         return made
 
 
-def unseen() -> _Alone:
-    """In this context passes of any model are seen by no recorder."""
-    return _Alone(None)
+def unseen() -> AbstractContextManager[None]:
+    """In this context passes of any model are seen by no recorder, and not compiled."""
+    return _alone(None)
 
 
-class _Alone:
-    def __init__(self, recorder: Recorder | None) -> None:
-        self._recorder = recorder
-
-    def __enter__(self) -> None:
-        _repeating.recorders.append(self._recorder)
-
-    def __exit__(self, *error: object) -> None:
-        _repeating.recorders.remove(self._recorder)
+@contextmanager
+def _alone(recorder: Recorder | None) -> Iterator[None]:
+    _repeating.recorders.append(recorder)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _repeating.recorders.remove(recorder)
 
 
 # Small tools
