@@ -58,3 +58,11 @@ class DifferentiableOnce(Negated):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         return gradient.clone()
+
+
+class Doubled(Negated):
+    """Give twice the gradient."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient

@@ -378,6 +378,20 @@ class LoudestOfAll(Mse):
         return (equal * squares).sum() - (equal.sum() - 1) * largest
 
 
+class DoubledWhereNeuronsAreEqual(topoloss.Pipeline):
+    """Twice the gradient where two neurons are equal, of distances that kink there."""
+
+    def __init__(self):
+        stages = topoloss.filtration("euclidean"), topoloss.persistence("mst")
+        super().__init__(*stages, topoloss.loss("t1"))
+
+    def compute(self, x):
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        equal = (x[:, :, None] == x[:, None]).all(0) & ~itself
+        value = super().compute(x)
+        return torch.where(equal.any(), autograd.Doubled.apply(value), value)
+
+
 # The rules that each component breaks, in the order in which they are checked: what the
 # component is about comes first.
 BREAKS = {
@@ -441,4 +455,5 @@ BREAKS = {
     HiddenScale: "state_dict",
     ReadsMemory: "layout batch",
     LoudestOfAll: "ties",
+    DoubledWhereNeuronsAreEqual: "ties",
 }
