@@ -2,10 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from testing.broken import losses, regularisers
 from testing.unusual import filtrations as unusual
+from testing.unusual import regularisers as unusual_regularisers
 
 import topoloss
 from topoloss.testing import CheckFailed, check
@@ -72,6 +74,18 @@ def test_a_regulariser_between_layers_is_compared_by_layers():
     departs_alone("regulariser", between, lambda layers: 2 * products(layers))
 
 
+def test_a_regulariser_of_parameters_or_weights_is_compared_by_name():
+    def absolute(parameters):
+        return sum(abs(p.numpy()).sum() for p in parameters.values())
+
+    def spectral(weights):
+        return sum(np.linalg.norm(w.flatten(1).numpy(), 2) for w in weights.values())
+
+    for component, value in (("l1", absolute), (unusual_regularisers.Spectral, spectral)):
+        agrees("regulariser", component, value)
+        departs_alone("regulariser", component, lambda named, value=value: 2 * value(named))
+
+
 def raises(given):
     raise ValueError("no such value")
 
@@ -86,6 +100,7 @@ def raises(given):
         ("loss", "t1", lambda diagrams: diagrams[0].deaths, "converted"),
         ("regulariser", regularisers.Mse, raises, "ValueError: no such value"),
         ("regulariser", regularisers.Mse, lambda x: x, "converted"),
+        ("regulariser", "orthogonality", raises, "ValueError: no such value"),
     ],
 )
 def test_a_definition_that_fails_is_to_be_mended_itself(kind, component, expected, received):

@@ -34,10 +34,10 @@ def check(
         A slow, obvious definition to compare with. For a filtration it maps activations
         (samples, n), or weights by name for one of weights, to the matrix (n, n) of edge
         values of the n vertices; for a loss a list of diagrams to a number; for a regulariser
-        of activations the activations to a number, or by name those of each layer if it
-        compares layers. The other kinds take none. Without a definition a wrong formula
-        passes if it is consistent with itself: a standard deviation with the wrong
-        divisor, for example.
+        the activations to a number, or by name those of each layer if it compares layers, or
+        by name the weights or parameters that it is of. The other kinds take none. Without a
+        definition a wrong formula passes if it is consistent with itself: a standard deviation
+        with the wrong divisor, for example.
     seed : int
         Seed of all generated examples, from 0 to 2^32 - 1.
 

@@ -185,7 +185,10 @@ def definition(subject: Subject) -> None:
     ):
         with on(example.name):
             with on_definition(example.name):
-                expected = float(subject.expected(_given(regulariser, *example.tensors)))
+                given = _given(regulariser, *example.tensors)
+                if isinstance(given, dict):
+                    given = {name: x.detach() for name, x in given.items()}
+                expected = float(subject.expected(given))
             received = _apply(regulariser, *example.tensors)[0].item()
             require(
                 abs(received - expected) <= 1e-7 * (1 + abs(expected)),
@@ -355,7 +358,7 @@ KIND = Kind(
         samples,
         convolution,
         _of_activations(nonfinite),
-        _of_activations(definition),
+        definition,
         _of_activations(diagrams),
         derivatives.graph,
         _of_activations(one_neuron),
