@@ -361,6 +361,13 @@ class SquaresOverflow(Tree):
         return self.from_matrix((v[:, None] - v[None]).square().sum(-1))
 
 
+class LeavesLongEdgesOut(Tree):
+    """Takes a large number to mean that there is no edge."""
+
+    def tree(self, values):
+        return super().tree(values.clamp(max=1e9))
+
+
 class LooksAtTheDiagonal(Tree):
     def tree(self, values):
         return super().tree(values + values.diagonal() + values.diagonal()[:, None])
@@ -657,25 +664,26 @@ BREAKS = {
     NoOperator: "operators",
     ForgetsItsOrders: "operators",
     LimitIsText: "operators edges_of_vertices points input_unchanged determinism memory "
-    "random_state module_state leftovers layout spanning_tree reference negative_values "
-    "digits sizes weight diagonal higher_dimensions "
-    "boundary_reduction limits pickling deepcopy state_dict device",
+    "random_state module_state leftovers layout spanning_tree reference negative_values digits "
+    "sizes weight scale diagonal higher_dimensions boundary_reduction limits pickling deepcopy "
+    "state_dict device",
     HalfPrecisionAlone: "operators edges_of_vertices points spanning_tree reference diagonal",
     DropsZeroDeaths: "points spanning_tree reference negative_values digits sizes",
-    CountsFromOne: "edges_of_vertices spanning_tree reference negative_values digits sizes weight",
-    NextVertex: "reference negative_values digits sizes weight",
-    Cycle: "spanning_tree reference negative_values digits sizes weight",
+    CountsFromOne: "edges_of_vertices spanning_tree reference negative_values digits sizes weight "
+    "scale",
+    NextVertex: "reference negative_values digits sizes weight scale",
+    Cycle: "spanning_tree reference negative_values digits sizes weight scale",
     Int32: "edges_of_vertices",
     WithBirthsOfVertices: "edges_of_vertices",
-    HighestIndicesFirst: "reference negative_values digits sizes",
+    HighestIndicesFirst: "reference negative_values digits sizes scale",
     CachesByShape: "memory",
     CachesByAddress: "memory",
     ListCachedByShape: "memory",
     AbsoluteValues: "negative_values",
     MinusZeroFirst: "negative_values",
     ListedAbsoluteValues: "negative_values forest",
-    RoundsToFloat32: "digits",
-    RoundsListsToFloat32: "digits",
+    RoundsToFloat32: "digits scale",
+    RoundsListsToFloat32: "digits scale",
     RoundsFeaturesToFloat32: "digits scale",
     RoundsFeaturesToTF32: "digits",
     OnTheCpu: "device",
@@ -695,10 +703,11 @@ BREAKS = {
     WrongForOddManyOfFloat64: "sizes",
     SkipsTheBordersOfBlocks: "sizes",
     ListWrongAbove300: "sizes forest",
-    Heaviest: "reference negative_values digits sizes weight",
-    LowPrecision: "digits weight",
+    Heaviest: "reference negative_values digits sizes weight scale",
+    LowPrecision: "digits weight scale",
     First8Features: "features scale",
     SquaresOverflow: "scale",
+    LeavesLongEdgesOut: "scale",
     FixedPoint: "weight scale",
     LooksAtTheDiagonal: "diagonal",
     ClearsTheDiagonal: "input_unchanged",
@@ -707,8 +716,8 @@ BREAKS = {
     CountsTrees: "module_state",
     ClaimsToBeMapped: "vmap compilation",
     UnknownOrder: "operators edges_of_vertices points input_unchanged determinism memory "
-    "random_state module_state leftovers layout spanning_tree reference digits sizes "
-    "weight higher_dimensions pickling deepcopy state_dict device",
+    "random_state module_state leftovers layout spanning_tree reference digits sizes weight scale "
+    "higher_dimensions pickling deepcopy state_dict device",
     NegativeDots: "reference sizes weight scale",
     LosesADeath: "components forest",
     IgnoresIsolatedVertices: "components forest higher_dimensions",
@@ -719,7 +728,7 @@ BREAKS = {
     SortsTheEnds: "components forest",
     AddsDuplicatesUp: "forest",
     TakesTheLastDuplicate: "forest",
-    ExpectsSortedLists: "reference negative_values digits sizes weight forest",
+    ExpectsSortedLists: "reference negative_values digits sizes weight scale forest",
     NoBirths: "higher_dimensions boundary_reduction",
     LeavesEmptyDimensionsOut: "higher_dimensions",
     EveryBirthWrong: "boundary_reduction",

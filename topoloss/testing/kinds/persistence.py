@@ -292,20 +292,23 @@ def weight(subject: Subject) -> None:
 
 @builds_on("reference", "digits", "features", "sizes", "weight")
 def scale(subject: Subject) -> None:
-    """Huge and tiny features, whose squares overflow or vanish, have the tree of others."""
+    """Huge and tiny features, whose squares overflow or vanish, have the tree of others.
+
+    So have huge and tiny edge values, none of which stands for an edge that is not there.
+    """
     engine = subject.make()
-    if not has(engine, "from_features"):
-        raise NotApplicable("it has no from_features")
     v = random_walk(at_most(engine, 17), subject.seed)
     for dtype in dtypes_of(engine):
         for exponent in (_EXPONENT[dtype], -_EXPONENT[dtype]):
-            for search in searches_of_features(engine, v.to(dtype)):
+            for search in searches_of_vertices(engine, v.to(dtype)):
                 what = f"a random walk of {len(v)} vertices, seed={subject.seed}, {dtype}"
                 with on(f"{search.name} of 2**{exponent} times {what}"):
+                    *edges, last = search.tensors
                     require_tree(
                         search,
-                        search.operator(search.tensors[0] * 2.0**exponent),
-                        "divide features by their largest magnitude before you multiply them",
+                        search.operator(*edges, last * 2.0**exponent),
+                        "divide features by their largest magnitude before you multiply them, and "
+                        "let no number but infinity stand for an edge that is not there",
                     )
 
 
