@@ -28,6 +28,13 @@ class Gram(topoloss.Regulariser):
         return (x.T @ x).abs().mean()
 
 
+class LargestActivation(topoloss.Regulariser):
+    """One sample alone decides."""
+
+    def compute(self, x):
+        return x.to(torch.promote_types(x.dtype, torch.float32)).abs().amax()
+
+
 class MeanGap(topoloss.Regulariser):
     """Compares the means of successive layers, which need not have one width."""
 
@@ -58,6 +65,7 @@ class OfBinarised(topoloss.Pipeline):
 UNUSUAL = (
     LogMeanExp,
     Gram,
+    LargestActivation,
     MeanGap,
     Spectral,
     OfBinarised,
