@@ -340,6 +340,17 @@ class Prints(Mse):
         return super().compute(x)
 
 
+class OtherWhereCompiled(Mse):
+    """Leaves torch, and gives another value in what the compiler makes of the rest."""
+
+    def compute(self, x):
+        (first,) = topoloss.outside(self.first, x.detach())
+        return super().compute(x) + first * (2 if torch.compiler.is_compiling() else 1)
+
+    def first(self, x):
+        return (torch.ones((), dtype=torch.int64, device=x.device),)
+
+
 class DifferentiableOnce(Mse):
     def compute(self, x):
         return autograd.DifferentiableOnce.apply(super().compute(x))
@@ -410,7 +421,7 @@ BREAKS = {
     "graph one_neuron gradient second_gradient finite_gradients ties many batch compilation "
     "pickling deepcopy state_dict device",
     ByEdge: "change_of_tree",
-    ShortDiagrams: "diagrams compilation",
+    ShortDiagrams: "diagrams",
     NegatedMse: "gradient ties many",
     HalfMse: "precision gradient second_gradient ties many",
     DetachedInFloat32: "precision",
@@ -450,6 +461,7 @@ BREAKS = {
     KeepsALambda: "pickling",
     RefusesToBeCopied: "deepcopy",
     Prints: "compilation",
+    OtherWhereCompiled: "compilation",
     DifferentiableOnce: "second_gradient",
     SwitchesToEval: "module_state",
     HiddenScale: "state_dict",

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import torch
 from testing.unusual import filtrations
 
@@ -35,6 +36,18 @@ class LargestActivation(topoloss.Regulariser):
         return x.to(torch.promote_types(x.dtype, torch.float32)).abs().amax()
 
 
+class ByNumpy(topoloss.Regulariser):
+    """Leaves torch to find an index, which no graph of the compiler can hold."""
+
+    def compute(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        (largest,) = topoloss.outside(self.largest, x.detach())
+        return x.flatten().gather(0, largest[None])[0].abs()
+
+    def largest(self, x):
+        return (torch.from_numpy(np.asarray(abs(x.cpu().numpy()).argmax())).to(x.device),)
+
+
 class MeanGap(topoloss.Regulariser):
     """Compares the means of successive layers, which need not have one width."""
 
@@ -66,6 +79,7 @@ UNUSUAL = (
     LogMeanExp,
     Gram,
     LargestActivation,
+    ByNumpy,
     MeanGap,
     Spectral,
     OfBinarised,
