@@ -34,3 +34,9 @@ def test_options_conform(check):
 def test_the_gradient_of_a_piece_that_few_neighbours_have_is_right(filtration, loss):
     (ties,) = (c for c in cases("regulariser", f"{filtration}/mst/{loss}") if c.rule == "ties")
     ties()
+
+
+def test_a_graph_that_is_cut_off_at_a_threshold_has_fewer_deaths():
+    name = "euclidean/ripser[threshold=1.0]/t1"
+    (diagrams,) = (c for c in cases("regulariser", name) if c.rule == "diagrams")
+    diagrams()

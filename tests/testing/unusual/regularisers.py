@@ -75,6 +75,36 @@ class OfBinarised(topoloss.Pipeline):
         super().__init__(filtrations.Binarised(), topoloss.persistence("mst"), loss)
 
 
+class Couples(filtrations.FractionalWeights):
+    """A listed graph of several components: every other vertex and the next."""
+
+    def edges(self, v):
+        first = torch.arange(0, len(v) - 1, 2, device=v.device)
+        return len(v), torch.stack((first, first + 1), 1)
+
+
+class OfCouples(topoloss.Pipeline):
+    """Fewer deaths than a clique has."""
+
+    def __init__(self):
+        super().__init__(Couples(), topoloss.persistence("mst"), topoloss.loss("t1"))
+
+
+class FromTheInput(topoloss.Regulariser):
+    """Compares each layer with what the model was given."""
+
+    inputs = True
+
+    def of_layers(self, layers):
+        self.check_layers(layers)
+        means = {name: self.mean(x) for name, x in layers.items()}
+        given = means.pop("(input)")
+        return sum((mean - given).square() for mean in means.values())
+
+    def mean(self, x):
+        return self.guard(x)[0].to(torch.promote_types(x.dtype, torch.float32)).mean()
+
+
 UNUSUAL = (
     LogMeanExp,
     Gram,
@@ -83,4 +113,6 @@ UNUSUAL = (
     MeanGap,
     Spectral,
     OfBinarised,
+    OfCouples,
+    FromTheInput,
 )

@@ -56,8 +56,8 @@ def compilation(subject: Subject) -> None:
     """`torch.compile(fullgraph=True)` gives the eager values and gradients.
 
     A component that calls `topoloss.outside`, which is left out of every graph, is compiled
-    without `fullgraph`. This rule discards everything that the process has compiled; torch compiles it again
-    at its next call.
+    without `fullgraph`. This rule discards everything that the process has compiled; torch
+    compiles it again at its next call.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError, TopolossError
-from topoloss.regularisers import Regulariser
+from topoloss.regularisers import Pipeline, Regulariser
 from topoloss.testing import examples
 from topoloss.testing.checks import (
     Kind,
@@ -37,8 +37,10 @@ from topoloss.testing.common import (
 from topoloss.testing.comparing import close, difference, values_and_gradients_of
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import activations
+from topoloss.testing.kinds.graphs import graph_of, skip_listed
 from topoloss.testing.kinds.samples import samples
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
+from topoloss.testing.kruskal import spanning_forest
 
 __all__ = ["KIND"]
 
@@ -84,7 +86,7 @@ def of_layers(subject: Subject) -> None:
         raise NotApplicable("it takes labels, which no layer comes with")
 
     def apply(regulariser: Regulariser, *layers: Tensor) -> list[Tensor]:
-        return [regulariser.of_layers({str(k): x for k, x in enumerate(layers)})]
+        return [regulariser.of_layers(dict(zip(_names(regulariser), layers, strict=True)))]
 
     def generic(regulariser: Regulariser, seed: int) -> Example:
         layers = [examples.generic(9, n, seed + 2 * k) for k, n in enumerate((4, 5, 2))]
@@ -200,18 +202,35 @@ def definition(subject: Subject) -> None:
 
 
 def diagrams(subject: Subject) -> None:
-    """The diagram in dimension 0 has n - 1 ascending deaths, zeros included."""
+    """The diagram in dimension 0 has ascending deaths, one for each edge of a spanning forest.
+
+    These are n - 1 for a clique, zeros included. The graph may be listed, or cut off at a
+    threshold: what the edges up to the last death join counts.
+    """
     regulariser = subject.make()
     for example in activations.special():
         with on(example.name):
             (x,) = example.tensors
             deaths = _diagram(regulariser, x).deaths
+            count = _joined(regulariser, x, deaths)
             require(
-                deaths.shape == (x.shape[1] - 1,) and bool((deaths.diff() >= 0).all()),
-                expected=f"{x.shape[1] - 1} ascending deaths",
+                deaths.shape == (count,) and bool((deaths.diff() >= 0).all()),
+                expected=f"{count} ascending deaths",
                 received=deaths,
                 mend="take a persistence engine that keeps points of lifetime 0",
             )
+
+
+def _joined(regulariser: Regulariser, x: Tensor, deaths: Tensor) -> int:
+    """Count the components that edges no longer than the last death join."""
+    if not isinstance(regulariser, Pipeline):
+        return x.shape[1] - 1
+    graph = graph_of(regulariser.filtration, x)
+    values = regulariser.filtration.edge_values(graph.v, graph.i, graph.j).detach()
+    last = deaths.detach().amax() if len(deaths) else values.new_zeros(())
+    near = values <= last + 1e-9 * values.abs().sum()
+    edges = torch.stack((graph.i, graph.j), 1)[near]
+    return len(spanning_forest(graph.n, edges, values[near]))
 
 
 @builds_on("gradient", "precision", "diagrams")
@@ -220,6 +239,8 @@ def change_of_tree(subject: Subject) -> None:
     regulariser = subject.make()
     derivatives.skip_where_surrogate(regulariser)
     first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
+    if isinstance(regulariser, Pipeline):
+        skip_listed(graph_of(regulariser.filtration, first.activations))
     with on(f"the line from {first.name} to {last.name}"):
         require_smoothness_across_a_change(
             regulariser,
@@ -242,6 +263,11 @@ def _of_activations(rule: Rule) -> Rule:
 
 
 _LAYERS = ("first", "second", "third")
+
+
+def _names(regulariser: Regulariser) -> tuple[str, ...]:
+    """Name three layers, the first of them as `attach` names the input of a model."""
+    return ("(input)", *_LAYERS[1:]) if regulariser.inputs else _LAYERS
 
 
 def _shapes(source: str) -> dict[str, tuple[int, ...]]:
@@ -318,7 +344,7 @@ def _apply(regulariser: Regulariser, *tensors: Tensor) -> list[Tensor]:
 def _given(regulariser: Regulariser, *tensors: Tensor) -> Any:
     """Return what a regulariser is given: activations, or tensors by name."""
     if _is_between_layers(regulariser):
-        return dict(zip(_LAYERS, tensors, strict=True))
+        return dict(zip(_names(regulariser), tensors, strict=True))
     if regulariser.source == "activations":
         return tensors[0]
     # A regulariser may skip tensors that are not trainable.
