@@ -268,6 +268,18 @@ class DifferenceOfSquares(Mse):
         return super().compute(x) - super().compute(-x) + x.abs().mean()
 
 
+class RefusesLargeParameters(topoloss.Regulariser):
+    """Grows with the scale, and refuses what it could hold."""
+
+    source = "parameters"
+
+    def compute(self, parameters):
+        if any(bool((p.abs() > 1e20).any()) for p in parameters.values()):
+            raise topoloss.InputError("too large")
+        promoted = (p.to(torch.promote_types(p.dtype, torch.float32)) for p in parameters.values())
+        return sum(p.abs().sum() for p in promoted)
+
+
 class First32Samples(Mse):
     def compute(self, x):
         return super().compute(x[:32])
@@ -446,6 +458,7 @@ BREAKS = {
     DetachesItsLayers: "of_layers",
     WrongGradientFrom300: "many",
     DifferenceOfSquares: "scale",
+    RefusesLargeParameters: "scale",
     First32Samples: "samples",
     OnTheCpu: "device",
     BetweenLayers: "",

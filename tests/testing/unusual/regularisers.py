@@ -90,6 +90,24 @@ class OfCouples(topoloss.Pipeline):
         super().__init__(Couples(), topoloss.persistence("mst"), topoloss.loss("t1"))
 
 
+class SquaredDistances(topoloss.Filtration):
+    """Grow as the square of the scale, so that float32 cannot hold those of huge activations."""
+
+    def vertices(self, x):
+        return x.T.to(torch.promote_types(x.dtype, torch.float32))
+
+    def edge_values(self, v, i, j):
+        return (v[i] - v[j]).square().sum(-1)
+
+
+class OfSquaredDistances(topoloss.Pipeline):
+    """The pipeline refuses infinite edge values."""
+
+    def __init__(self):
+        stages = SquaredDistances(), topoloss.persistence("mst")
+        super().__init__(*stages, topoloss.loss("t1"))
+
+
 class FromTheInput(topoloss.Regulariser):
     """Compares each layer with what the model was given."""
 
@@ -114,5 +132,6 @@ UNUSUAL = (
     Spectral,
     OfBinarised,
     OfCouples,
+    OfSquaredDistances,
     FromTheInput,
 )
