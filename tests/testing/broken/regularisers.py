@@ -295,11 +295,35 @@ class BetweenLayers(topoloss.Regulariser):
 
     def of_layers(self, layers):
         promoted = map(self.promoted, layers.values())
-        return sum((a.T @ b).abs().mean() for a, b in itertools.pairwise(promoted))
+        return sum(self.product(a, b) for a, b in itertools.pairwise(promoted))
+
+    def product(self, a, b):
+        with torch.autocast(a.device.type, enabled=False):
+            return (a.T @ b).abs().mean()
 
     def promoted(self, x):
         x, _ = self.guard(x)
         return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class LeavesAutocastOn(BetweenLayers):
+    def product(self, a, b):
+        return (a.T @ b).abs().mean()
+
+
+class FirstTwoLayers(BetweenLayers):
+    """Checks all layers, and values two."""
+
+    def of_layers(self, layers):
+        first, second, *_ = map(self.promoted, layers.values())
+        return self.product(first, second)
+
+
+class RawLayers(Mse):
+    """Values one layer as it should, and neither guards nor promotes several."""
+
+    def of_layers(self, layers):
+        return sum(x.square().mean() for x in layers.values())
 
 
 class DetachesOneLayer(BetweenLayers):
@@ -325,8 +349,7 @@ class GuardsTheFirstLayer(BetweenLayers):
         first, *others = layers.values()
         self.guard(first)
         return sum(
-            (first.T @ x).to(torch.promote_types(x.dtype, torch.float32)).abs().mean()
-            for x in others
+            self.product(first, x).to(torch.promote_types(x.dtype, torch.float32)) for x in others
         )
 
 
@@ -437,17 +460,18 @@ BREAKS = {
     NegatedMse: "gradient ties many",
     HalfMse: "precision gradient second_gradient ties many",
     DetachedInFloat32: "precision",
-    NoisyMse: "determinism memory precision gradient second_gradient many batch compilation",
+    NoisyMse: "determinism memory precision autocast gradient second_gradient many batch "
+    "compilation",
     SeedingMse: "random_state compilation",
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
     Underflows: "tiny",
-    DoublesTheWeights: "input_unchanged precision gradient",
+    DoublesTheWeights: "input_unchanged precision autocast gradient",
     NormOfWeights: "finite_gradients ties",
     GramOfRows: "convolution",
     RefusesConvolutionsVaguely: "convolution",
     WeightsCalledByNumbers: "shapes finite input_unchanged determinism memory random_state "
-    "module_state leftovers precision layout scale tiny convolution graph gradient "
+    "module_state leftovers precision layout scale tiny autocast convolution graph gradient "
     "second_gradient finite_gradients ties pickling deepcopy state_dict device",
     SpectralOfFullPrecision: "precision",
     ParametersInFloat32: "precision gradient second_gradient",
@@ -463,12 +487,16 @@ BREAKS = {
     OnTheCpu: "device",
     BetweenLayers: "",
     TwoLayersAlone: "shapes finite input_unchanged determinism memory random_state module_state "
-    "leftovers precision layout scale tiny samples nonfinite graph one_neuron gradient "
-    "second_gradient finite_gradients ties many compilation pickling deepcopy state_dict device",
+    "leftovers precision layout scale tiny autocast samples each_layer nonfinite graph one_neuron "
+    "gradient second_gradient finite_gradients ties many compilation pickling deepcopy state_dict "
+    "device",
     LayersOfOneWidth: "shapes finite input_unchanged determinism memory random_state module_state "
-    "leftovers precision layout scale tiny samples nonfinite graph gradient second_gradient "
-    "finite_gradients ties many compilation pickling deepcopy state_dict device",
+    "leftovers precision layout scale tiny autocast samples each_layer nonfinite graph gradient "
+    "second_gradient finite_gradients ties many compilation pickling deepcopy state_dict device",
     GuardsTheFirstLayer: "nonfinite",
+    LeavesAutocastOn: "autocast",
+    FirstTwoLayers: "each_layer",
+    RawLayers: "of_layers",
     DetachesOneLayer: "gradient second_gradient ties many",
     UnguardedLayers: "nonfinite",
     KeepsALambda: "pickling",

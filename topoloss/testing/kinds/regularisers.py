@@ -34,11 +34,11 @@ from topoloss.testing.common import (
     ties,
     transforms,
 )
-from topoloss.testing.comparing import close, difference, values_and_gradients_of
+from topoloss.testing.comparing import close, difference, same, values_and_gradients_of
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import activations
 from topoloss.testing.kinds.graphs import graph_of, skip_listed
-from topoloss.testing.kinds.samples import samples
+from topoloss.testing.kinds.samples import SCALES, samples
 from topoloss.testing.kinds.tree_changes import require_smoothness_across_a_change
 from topoloss.testing.kruskal import spanning_forest
 
@@ -72,7 +72,7 @@ def batch(subject: Subject) -> None:
             )
 
 
-@builds_on("graph", "finite", "gradient", "precision")
+@builds_on("graph", "finite", "gradient", "precision", "nonfinite")
 def of_layers(subject: Subject) -> None:
     """The value of layers, which `attach` asks for, is one finite number with the right gradient.
 
@@ -89,7 +89,8 @@ def of_layers(subject: Subject) -> None:
         return [regulariser.of_layers(dict(zip(_names(regulariser), layers, strict=True)))]
 
     def generic(regulariser: Regulariser, seed: int) -> Example:
-        layers = [examples.generic(9, n, seed + 2 * k) for k, n in enumerate((4, 5, 2))]
+        # Two numbers correlate 1 or -1 with two others: samples of two neurons would tie.
+        layers = [examples.generic(9, n, seed + 2 * k) for k, n in enumerate((4, 5, 3))]
         name = ", ".join(layer.name for layer in layers)
         return Example(f"of_layers of {name}", tuple(layer.activations for layer in layers))
 
@@ -97,16 +98,6 @@ def of_layers(subject: Subject) -> None:
     for rule in _OF_LAYERS:
         with contextlib.suppress(NotApplicable):
             rule(replace(subject, kind=kind))
-
-
-_OF_LAYERS = (
-    numbers.shapes,
-    numbers.finite,
-    purity.determinism,
-    derivatives.graph,
-    derivatives.gradient,
-    devices.device,
-)
 
 
 @builds_on("graph", "finite")
@@ -124,6 +115,48 @@ def one_neuron(subject: Subject) -> None:
             received=value,
             mend="return a sum over the deaths or pairs: a sum over none is 0 and keeps its graph",
         )
+
+
+@builds_on("finite", "precision")
+def autocast(subject: Subject) -> None:
+    """Under autocast the value is the same as without it."""
+    regulariser = subject.make().float()
+    example = subject.kind.generic(regulariser, subject.seed)
+    tensors = [x.float() for x in example.tensors]
+    with on(f"{example.name} in torch.float32, under autocast to bfloat16"):
+        plain = subject.kind.apply(regulariser, *tensors)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            received = subject.kind.apply(regulariser, *tensors)
+        require(
+            close(received, plain),
+            expected="the value without autocast",
+            received=difference(received, plain),
+            mend="begin an of_layers of your own with torch.autocast(x.device.type, enabled=False)",
+        )
+
+
+@builds_on("finite")
+def each_layer(subject: Subject) -> None:
+    """Of several layers each counts: other numbers in one alone change the value."""
+    regulariser = subject.make()
+    drawn, others = (subject.kind.generic(regulariser, subject.seed + k) for k in (0, 1))
+    if len(drawn.tensors) == 1:
+        raise NotApplicable("it is given no layers apart from each other")
+    values = subject.kind.apply(regulariser, *drawn.tensors)
+    for k, other in enumerate(others.tensors):
+        with on(f"{drawn.name}, with other numbers in layer {k}"):
+            changed = (
+                subject.kind.apply(
+                    regulariser, *drawn.tensors[:k], other * scale, *drawn.tensors[k + 1 :]
+                )
+                for scale in SCALES
+            )
+            require(
+                any(not same(value, values) for value in changed),
+                expected="another value",
+                received="the same value",
+                mend="use every layer: look for a zip or a slice that ends too early",
+            )
 
 
 def convolution(subject: Subject) -> None:
@@ -154,14 +187,15 @@ def convolution(subject: Subject) -> None:
 def nonfinite(subject: Subject) -> None:
     """NaN or infinity is an error, or gives 0 under `on_nonfinite="skip"`."""
     regulariser = subject.make()
-    example = _generic(regulariser, subject.seed)
+    example = subject.kind.generic(regulariser, subject.seed)
     for bad, k in itertools.product((torch.nan, torch.inf), range(len(example.tensors))):
         tensors = [x.clone() for x in example.tensors]
         tensors[k][1, 0] = bad
-        of_several = f" of layer {k}" if len(tensors) > 1 else ""
+        several = len(tensors) > 1
+        of_several = f" of layer {k}" if several else ""
         with on(f"{example.name} with {bad} in one place{of_several}"):
             try:
-                (value,) = _apply(regulariser, *tensors)
+                (value,) = subject.kind.apply(regulariser, *tensors)
             except NonFiniteError:
                 continue
             require(
@@ -169,7 +203,7 @@ def nonfinite(subject: Subject) -> None:
                 expected="a NonFiniteError, or 0 under on_nonfinite='skip'",
                 received=value,
                 mend="call self.guard(x) for each layer that of_layers is given"
-                if _is_between_layers(regulariser)
+                if several
                 else "implement compute, and leave forward to topoloss.Regulariser",
             )
 
@@ -362,6 +396,19 @@ def _is_between_layers(regulariser: Regulariser) -> bool:
     )
 
 
+_OF_LAYERS = (
+    numbers.shapes,
+    numbers.finite,
+    purity.determinism,
+    numbers.precision,
+    autocast,
+    each_layer,
+    nonfinite,
+    derivatives.graph,
+    derivatives.gradient,
+    devices.device,
+)
+
 KIND = Kind(
     base=Regulariser,
     generic=_generic,
@@ -381,7 +428,9 @@ KIND = Kind(
         numbers.layout,
         numbers.scale,
         numbers.tiny,
+        autocast,
         samples,
+        _of_activations(each_layer),
         convolution,
         _of_activations(nonfinite),
         definition,

@@ -10,10 +10,11 @@ from topoloss.testing import examples
 from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
 from topoloss.testing.comparing import first_nonfinite, same
 
-__all__ = ["samples"]
+__all__ = ["SCALES", "samples"]
 
 _MANY = 130
-_SCALES = (1, 2**10, 2**-10)
+# Some of these make a number an extreme, or none.
+SCALES = (1, 2**10, 2**-10)
 
 
 @builds_on("finite")
@@ -45,7 +46,7 @@ def samples(subject: Subject) -> None:
             # Other numbers of that size change no extreme that the other half has.
             mixed = (
                 [torch.where(replaced, y * scale, x) for x, y in zip(drawn, others, strict=True)]
-                for scale in _SCALES
+                for scale in SCALES
             )
             require(
                 not depends or any(not same(values_of(tensors), values) for tensors in mixed),
