@@ -212,6 +212,14 @@ class ParametersInFloat32(topoloss.Regulariser):
         return sum(p.float().square().sum() for p in parameters.values())
 
 
+class FirstColumnsOfWeights(topoloss.Regulariser):
+    source = "weights"
+
+    def compute(self, weights):
+        first = (w.flatten(1)[:, :3] for w in weights.values())
+        return sum(w.to(torch.promote_types(w.dtype, torch.float32)).abs().sum() for w in first)
+
+
 def do_nothing(*_):
     pass
 
@@ -466,15 +474,15 @@ BREAKS = {
     EachNeuron: "shapes batch",
     DetachedNorm: "graph",
     Underflows: "tiny",
-    DoublesTheWeights: "input_unchanged precision autocast gradient",
+    DoublesTheWeights: "input_unchanged precision autocast gradient many",
     NormOfWeights: "finite_gradients ties",
     GramOfRows: "convolution",
     RefusesConvolutionsVaguely: "convolution",
     WeightsCalledByNumbers: "shapes finite input_unchanged determinism memory random_state "
-    "module_state leftovers precision layout scale tiny autocast convolution graph gradient "
-    "second_gradient finite_gradients ties pickling deepcopy state_dict device",
+    "module_state leftovers precision layout scale tiny autocast samples convolution graph "
+    "gradient second_gradient finite_gradients ties many pickling deepcopy state_dict device",
     SpectralOfFullPrecision: "precision",
-    ParametersInFloat32: "precision gradient second_gradient",
+    ParametersInFloat32: "precision gradient second_gradient many",
     AddsHooks: "leftovers compilation",
     ClearsGradients: "leftovers",
     SwitchesGradientsOff: "leftovers graph one_neuron",
@@ -484,6 +492,7 @@ BREAKS = {
     DifferenceOfSquares: "scale",
     RefusesLargeParameters: "scale",
     First32Samples: "samples",
+    FirstColumnsOfWeights: "samples",
     OnTheCpu: "device",
     BetweenLayers: "",
     TwoLayersAlone: "shapes finite input_unchanged determinism memory random_state module_state "

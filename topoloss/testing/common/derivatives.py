@@ -107,7 +107,10 @@ def many(subject: Subject) -> None:
     """
     component = subject.make()
     skip_where_surrogate(component)
-    for example in subject.kind.large(component, subject.seed):
+    large = subject.kind.large(component, subject.seed)
+    if not large:
+        raise NotApplicable("there is no large example for it")
+    for example in large:
         with on(example.name, _MEND):
             slopes = [
                 # Other seeds than the example's: along itself an example may have no slope.

@@ -315,15 +315,15 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
     return named
 
 
-def _named(source: str, seed: int) -> Example:
+def _named(source: str, seed: int, times: int = 1) -> Example:
+    """Draw tensors of three layers, as they are or so many times as wide and high."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = _shapes(source).values()
-    values = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
-    return Example(f"{_what_is_named(source)}, seed={seed}", tuple(values))
-
-
-def _what_is_named(source: str) -> str:
-    return f"{source} {', '.join(f'{name} {shape}' for name, shape in _shapes(source).items())}"
+    shapes = {name: tuple(times * k for k in shape) for name, shape in _shapes(source).items()}
+    values = [
+        torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes.values()
+    ]
+    what = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    return Example(f"{source} {what}, seed={seed}", tuple(values))
 
 
 def _layers(*layers: Example) -> Example:
@@ -353,8 +353,9 @@ def _special(regulariser: Regulariser) -> list[Example]:
         return [_dependent_layers(example) for example in activations.special()]
     if regulariser.source == "activations":
         return activations.special()
-    zeros = tuple(torch.zeros_like(w) for w in _named(regulariser.source, 0).tensors)
-    return [Example(f"zeros as {_what_is_named(regulariser.source)}", zeros)]
+    example = _named(regulariser.source, 0)
+    zeros = tuple(torch.zeros_like(w) for w in example.tensors)
+    return [Example(f"zeros in place of {example.name}", zeros)]
 
 
 def _large(regulariser: Regulariser, seed: int) -> list[Example]:
@@ -365,7 +366,7 @@ def _large(regulariser: Regulariser, seed: int) -> list[Example]:
         ]
     if regulariser.source == "activations":
         return activations.large(seed)
-    return []
+    return [_named(regulariser.source, seed, times=11)]
 
 
 def _apply(regulariser: Regulariser, *tensors: Tensor) -> list[Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from topoloss.errors import TopolossError
 from topoloss.testing import examples
-from topoloss.testing.checks import NotApplicable, Subject, builds_on, on, require
+from topoloss.testing.checks import Subject, builds_on, on, require
 from topoloss.testing.comparing import first_nonfinite, same
+from topoloss.testing.examples import Example
 
 __all__ = ["SCALES", "samples"]
 
@@ -21,42 +25,41 @@ SCALES = (1, 2**10, 2**-10)
 def samples(subject: Subject) -> None:
     """Of many samples both halves count, and one sample alone gives finite values.
 
-    A component that needs several samples may raise a `TopolossError` that says so.
+    A component that needs several samples may raise a `TopolossError` that says so. Of weights
+    and parameters both halves of each row count.
     """
     component = subject.make()
-    if component.source != "activations":
-        raise NotApplicable(f"it takes {component.source}, and no samples")
-    layers = subject.kind.generic(component, subject.seed).tensors
-    drawn, others = (
-        [
-            examples.many(x.shape[1], _MANY, subject.seed + 2 * k + second).tensors[0]
-            for k, x in enumerate(layers)
-        ]
-        for second in (0, 1)
-    )
+    of_samples = component.source == "activations"
+    drawn, others = (_many(subject, component, second) for second in (0, 1))
 
-    def values_of(tensors: list[Tensor]) -> list[Tensor]:
+    def values_of(tensors: Iterable[Tensor]) -> list[Tensor]:
         return subject.kind.apply(component, *tensors)
 
-    with on(f"{_MANY} samples of torch.randn, seed={subject.seed}"):
-        values = values_of(drawn)
-        depends = not same(values_of(others), values)
-        late = torch.arange(_MANY)[:, None] >= _MANY // 2
-        for what, replaced in (("first", ~late), ("second", late)):
+    what = "of the samples" if of_samples else "of each row"
+    with on(f"{_MANY} samples of torch.randn, seed={subject.seed}" if of_samples else drawn.name):
+        values = values_of(drawn.tensors)
+        depends = not same(values_of(others.tensors), values)
+        for second in (False, True):
             # Other numbers of that size change no extreme that the other half has.
             mixed = (
-                [torch.where(replaced, y * scale, x) for x, y in zip(drawn, others, strict=True)]
+                [
+                    torch.where(_half(x, of_samples) == second, y * scale, x)
+                    for x, y in zip(drawn.tensors, others.tensors, strict=True)
+                ]
                 for scale in SCALES
             )
             require(
                 not depends or any(not same(values_of(tensors), values) for tensors in mixed),
-                expected=f"another value for some other numbers in the {what} half of the samples",
+                expected="another value for some other numbers in the "
+                f"{'second' if second else 'first'} half {what}",
                 received="the same value",
-                mend="use every sample: look for a cut at a fixed number of them",
+                mend="use all that is given: look for a cut at a fixed number",
             )
+    if not of_samples:
+        return
     with on("one sample"):
         try:
-            values = values_of([x[:1] for x in drawn])
+            values = values_of(x[:1] for x in drawn.tensors)
         except TopolossError:
             return
         bad = first_nonfinite(values)
@@ -67,3 +70,22 @@ def samples(subject: Subject) -> None:
             mend="divide by the number of samples, and not by one less; or raise a "
             "topoloss.InputError that says how many samples are needed",
         )
+
+
+def _many(subject: Subject, component: Any, second: int) -> Example:
+    """Return many samples of each layer, or large weights or parameters."""
+    if component.source != "activations":
+        return subject.kind.large(component, subject.seed + second)[0]
+    layers = subject.kind.generic(component, subject.seed).tensors
+    drawn = [
+        examples.many(x.shape[1], _MANY, subject.seed + 2 * k + second).tensors[0]
+        for k, x in enumerate(layers)
+    ]
+    return Example("", tuple(drawn))
+
+
+def _half(x: Tensor, of_samples: bool) -> Tensor:
+    """Say of which samples, or of which entries of each row, the second half consists."""
+    size = len(x) if of_samples else x.shape[-1]
+    late = torch.arange(size) >= size // 2
+    return late[:, None] if of_samples else late
