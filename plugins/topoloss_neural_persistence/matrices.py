@@ -115,5 +115,21 @@ def norm_of_persistence(
     persistence = 1 - deaths
     if essential:
         persistence = torch.cat((persistence, persistence.new_ones(1)))
-    norm: Tensor = torch.linalg.vector_norm(persistence, p)
+    norm: Tensor = (
+        _norm_between_1_and_2(persistence, p)
+        if 1 < p < 2
+        else torch.linalg.vector_norm(persistence, p)
+    )
     return norm / len(deaths) ** (1 / p) if normalised else norm
+
+
+def _norm_between_1_and_2(x: Float[Tensor, " e"], p: float) -> Float[Tensor, ""]:
+    """Leave zeros out: there the second derivative of a power below 2 is infinite.
+
+    The heaviest edge has persistence 0 whatever its weight, so that infinity would meet a change
+    of 0, and give NaN.
+    """
+    positive = x.detach() > 0
+    powers = torch.where(positive, torch.where(positive, x, 1).pow(p), 0 * x).sum()
+    some = positive.any()
+    return torch.where(some, torch.where(some, powers, 1).pow(1 / p), powers)

@@ -219,10 +219,11 @@ def test_deep_graph_persistence_ignores_shift_and_scale_of_a_layer():
     "make",
     [
         lambda a, b: torch.stack(list(neural_persistence({"a": a, "b": b}, p=3).values())),
+        lambda a, b: torch.stack(list(neural_persistence({"a": a, "b": b}, p=1.5).values())),
         lambda a, b: deep_graph_persistence({"a": a, "b": b}),
         lambda a, b: deep_graph_persistence({"a": a, "b": b}, rescale=True, essential=True),
     ],
-    ids=["neural", "deep", "rescaled"],
+    ids=["neural", "below-2", "deep", "rescaled"],
 )
 def test_gradients_are_those_of_finite_differences(make):
     weights = [randn(4, 3).requires_grad_(), randn(2, 4, seed=1).requires_grad_()]
