@@ -23,7 +23,8 @@ __all__ = ["cuda", "device"]
 _MEND = (
     "make new tensors on the device of the input: x.new_zeros(n), torch.arange(n, "
     "device=x.device); register tensors of your own with register_buffer; let code that needs the "
-    "CPU work on x.cpu(), and return what it makes with .to(x.device)"
+    "CPU work on x.cpu(), and return what it makes with .to(x.device). The stand-in for a "
+    "GPU is a CPU by its type, but has no .numpy(): call x.cpu().numpy(), whatever the device"
 )
 
 

@@ -55,10 +55,19 @@ def state_dict(subject: Subject) -> None:
                 p.add_(1)
         fresh = replace(subject, seed=subject.seed + 1).make()
         fresh.load_state_dict(component.state_dict())
-        _require_same_component(subject, component, fresh)
+        mend = (
+            "register what the values depend on as a parameter, or with register_buffer; a "
+            "state_dict holds no other attribute"
+        )
+        _require_same_component(subject, component, fresh, mend)
 
 
-def _require_same_component(subject: Subject, component: Any, copied: Any) -> None:
+def _require_same_component(
+    subject: Subject,
+    component: Any,
+    copied: Any,
+    mend: str = "keep what the values depend on in attributes, parameters and buffers",
+) -> None:
     example = subject.kind.generic(component, subject.seed)
     first = values_and_gradients(subject, component, example)
     second = values_and_gradients(subject, copied, example)
@@ -66,5 +75,5 @@ def _require_same_component(subject: Subject, component: Any, copied: Any) -> No
         same(first, second),
         expected="the values of the original",
         received=difference(second, first),
-        mend="keep what the values depend on in attributes, parameters and buffers",
+        mend=mend,
     )
