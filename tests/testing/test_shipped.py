@@ -40,3 +40,8 @@ def test_a_graph_that_is_cut_off_at_a_threshold_has_fewer_deaths():
     name = "euclidean/ripser[threshold=1.0]/t1"
     (diagrams,) = (c for c in cases("regulariser", name) if c.rule == "diagrams")
     diagrams()
+
+
+def test_an_engine_of_dimension_2_is_tried_on_fewer_vertices():
+    (sizes,) = (c for c in cases("persistence", "ripser[dim=2]") if c.rule == "sizes")
+    sizes()
