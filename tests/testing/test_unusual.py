@@ -48,3 +48,9 @@ def test_another_seed_finds_nothing_wrong(kind, component, seed):
         if case.rule != "compilation":  # of the same program, whatever the numbers
             with contextlib.suppress(unittest.SkipTest):
                 case()
+
+
+def test_features_may_grow_in_number_with_the_neurons():
+    component = filtrations.PartialCorrelation
+    (cost,) = (c for c in cases("filtration", component) if c.rule == "cost")
+    cost()

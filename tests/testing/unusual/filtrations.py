@@ -161,6 +161,23 @@ class Smallest(topoloss.Filtration):
         return (v[i] + v[j]).min(-1).values
 
 
+class PartialCorrelation(topoloss.Filtration):
+    """As many features as there are neurons, from the inverse of a covariance."""
+
+    def vertices(self, x):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x - x[:1]
+        x = x - x.mean(0)
+        largest = x.abs().amax()
+        x = x / torch.where(largest == 0, 1, largest)
+        covariance = x.T @ x / len(x) + 0.1 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        v = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+        return v / v.norm(dim=1, keepdim=True)
+
+    def edge_values(self, v, i, j):
+        return (1 - (v[i] * v[j]).sum(-1).abs()).clamp(min=0)
+
+
 UNUSUAL = (
     NearestNeighbours,
     DirectedRing,
