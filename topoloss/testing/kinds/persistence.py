@@ -247,8 +247,15 @@ def features(subject: Subject) -> None:
 def sizes(subject: Subject) -> None:
     """The tree is right for many vertices too, odd and even numbers and block borders."""
     engine = subject.make()
-    few = integers(at_most(engine, 3), subject.seed).to(dtypes_of(engine)[0])
-    dimensions = max(len(search.find()) for search in searches_of_vertices(engine, few))
+    few = integers(at_most(engine, 3), subject.seed)
+    dimensions = max(
+        (
+            len(search.find())
+            for dtype in dtypes_of(engine)
+            for search in searches_of_vertices(engine, few.to(dtype))
+        ),
+        default=0,
+    )
     # Above dimension 1 work grows with more than the third power of the number of vertices.
     large = _LARGE if dimensions <= 2 else _LARGE[:3]
     for n in sorted({at_most(engine, n) for n in large}):
