@@ -1,1 +1,1 @@
-"""The small plugins that are shipped: a module, and an entry point, for each."""
+"""The small plugins that are shipped, a module each, and the helpers that they share."""

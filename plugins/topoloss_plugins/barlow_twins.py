@@ -19,9 +19,9 @@ class BarlowTwins(LayerByLayer):
     .. math:: \sum_i \sum_{j \neq i} C_{ij}^2
 
     where :math:`C_{ij}`, equation (2), is the correlation of neurons i and j over the samples. The
-    paper correlates two distorted views of each sample. Here both views are the one batch that
-    there is, so the paper's first term, :math:`\sum_i (1 - C_{ii})^2`, is 0. A network has the sum
-    over its layers.
+    paper correlates two distorted views of each sample. Here there is only one view, so the
+    paper's first term, :math:`\sum_i (1 - C_{ii})^2`, is left out: it would be 0 but for constant
+    neurons. For a network, the value is the sum over its layers.
 
     Parameters
     ----------
@@ -31,8 +31,9 @@ class BarlowTwins(LayerByLayer):
     Notes
     -----
     Constant neurons and precision are as for the filtration ``correlation``: a constant neuron
-    correlates 0 with everything, with a zero gradient. The value does not change by
-    ``x -> a x + b`` with a non-zero. It takes O(samples n^2) time and O(n^2) memory in each layer.
+    correlates 0 with everything, with a zero gradient. ``x -> a x + b`` with a
+    non-zero leaves the value unchanged. It takes O(samples n^2) time and O(n^2) memory in each
+    layer.
 
     References
     ----------

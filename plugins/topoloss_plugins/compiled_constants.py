@@ -1,4 +1,4 @@
-"""What compiled graphs hold as a constant. Importing this module loads the compiler."""
+"""Constants of compiled graphs. Importing this module loads torch's compiler."""
 
 from __future__ import annotations
 
@@ -12,4 +12,5 @@ __all__ = ["as_constant"]
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def as_constant(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function while compiling; the graph holds its result as a constant."""
     return function(*arguments)

@@ -1,4 +1,4 @@
-"""Loops in machine code, by numba: kept on disk, and free of the interpreter's lock."""
+"""Functions compiled by numba: kept on disk, and run without the interpreter's lock (the GIL)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["compiled", "part", "part_that_sums"]
 _log = logging.getLogger("topoloss")
 _compiled: set[Any] = set()
 _not_kept: list[str] = []
-# Nobody calls these functions from C. Numba's stubs do not list the options of entries.
+# Nobody calls these functions from C. `Any`, as numba's stubs lack the options of entry points.
 _NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
 _NOR_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True} | _NOT_FROM_C
 
@@ -38,24 +38,24 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def part(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile a function for compiled ones to call, and nobody else.
+    """Compile a function that only compiled functions call.
 
-    It is kept on disk as a part of those, and gets no entry from Python, which would take as long
-    to compile as a small function does.
+    It is kept on disk as a part of its callers. It gets no entry point from Python, which would
+    take as long to compile as a small function does.
     """
     return numba.njit(function, **_NOR_FROM_PYTHON, **options)
 
 
 def part_that_sums(function: Callable[..., Any]) -> Any:
-    """The same for sums, which may be taken in any order, so that they are vectorised."""
+    """The same, but sums may be reordered, so that they are vectorised."""
     return part(function, fastmath={"reassoc", "contract"})
 
 
 class _Cache(FunctionCache):
-    """Machine code on disk, made anew where the function or something that it uses has changed.
+    """Machine code on disk, compiled again when the function or anything that it uses has changed.
 
-    Numba looks at the source of the function alone. A newer version of the package that changes
-    another file would go on with what the older one compiled.
+    Numba itself only looks at the file of the function. A newer version of the package that changes
+    another file would go on running what the older one compiled.
     """
 
     def _index_key(self, *given: Any) -> tuple[Any, ...]:
@@ -65,9 +65,9 @@ class _Cache(FunctionCache):
 
 
 def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str]:
-    """Instructions, names and constants of some code and of the compiled functions that it names.
+    """Yield instructions, names and constants of some code and of the compiled functions it uses.
 
-    Instructions tell a name by its number alone: those of min(x, y) and of max(x, y) are equal.
+    Instructions refer to a name only by its number: those of min(x, y) and max(x, y) are equal.
     """
     yield code.co_code.hex()
     yield repr(code.co_names)
@@ -90,13 +90,13 @@ def _used(code: CodeType, names: dict[str, Any], seen: set[Any]) -> Iterator[str
 @cache
 def _tell() -> None:
     how_often = (
-        "in every process, as no directory can be written: let the environment variable "
-        "NUMBA_CACHE_DIR name one"
+        "in every process, as there is no directory to keep the result in: set the environment "
+        "variable NUMBA_CACHE_DIR to a writable one"
         if _not_kept
         else "once"
     )
     _log.warning(
-        "topoloss compiles its inner loops for this processor: it takes a while, %s.",
+        "topoloss compiles its inner loops for this processor; this takes a while, %s.",
         how_often,
     )
 

@@ -1,4 +1,4 @@
-"""Samples at a chosen distance from each other: ``beta-connectivity`` and ``densification``."""
+"""Join samples at a chosen distance: ``beta-connectivity`` and ``densification``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class BetaDeviation(topoloss.Loss):
     Parameters
     ----------
     beta : float
-        The death that is wished for, at least 0.
+        The desired death, at least 0.
 
     Notes
     -----
-    Where a death is beta the gradient is 0. Where edges tie, it is that of the tree that the
-    engine's tie rule picks.
+    Where a death equals beta, its gradient is 0. Where edges tie, the gradient is that of the tree
+    that the engine's tie rule picks.
 
     References
     ----------
@@ -55,21 +55,23 @@ class BetaConnectivity(topoloss.Regulariser):
     r"""Joins the *samples* of a batch at distances near beta, :math:`\sum_{d \in D} |d - \beta|`.
 
     The samples are the vertices, D the deaths in dimension 0 of the distances between their
-    activations. All samples are then one component at a scale near beta, and few are nearer.
+    activations. Minimising the sum makes all samples one component at a scale near beta, with few
+    of them nearer to each other.
 
     Parameters
     ----------
     beta : float
-        The death that is wished for, at least 0, in the units of the activations.
+        The desired death, at least 0, in the units of the activations.
     filtration, persistence
-        Names or instances: how far two samples are apart, and what finds the tree.
+        Names or instances: the distance between two samples, and what finds the tree.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    It is a sum over the samples less one, so its useful weight depends on the size of the batch.
-    One sample has no deaths: the value is 0. Gradients and ties as for the loss of this name.
+    The sum has one term fewer than there are samples, so its useful weight depends on the size of
+    the batch. One sample has no deaths: the value is 0. Gradients and ties are as for the loss of
+    this name.
 
     References
     ----------
@@ -108,24 +110,24 @@ class BetaConnectivity(topoloss.Regulariser):
 
 
 class Densification(BetaConnectivity):
-    r"""`beta-connectivity` of the samples of each class by themselves.
+    r"""`beta-connectivity` within each class of samples.
 
-    Pass a list of one tensor (samples, neurons) for each class. There is one value for each class;
-    their sum is the penalty.
+    Pass a list with one tensor (samples, neurons) for each class. The result has one value for each
+    class; their sum is the penalty.
 
     Parameters
     ----------
     beta : float
-        The death that is wished for, at least 0, in the units of the activations.
+        The desired death, at least 0, in the units of the activations.
     filtration, persistence
-        Names or instances: how far two samples are apart, and what finds the tree.
+        Names or instances: the distance between two samples, and what finds the tree.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    :func:`topoloss.attach` knows no labels, and refuses it; take the activations from
-    :func:`topoloss.observe`. Gradients and ties as for the loss `beta-connectivity`.
+    :func:`topoloss.attach` has no labels and refuses this regulariser; take the activations from
+    :func:`topoloss.observe`. Gradients and ties are as for the loss `beta-connectivity`.
 
     References
     ----------

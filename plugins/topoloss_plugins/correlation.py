@@ -13,7 +13,7 @@ from topoloss_plugins.scales import power_of_two
 
 
 class _UnitVectors(topoloss.Filtration):
-    """Of unit vectors, where a constant neuron is the zero vector."""
+    """Filtrations of unit vectors, in which a constant neuron is the zero vector."""
 
     def __init__(self, *, constant: Literal["independent", "drop"] = "independent") -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _UnitVectors(topoloss.Filtration):
 
 
 class _Angular(_UnitVectors):
-    """``1 - |v_i . v_j|``, or another function of it that ascends with it."""
+    """``1 - |v_i . v_j|``, or an increasing function of it."""
 
     order = "abs_dot_descending"
 
@@ -64,7 +64,7 @@ class _Angular(_UnitVectors):
         squared = linear * (2 - linear)  # 1 - c^2
         if self.form == "squared":
             return squared
-        # What is left of copies is rounding, and its direction has no meaning.
+        # Between copies only rounding errors are left, and their direction has no meaning.
         copies = squared.detach() <= (16 * torch.finfo(squared.dtype).eps) ** 2
         return torch.where(copies, 0, torch.where(copies, 1, squared).sqrt())
 
@@ -80,33 +80,33 @@ class Correlation(_Angular):
     Parameters
     ----------
     constant : {"independent", "drop"}
-        What a constant neuron does. It correlates 0 with everything by definition;
-        ``"drop"`` moreover gives the edges at it no weight in the loss, so that a loss
-        cannot be lowered by making neurons constant.
+        How constant neurons count. A constant neuron correlates 0 with everything by definition;
+        ``"drop"`` moreover gives its edges weight 0 in the loss, so that a loss cannot be lowered
+        by making neurons constant.
     form : {"linear", "squared", "root"}
         ``1 - |r|``, ``1 - r^2`` or ``sqrt(1 - r^2)``. They ascend together, so all three have the
-        same spanning tree; only the values differ. The square hardly pushes on weak
-        correlations. The root is the sine of the angle between two neurons. It has a kink between
-        copies, where its gradient is 0, and grows fastest beside them.
+        same spanning tree; only the values differ. The square has a small gradient at weak
+        correlations. The root is the sine of the angle between two neurons. It has a kink where
+        neurons are copies, with gradient 0 there, and is steepest next to it.
 
     Notes
     -----
-    **Constant.** A neuron x is constant where its standard deviation is at most eps times
-    its root mean square, eps being that of the dtype of the activations as given, or
-    where every activation is smaller than the smallest normal number of the dtype that is
-    computed in. It gets ``r = 0`` with everything and a zero gradient.
+    **Constant.** A neuron is constant if its standard deviation is at most eps times its
+    root mean square, where eps is that of the activations' dtype as given, or if every
+    activation is smaller than the smallest normal number of the dtype used in the
+    computation. It gets ``r = 0`` with everything and a zero gradient.
 
     **Precision.** Half-precision activations are promoted to float32 first. Each neuron
     is scaled by a power of two before it is squared, so neither tiny nor huge activations
-    under- or overflow, and centred twice, so that no rounded mean is left. The gradient of
-    a neuron is as large as its spread is small, and can overflow in float16.
+    under- or overflow, and centred twice, which removes the rounding error of the first
+    mean. The gradient of a neuron grows as its spread shrinks, and can overflow in float16.
 
     **Gradient.** Where ``r`` is 0 the gradient is 0 (that of ``torch.abs``). Where
     ``|r|`` is 1, up to rounding, the value is clamped at 0 and the gradient, which vanishes
     there, is passed through. Values are unchanged by ``x -> a x + b`` with a non-zero.
 
-    **"drop" and exact zeros.** Between live neurons whose correlation is exactly 0 the
-    tree may run through a constant neuron, an equally long way; those edges have no weight.
+    **"drop" and exact zeros.** The tree may connect two neurons whose correlation is exactly
+    0 through a constant neuron, as those edges have the same value; they have weight 0.
 
     References
     ----------
@@ -128,7 +128,7 @@ class Correlation(_Angular):
         Parameters
         ----------
         x : Tensor, shape (samples, n)
-            At least two samples; every correlation of two samples is 1 or -1.
+            At least two samples; with two, every correlation is 1 or -1.
 
         Returns
         -------
@@ -155,13 +155,13 @@ class OneMinusDot(topoloss.Filtration):
 class SignedCorrelation(_UnitVectors, OneMinusDot):
     """Signed correlation dissimilarity ``1 - r`` of neurons, in [0, 2].
 
-    Neurons that move against each other are the farthest apart, where ``correlation`` takes them
-    for copies.
+    Neurons with correlation -1 are the farthest apart, whereas ``correlation`` treats them as
+    copies.
 
     Parameters
     ----------
     constant : {"independent", "drop"}
-        As for ``correlation``: ``r`` of a constant neuron is 0, and so its value 1.
+        As for ``correlation``: ``r`` of a constant neuron is 0, so its edges have the value 1.
 
     Notes
     -----
@@ -215,7 +215,7 @@ def _centred_unit_rows(x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
 def centred_rows(
     x: Float[Tensor, "samples n"],
 ) -> tuple[Float[Tensor, "n samples"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Return a row for each neuron, of mean 0, its sum of squares, and whether it is constant.
+    """Return each neuron's centred row, its sum of squares, and whether the neuron is constant.
 
     Rows are scaled as `_scaled_rows` does.
     """
@@ -228,7 +228,7 @@ def centred_rows(
         )
     rows, negligible = _scaled_rows(x)
     centred = rows - rows.mean(-1, keepdim=True)
-    # What is left of the mean is rounding, and a constant to autograd.
+    # The mean that is left is a rounding error; autograd treats it as a constant.
     centred = centred - centred.detach().mean(-1, keepdim=True)
     squares = _squares(centred)
     eps = torch.finfo(x.dtype).eps
@@ -237,12 +237,12 @@ def centred_rows(
 
 
 def _dot(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    # index_select: its backward is a plain index_add, several times faster than v[i]'s.
+    # index_select: its backward is a plain index_add, several times faster than that of v[i].
     return (v.index_select(0, i) * v.index_select(0, j)).sum(-1)
 
 
 def _one_minus_magnitude(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """``1 - |v_i . v_j|`` of unit vectors, to all digits also where it is small."""
+    """``1 - |v_i . v_j|`` of unit vectors, to all digits even where it is small."""
     first, second = v.index_select(0, i), v.index_select(0, j)
     dot = (first * second).sum(-1)
     sign = torch.where(dot.detach() < 0, -1, 1)[:, None]
@@ -251,12 +251,13 @@ def _one_minus_magnitude(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
 
 def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " n"]]:
-    """Rows of largest magnitude about 1, in at least float32, and which of them are negligible.
+    """Scale rows to a largest magnitude near 1, in at least float32, and mark negligible ones.
 
-    The scale is a power of two, so that nothing is rounded, and a constant to autograd: what
-    follows does not depend on it.
+    The scale is a power of two, so that nothing is rounded. Autograd treats it as a constant, as
+    unit vectors do not depend on it.
     """
-    # A slice's gradient is laid out like x; a transpose's is not, and slows what follows.
+    # This slice holds all of x. Its gradient has the memory layout of x; that of a transpose has
+    # not, which slows the rest of the backward pass.
     x = x.narrow(0, 0, x.shape[0])
     rows = x.T.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     largest = rows.detach().abs().amax(-1)
@@ -267,8 +268,8 @@ def _scaled_rows(x: Tensor) -> tuple[Float[Tensor, "n samples"], Bool[Tensor, " 
 def _unit_rows(
     rows: Float[Tensor, "n d"], squares: Float[Tensor, " n"], zero: Bool[Tensor, " n"]
 ) -> Float[Tensor, "n d"]:
-    """Rows of norm 1; those marked become zero, with a zero gradient."""
-    # The guard stands before the division: masking a NaN afterwards poisons the gradient.
+    """Scale rows to norm 1; those marked `zero` become 0, with a zero gradient."""
+    # Guard before the division: masking a NaN after it would still make the gradient NaN.
     inverse_norm = torch.where(zero, 0, 1 / torch.where(zero, 1, squares).sqrt())
     return rows * inverse_norm[:, None]
 
@@ -278,7 +279,7 @@ def _squares(rows: Tensor) -> Tensor:
 
 
 def _clamp_below_zero(values: Tensor) -> Tensor:
-    """Clamp what rounding made negative at 0, keeping its gradient."""
+    """Clamp values that rounding made negative at 0, keeping their gradient."""
     return values - values.detach().clamp(max=0)
 
 

@@ -1,7 +1,7 @@
 """Squared covariances of chosen pairs: ``covariance-tree``, ``random-path``, ``variance``.
 
-The three differ in the pairs alone: the edges of T1's tree, a path through all neurons that looks
-at no activations, and each neuron with itself. The last two are controls for the first.
+The three differ only in the pairs: the edges of T1's tree, a random path through all neurons, and
+each neuron with itself. The last two are controls for the first.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class CovarianceTree(_SquaredCovariances):
 
     .. math:: \sum_{(i, j) \in \mathrm{MST}} C_{ij}^2
 
-    where MST is the spanning tree of the correlation dissimilarity, that of the strongest
-    correlations, and C the covariance, divided by the number of samples.
+    where MST is the minimum spanning tree of the correlation dissimilarity, which joins the neurons
+    by their strongest correlations, and C the covariance, with the number of samples as divisor.
 
-    This regulariser is ours and unproven. It has DeCov's penalty on n - 1 pairs instead of all
-    n (n - 1) / 2, chosen by topology. Whether that choice matters must be shown against its
+    This regulariser is our own and unproven. It applies DeCov's penalty to n - 1 pairs, chosen by
+    topology, instead of all n (n - 1) / 2. To show whether that choice matters, compare it with its
     controls: ``variance``, which has no pairs, and ``random-path``, whose pairs are arbitrary.
 
     Parameters
@@ -48,10 +48,10 @@ class CovarianceTree(_SquaredCovariances):
 
     Notes
     -----
-    The value is no loss of a diagram: the tree is that of one function of the pairs, and its
-    edges are valued by another. So the value jumps where the tree changes, and the gradient says
-    nothing about that jump. Unlike T1 it falls with the scale of the activations, and has nothing
-    to gain from a constant neuron over a small one.
+    The value is not a loss of a diagram: one function of the pairs decides on the tree, and another
+    one is summed along its edges. So the value jumps where the tree changes, and the gradient does
+    not account for that jump. Unlike T1 the value falls with the scale of the activations, and a
+    constant neuron lowers it no more than a very small one does.
 
     Examples
     --------
@@ -84,22 +84,22 @@ class CovarianceTree(_SquaredCovariances):
 
 
 class RandomPath(_SquaredCovariances):
-    r"""Sum of squared covariances along a random path through all neurons: a control of ours.
+    r"""Sum of squared covariances along a random path through all neurons: our control.
 
-    It has as many pairs as ``covariance-tree``, and chooses them without a look at the
-    activations. What ``covariance-tree`` gains over it is what the choice of pairs is worth.
+    It has as many pairs as ``covariance-tree``, but chooses them without looking at the
+    activations. What ``covariance-tree`` gains over it shows what the choice of pairs is worth.
 
     Parameters
     ----------
     seed : int
-        Of the path, at least 0.
+        Seed of the path, at least 0.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    The seed and the number of neurons fix the path, so it stays the same throughout a training,
-    and every call is a function of its input. The global random states are left alone.
+    The seed and the number of neurons fix the path, so the path stays the same throughout a
+    training, and the value depends only on the input. The global random states are left alone.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class RandomPath(_SquaredCovariances):
 
     def _order(self, n: int) -> list[int]:
         if torch.compiler.is_compiling():
-            # Imported here, as it loads the compiler, which takes seconds.
+            # Imported here, as it loads torch's compiler, which takes seconds.
             from topoloss_plugins.compiled_constants import as_constant
 
             order: list[int] = as_constant(random_order, n, self.seed)
@@ -143,16 +143,16 @@ def random_order(n: int, seed: int) -> list[int]:
 
 
 class Variance(_SquaredCovariances):
-    r"""Sum of squared variances of the neurons, no pair at all: a control of ours.
+    r"""Sum of squared variances of the neurons, our control without any pairs.
 
     .. math:: \sum_i C_{ii}^2
 
-    A regulariser of covariances also shrinks activations, and this one does nothing else. What
-    another gains over it is what the decorrelation is worth.
+    Regularisers of covariances also shrink the activations; this one does nothing else. What
+    another one gains over it shows what the decorrelation is worth.
 
     Notes
     -----
-    Variances are divided by the number of samples. It takes O(samples n) time and memory.
+    Variances have the number of samples as divisor. Time and memory are O(samples n).
 
     Examples
     --------

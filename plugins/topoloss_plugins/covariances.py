@@ -1,4 +1,4 @@
-"""What regularisers of covariances share."""
+"""Covariances, and a base class of the regularisers that use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LayerByLayer", "covariances", "covariances_of", "off_diagonal_square
 
 
 class LayerByLayer(topoloss.Regulariser):
-    """A regulariser of the neurons of one layer; a network has the sum over its layers."""
+    """A regulariser of the neurons of one layer; for a network, summed over its layers."""
 
     def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
         self.check_layers(layers)
@@ -32,8 +32,8 @@ def covariances(x: Float[Tensor, "samples n"], *, degrees: int = 0) -> Float[Ten
 def variances(x: Float[Tensor, "samples n"], *, degrees: int = 0) -> Float[Tensor, " n"]:
     """Variances of all neurons, divided by the number of samples less `degrees`."""
     rows, units = _centred(x)
-    # One factor in its natural size: the gradient of a huge constant neuron is 0 times something
-    # finite. Two units at the end would make it 0 times infinity.
+    # One factor gets its unit back before the sum. The gradient of a huge constant neuron is then 0
+    # times something finite; with both units at the end it would be 0 times infinity.
     return (rows * (rows * units)).sum(0) / (len(x) - degrees) * units
 
 
@@ -50,9 +50,9 @@ def covariances_of(
 def _centred(x: Tensor) -> tuple[Float[Tensor, "samples n"], Float[Tensor, " n"]]:
     """Subtract each neuron's mean over the samples, in at least float32.
 
-    The results are in units of each neuron's own, which come with them and are near its largest
-    magnitude. So nothing overflows before a covariance itself does, and no neuron's size costs
-    another its digits.
+    Each neuron is divided by a unit of its own, near its largest magnitude; the units are returned
+    as well. So nothing overflows before a covariance itself does, and a large neuron does not cost
+    a small one its digits.
     """
     if len(x) < 2:
         raise topoloss.InputError(

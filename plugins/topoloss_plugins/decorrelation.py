@@ -22,9 +22,9 @@ class T1(topoloss.Loss):
     Parameters
     ----------
     reduction : {"sum", "mean"}
-        ``"mean"`` divides by the number of deaths that count, which is one less than that of
-        the neurons, so that values of networks of different sizes can be compared. The useful
-        weight then grows with that number, while that of the sum hardly depends on it.
+        ``"mean"`` divides by the number of deaths that count, one less than the number of
+        neurons by default, so that values of networks of different sizes can be compared. The
+        useful weight of the mean grows with that number; that of the sum hardly depends on it.
 
     Notes
     -----
@@ -60,7 +60,11 @@ class T1(topoloss.Loss):
 
 
 class T2(topoloss.Loss):
-    r"""High and even deaths, :math:`T_2 = -\alpha\,\mathrm{mean}(D) + \beta\,\mathrm{std}(D)`.
+    r"""Minus the mean of deaths, plus their spread.
+
+    .. math:: T_2 = -\alpha\,\mathrm{mean}(D) + \beta\,\mathrm{std}(D)
+
+    Minimising it pushes the deaths up and towards each other.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ class T2(topoloss.Loss):
         if d.deaths.shape[0] == 0:
             return d.deaths.sum()
         count = d.weights.sum().clamp(min=1)
-        # In units near the largest death neither sums nor squares overflow.
+        # Divided by a unit near the largest death, neither sums nor squares overflow.
         unit = power_of_two((d.weights * d.deaths).abs().amax())
         deaths = d.deaths / unit
         mean = (d.weights * deaths).sum() / count
@@ -119,13 +123,13 @@ def _population_std(
     value = x.detach()
     highest = torch.where(counted, value, -torch.inf).amax()
     lowest = torch.where(counted, value, torch.inf).amin()
-    # Equal deaths are told apart from nearly equal ones before any rounding mean is taken.
+    # Decide whether all deaths are equal before taking a mean, which rounds.
     spread = highest > lowest
     centred = torch.where(spread, x - (weights * x).sum() / count, 0)
-    # In units near the spread squares do not underflow.
+    # Divided by a unit near the spread, squares do not underflow.
     unit = power_of_two(torch.where(spread, highest - lowest, 1))
     variance = (weights * (centred / unit).square()).sum() / count
-    # Rounding may still leave nothing of a spread; its standard deviation is then 0 as well.
+    # Rounding may still turn a tiny spread into 0; the standard deviation is then 0 as well.
     positive = variance.detach() > 0
     return torch.where(positive, torch.where(positive, variance, 1).sqrt() * unit, 0)
 
@@ -145,7 +149,7 @@ def t1(
     reduction : {"sum", "mean"}
         The sum of the deaths, as in the paper, or their mean.
     filtration, persistence
-        Names or instances to put in place of the paper's.
+        Names or instances; the defaults are those of the paper.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
     """
@@ -164,14 +168,14 @@ def t2(
     on_nonfinite: Literal["raise", "skip"] = "raise",
     check_finite: bool | None = None,
 ) -> topoloss.Pipeline:
-    """Deaths ``1 - |r|`` of a minimum spanning tree of the neurons, high and even: T2.
+    """Push the deaths ``1 - |r|`` of the neurons up and towards each other: T2.
 
     Parameters
     ----------
     alpha, beta : float
         Weights of the mean and of the standard deviation of the deaths.
     filtration, persistence
-        Names or instances to put in place of the paper's.
+        Names or instances; the defaults are those of the paper.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
     """
@@ -187,17 +191,17 @@ class Naive(topoloss.Regulariser):
     Parameters
     ----------
     constant : {"independent", "drop"}
-        A constant neuron contributes correlations 0, or nothing at all; see the
+        Count the correlations of a constant neuron as 0, or leave the neuron out; see the
         ``correlation`` filtration.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    Every pair has a gradient, which is made along with the value, block by block: O(n^2 d)
-    time in the forward pass and O(n d) in the backward pass, in O(n d) memory and two blocks
+    Every pair has a gradient. The forward pass computes it together with the value, block by
+    block, in O(n^2 d) time; the backward pass takes O(n d) time. Memory is O(n d) and two blocks
     of 64 MiB in float32. One neuron has no pairs: the value is 0. The gradient at ``r = 0``, up to
-    rounding, is 0. It is differentiable any number of times in reverse mode; forward mode
+    rounding, is 0. The value is differentiable any number of times in reverse mode; forward mode
     (:func:`torch.func.jvp`) is not defined.
 
     References
@@ -228,7 +232,7 @@ class Naive(topoloss.Regulariser):
         neuron = torch.arange(v.shape[0], device=v.device)
         count = self.correlation.edge_weights(v, neuron, neuron).sum()
         pairs = (count * (count - 1) / 2).clamp(min=1)
-        # Every unordered pair is in the sum twice.
+        # The sum contains every unordered pair twice.
         return sum_of_magnitudes(v) / (2 * pairs)
 
 

@@ -12,13 +12,14 @@ from topoloss_plugins.covariances import LayerByLayer, covariances, off_diagonal
 class DeCov(LayerByLayer):
     r"""Half the sum of squared covariances of distinct neurons of a layer.
 
-    Of N samples with activations :math:`h^n` and their mean :math:`\mu`,
+    For N samples with activations :math:`h^n` and their mean :math:`\mu`,
 
     .. math::
         C_{ij} = \frac1N \sum_n (h^n_i - \mu_i)(h^n_j - \mu_j), \qquad
         \mathcal{L}_{DeCov} = \tfrac12 (\|C\|_F^2 - \|\mathrm{diag}(C)\|_2^2)
 
-    which are equations (1) and (2) of the paper. A network has the sum over its layers.
+    which are equations (1) and (2) of the paper. For a network, the value is the sum over its
+    layers.
 
     Parameters
     ----------
@@ -27,8 +28,8 @@ class DeCov(LayerByLayer):
 
     Notes
     -----
-    It grows as the fourth power of the activations, so it also pushes on their scale: compare it
-    with ``variance``, which does nothing else. The gradient passes through the mean as well, as
+    It grows as the fourth power of the activations, so it also shrinks them: compare it with
+    ``variance``, which does nothing else. The gradient passes through the mean as well, as
     in the paper's equation (3). It takes O(samples n^2) time and O(n^2) memory in each layer.
 
     References

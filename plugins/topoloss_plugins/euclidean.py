@@ -15,8 +15,8 @@ class Euclidean(topoloss.Filtration):
 
     Notes
     -----
-    Between equal vertices the distance has a kink; its gradient there is 0, to every
-    order. Half-precision activations are promoted to float32.
+    The distance has a kink where two vertices are equal; its derivatives of every order are 0
+    there. Half-precision activations are promoted to float32.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Euclidean(topoloss.Filtration):
         # Scaled by the largest entry, so that squares do not overflow.
         scale = power_of_two(v.abs().amax())
         rows = v / scale
-        # Differences, not a product: products lose half of the digits between near vertices.
+        # Differences, not a product: products lose half of the digits between close vertices.
         return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * scale
 
 

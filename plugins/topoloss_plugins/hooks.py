@@ -1,4 +1,4 @@
-"""What the hooks of attachments in plugins share."""
+"""Forward pre-hooks for plugins that attach to modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["OwnHook", "register_first"]
 
 
 class OwnHook:
-    """A hook of one module alone: in a copy of the module, or pickled with it, it does nothing."""
+    """A hook of one module only: in a copy or pickle of the module it does nothing."""
 
     def __init__(self, call: Callable[..., Any] | None = None) -> None:
         self._call = call
@@ -25,7 +25,7 @@ class OwnHook:
 
 
 def register_first(module: nn.Module, hook: OwnHook) -> RemovableHandle:
-    """Register a forward pre-hook that runs before those that the module has.
+    """Register a forward pre-hook that runs before the ones that the module has already.
 
     With torch's own ``prepend=True`` the compiler of torch 2.11 mistakes one hook for another.
     """

@@ -13,32 +13,33 @@ from topoloss_plugins.correlation import OneMinusDot
 class HSIC(OneMinusDot):
     r"""One minus normalised HSIC of neurons with Gaussian kernels, in [0, 1].
 
-    For each neuron the matrix K of kernels of its samples,
-    :math:`\exp(-(x_k - x_l)^2 / 2 (\sigma s)^2)`, is centred by rows and columns; s is the neuron's
-    standard deviation. Normalised HSIC of two neurons is the cosine of their matrices,
+    Each neuron has a matrix K of kernels between its samples k and l,
+    :math:`\exp(-(x_k - x_l)^2 / 2 (\sigma s)^2)`, where s is the neuron's standard deviation. It is
+    centred by rows and columns. The normalised HSIC of two neurons with the matrices K and L is the
+    cosine of the angle between the centred matrices,
 
     .. math:: \frac{\langle HKH, HLH \rangle}{\|HKH\| \|HLH\|}, \qquad H = I - \tfrac1n 1 1^T
 
-    Pearson's correlation sees how far two neurons follow a line; HSIC sees any dependence.
+    Pearson's correlation measures linear dependence; HSIC detects any dependence.
 
     Parameters
     ----------
     bandwidth : float
-        :math:`\sigma`, in standard deviations of each neuron.
+        :math:`\sigma`, in units of each neuron's standard deviation.
 
     Notes
     -----
-    **Order.** The features of a neuron are its centred matrix, flattened, of length 1. Their
-    product is never negative, as kernels are positive definite.
+    **Order.** The features of a neuron are its centred matrix, flattened and scaled to norm 1. The
+    dot product of two neurons' features is never negative, because kernels are positive definite.
 
     **Constants.** A constant neuron, as ``correlation`` defines it, has the zero matrix, HSIC 0
     with everything by definition, and a zero gradient.
 
-    **Invariance.** Values do not change by ``x -> a x + b`` with a non-zero.
+    **Invariance.** ``x -> a x + b`` with a non-zero leaves the values unchanged.
 
     **Complexity.** Memory and time per edge are quadratic in the samples: 1,000 neurons of a batch
-    of 256 take 262 MB in float32, and a few times that while they are computed. Take a
-    fraction of large layers.
+    of 256 take 262 MB in float32, and a few times that while they are computed. Use a fraction of
+    the neurons of large layers.
 
     References
     ----------
@@ -63,8 +64,8 @@ class HSIC(OneMinusDot):
         self.standardised = topoloss.filtration("correlation")
 
     def vertices(self, x: Float[Tensor, "samples n"]) -> Float[Tensor, "n d"]:
-        """Return centred matrices of kernels, of length 1; shape (n, samples^2)."""
-        # Rows of length 1 have standard deviation 1 / sqrt(samples), those of constant neurons 0.
+        """Return the centred matrices of kernels, scaled to norm 1; shape (n, samples^2)."""
+        # Give the rows standard deviation 1; those of constant neurons are 0.
         rows = self.standardised.vertices(x) * x.shape[0] ** 0.5
         kernels = self._kernels((rows[:, :, None] - rows[:, None, :]).square())
         centred = (
@@ -78,11 +79,11 @@ class HSIC(OneMinusDot):
         return torch.where(constant, 0, scaled / scaled.norm(dim=1, keepdim=True))
 
     def _kernels(self, sq_dist: Tensor) -> Tensor:
-        """Kernels up to a constant, which centring takes out, and a factor, which the norm does."""
-        # Beyond these bounds kernels are a line, or those of an identity, to the last digit.
+        """Kernels up to a constant, which centring removes, and a factor, which scaling removes."""
+        # Beyond these bounds the kernel is, to the last digit, linear, or 0 for unequal samples.
         eps = torch.finfo(sq_dist.dtype).eps
         rate = min(max(0.5 / self.bandwidth / self.bandwidth, eps**2), eps**-4)
-        # Without the constant 1 the kernels of a wide bandwidth keep their digits.
+        # expm1 leaves out the constant 1, which would cost the kernels of a wide bandwidth digits.
         return torch.expm1(-rate * sq_dist) / min(rate, 1)
 
     def extra_repr(self) -> str:

@@ -1,8 +1,9 @@
 """The sum of all |v_i . v_j|, differentiable, by blocks of rows.
 
-With S the signs of the products of distinct rows, the sum over ordered pairs is that of
-``v * (S @ v)``. S is constant almost everywhere, so the gradient is ``2 S @ v``, which the forward
-pass has made already; the second derivative takes one more product with S.
+Let S be the matrix of the signs of the products of distinct rows. The sum over ordered pairs is the
+sum of the entries of ``v * (S @ v)``. S is constant almost everywhere, so the gradient is
+``2 S @ v``, which the forward pass has already computed; the second derivative takes one more
+product with S.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _AT_ONCE = 1 << 24
 def sum_of_magnitudes(v: Tensor) -> Tensor:
     """Sum |v_i . v_j| over the ordered pairs of distinct rows of (n, d), unit vectors or zero.
 
-    The gradient of |.| is 0 at 0, and so near to it that rounding may have made the sign.
+    The gradient of |.| is 0 at 0, and so near to 0 that the sign may be due to rounding.
     """
     total: Tensor = _SumOfMagnitudes.apply(v)[0]  # type: ignore[no-untyped-call]
     return total
 
 
 class _SumOfMagnitudes(torch.autograd.Function):
-    """The sum, and half of its gradient."""
+    """Return the sum, and half of its gradient."""
 
     generate_vmap_rule = True
 
@@ -81,13 +82,13 @@ def magnitudes(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, _AT_ONCE // max(1, len(v) * n))
     for start in range(0, n, rows):
         stop = min(start + rows, n)
-        # Each pair once, in the row of its higher end.
+        # Each pair once, in the row of its higher index.
         pairs = (v[:, start:stop] @ v[:, :stop].mT).tril_(start - 1)
         signs = hardshrink(pairs, rounding).sign_()
         total += 2 * pairs.abs_().sum((-2, -1))
         product[:, start:stop].baddbmm_(signs, w[:, :stop])
         product[:, :stop].baddbmm_(signs.mT, w[:, start:stop])
-        del pairs, signs  # else they would stay beside the next block
+        del pairs, signs  # free them before the next block is computed
     return total.reshape(batch), product.reshape(*batch, n, d)
 
 

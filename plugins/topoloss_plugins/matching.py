@@ -1,4 +1,4 @@
-"""Distances between diagrams by the best matching of their points: ``wasserstein``, ``bottleneck``.
+"""Distances between diagrams, by matching their points: ``wasserstein``, ``bottleneck``.
 
 A point is matched to a point of the other diagram, or to the diagonal. scipy finds the matching
 and returns indices only; the costs of the matched pairs are valued again under autograd.
@@ -40,9 +40,10 @@ class _Matching(topoloss.Loss):
             _scipy("optimize")
 
     def _costs(self, diagrams: Sequence[topoloss.Diagram]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cost each pair of points, and of either diagram each point with the diagonal.
+        """Return the costs of all pairs of points, and of matching points to the diagonal.
 
-        Last come the points that count.
+        The latter are given for the diagram and for the target. The last result marks the points
+        of the diagram that count.
         """
         d = chosen(diagrams, self.dimension, self)
         births, deaths = self.target.to(d.deaths).unbind(1)
@@ -78,22 +79,22 @@ class Wasserstein(_Matching):
     Parameters
     ----------
     target : sequence of (birth, death)
-        The diagram to come close to; by default the empty one, to which every point is as far as
-        from the diagonal.
+        The diagram to come close to; by default the empty one, for which every point is matched to
+        the diagonal.
     dimension : int
         The homology dimension whose points are matched.
     power : float
         The exponent q, at least 1.
     ground : {"chebyshev", "euclidean"}
-        How far two points are apart: by the larger of the differences of births and deaths, or by
-        the length of the line between them.
+        The distance between two points: the larger of the differences of births and of deaths, or
+        the Euclidean distance.
 
     Notes
     -----
     Essential classes are left out. The matching is the best one, found by scipy's
-    ``linear_sum_assignment`` in time O(n m^2) for m points of the target, on the CPU. A gradient
-    is that of the matched pairs; where two matchings are equally good it is that of one of them.
-    At distance 0 the gradient is 0, and so it is where two matched points are equal.
+    ``linear_sum_assignment`` in time O(n m^2) for m points of the target, on the CPU. The
+    gradient is that of the matched pairs; where two matchings are equally good, it is that of one
+    of them. It is 0 at distance 0, and for two matched points that are equal.
 
     References
     ----------
@@ -137,7 +138,7 @@ class Wasserstein(_Matching):
                 - (lives[:, None] / scale) ** self.power
                 - (lives_of_target / scale) ** self.power
             ).detach()
-            # A pair is worth its cost only if both points would cost more at the diagonal.
+            # Matching a pair pays only if it costs less than matching both points to the diagonal.
             point = assignment(torch.where(counts[:, None], cheaper, 0).clamp(max=0))
             matched = point >= 0
             point = point.clamp(min=0)
@@ -160,17 +161,17 @@ class Bottleneck(_Matching):
     Parameters
     ----------
     target : sequence of (birth, death)
-        The diagram to come close to; by default the empty one. The distance to it is half of the
-        longest lifetime.
+        The diagram to come close to; by default the empty one, to which the distance is half of
+        the longest lifetime.
     dimension : int
         The homology dimension whose points are matched.
 
     Notes
     -----
     Essential classes are left out. The distance is the cost of one pair of points, or of one point
-    and the diagonal; scipy's ``maximum_bipartite_matching`` finds it by bisection over all costs,
-    on the CPU. Only this pair has a gradient. Where costs tie they count as if the first in the
-    list of points were smaller, so that the gradient is that of one pair also there.
+    and the diagonal. Bisection over all costs finds it, on the CPU, with scipy's
+    ``maximum_bipartite_matching``. Only this pair has a gradient. Where costs tie, the first in the
+    list counts as the smallest, so that the gradient is that of a single pair there as well.
 
     References
     ----------
@@ -202,7 +203,7 @@ class Bottleneck(_Matching):
 
 
 def _norm(costs: Tensor, power: float) -> Tensor:
-    """``sum(costs ** power) ** (1 / power)`` of numbers at least 0, with gradient 0 at 0."""
+    """``sum(costs ** power) ** (1 / power)`` of non-negative numbers, with gradient 0 at 0."""
     if power == 1:
         return costs.sum()
     largest = costs.detach().amax()
@@ -214,9 +215,10 @@ def _norm(costs: Tensor, power: float) -> Tensor:
 
 @torch.library.custom_op("topoloss::assignment", mutates_args=())
 def assignment(costs: Tensor) -> Tensor:
-    """Assign a row of (..., n, m) to each column so that the sum of costs is lowest.
+    """Assign rows of (..., n, m) costs, none above 0, to columns so that their sum is lowest.
 
-    Each row is taken at most once. A column stays at -1 where an entry of 0, or no row, is left.
+    Returns the row of each column; each row is taken at most once. A column gets -1 where no row is
+    left for it, or only a cost of 0.
     """
     solve = _scipy("optimize").linear_sum_assignment
     taken = np.full((*costs.shape[:-2], costs.shape[-1]), -1)
@@ -240,10 +242,10 @@ def _(info: Any, in_dims: tuple[int], costs: Tensor) -> tuple[Tensor, int]:
 
 @torch.library.custom_op("topoloss::bottleneck_cost", mutates_args=())
 def bottleneck_cost(costs: Tensor, points: int) -> Tensor:
-    """Find the one of (..., k) costs that is the bottleneck of the best matching.
+    """Find the index of the bottleneck of the best matching among (..., k) costs.
 
     k is n * m + n + m for n points and m points of the target: the costs of all pairs, row by row,
-    then those of the points with the diagonal, then those of the target's points with it.
+    then of matching the points to the diagonal, then of matching the target's points to it.
     """
     found = np.empty(costs.shape[:-1], dtype=np.int64)
     for place in np.ndindex(costs.shape[:-1]):
@@ -262,9 +264,9 @@ def _(info: Any, in_dims: tuple[int, None], costs: Tensor, points: int) -> tuple
 
 
 def _bottleneck(costs: npt.NDArray[Any], n: int) -> int:
-    """Bisect for the lowest cost such that no pair of some matching costs more."""
+    """Bisect for the lowest cost that no pair of some matching exceeds."""
     order = costs.argsort(kind="stable")
-    # No two ranks are equal, so that one cost alone is the bottleneck, also where costs tie.
+    # Ranks break ties, so that exactly one cost is the bottleneck.
     rank = np.empty(len(costs), dtype=np.int64)
     rank[order] = np.arange(len(costs))
     m = (len(costs) - n) // (n + 1)
@@ -272,7 +274,11 @@ def _bottleneck(costs: npt.NDArray[Any], n: int) -> int:
     lives, lives_of_target = rank[n * m : n * m + n], rank[n * m + n :]
 
     def is_enough(most: int) -> bool:
-        """Whether each point has a partner or is near the diagonal: then one matching does both."""
+        """Whether some matching has no cost of a rank above `most`.
+
+        Points nearer to the diagonal need no partner. If the others of each diagram can be matched
+        for themselves, then one matching covers those of both (Mendelsohn and Dulmage, 1958).
+        """
         near = pairs <= most
         return _covers(near[lives > most]) and _covers(near.T[lives_of_target > most])
 
@@ -284,7 +290,7 @@ def _bottleneck(costs: npt.NDArray[Any], n: int) -> int:
 
 
 def _covers(may_match: npt.NDArray[np.bool_]) -> bool:
-    """Whether all rows can be matched, each with a column of its own."""
+    """Whether all rows can be matched, each to a different column."""
     rows, columns = may_match.shape
     if not rows or rows > columns:
         return not rows
@@ -298,7 +304,7 @@ def _points(target: object) -> Tensor:
     expected = "expected finite (birth, death) pairs, with births no later than deaths"
     if isinstance(target, Tensor):
         target = target.detach().cpu().double()
-    if isinstance(target, str):  # as a name's option in brackets
+    if isinstance(target, str):  # an option in the brackets after a name
         with suppress(ValueError, SyntaxError):
             target = literal_eval(target)
     try:

@@ -13,7 +13,7 @@ import topoloss
 class _Norm(topoloss.Regulariser):
     source = "parameters"
 
-    # The options of Regulariser are about activations, and these are none.
+    # The options of Regulariser are about activations, and this one takes parameters.
     def __init__(self) -> None:
         super().__init__()
 
@@ -60,7 +60,7 @@ class L2(_Norm):
 
 
 class NoPenalty(topoloss.Regulariser):
-    """Zero: the name under which a comparison runs without a regulariser.
+    """Always zero: a name for training without a regulariser, for example in a comparison.
 
     Examples
     --------
@@ -71,13 +71,13 @@ class NoPenalty(topoloss.Regulariser):
 
     source = "parameters"
 
-    # The options of Regulariser are about activations, and these are none.
+    # The options of Regulariser are about activations, and this one takes parameters.
     def __init__(self) -> None:
         super().__init__()
 
     def compute(self, parameters: Mapping[str, Tensor]) -> Tensor:
         first = next(iter(parameters.values()), torch.zeros(()))
-        zero = first.new_zeros(()).abs()  # of complex parameters, too, a penalty is real
+        zero = first.new_zeros(()).abs()  # abs: a penalty is real even for complex parameters
         return zero.to(torch.promote_types(zero.dtype, torch.float32))
 
 

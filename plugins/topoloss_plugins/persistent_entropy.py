@@ -25,10 +25,10 @@ class PersistentEntropy(topoloss.Loss):
 
     Notes
     -----
-    Essential classes are left out, and the logarithm is natural. A point of lifetime 0 counts for
-    nothing, and its gradient is 0 by definition: beside it the gradient grows without bound.
-    Where no lifetime is above 0 the value is 0. The value does not change if all lifetimes are
-    multiplied by one number.
+    Essential classes are left out, and the logarithm is natural. A point of lifetime 0 does not
+    count, and its gradient is 0 by definition: near lifetime 0 the gradient grows without bound.
+    Where no lifetime is above 0 the value is 0. Multiplying all lifetimes by
+    one positive number leaves the value unchanged.
 
     References
     ----------

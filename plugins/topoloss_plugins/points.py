@@ -1,4 +1,4 @@
-"""What losses of one homology dimension share."""
+"""Helpers of losses that look at one homology dimension."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import topoloss
 
-# No engine comes near it.
+# Higher than any engine goes.
 _HIGHEST = 9
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import topoloss
 
-# What a generator of torch takes.
+# The largest seed of a torch.Generator.
 _LARGEST_SEED = 2**64 - 1
 
 
@@ -18,7 +18,7 @@ class _FractionSampler(topoloss.Sampler):
     def __init__(self, *, fraction: float = 1.0) -> None:
         topoloss.check_number("fraction", fraction, above=0, most=1)
         self.fraction = fraction
-        # The decimal number as written: 0.29 of 100 is 29, though 100 * 0.29 is below it.
+        # The decimal number as written: 0.29 of 100 is 29, though the float 100 * 0.29 is below 29.
         self._ratio = Fraction(str(fraction)).as_integer_ratio()
 
     def count(self, n: int) -> int:
@@ -28,7 +28,7 @@ class _FractionSampler(topoloss.Sampler):
 
 
 class Importance(_FractionSampler):
-    """The floor(fraction * n) neurons of largest batch mean of ``|activation|``.
+    """The floor(fraction * n) neurons with the largest batch mean of ``|activation|``.
 
     Ties go to the lowest index. The paper takes a fraction of 1 for fully connected
     networks and 0.005 for its convolutional ones.
@@ -62,7 +62,7 @@ class Importance(_FractionSampler):
 class Random(_FractionSampler):
     """floor(fraction * n) neurons drawn without replacement, afresh for each forward pass.
 
-    The draws are a sequence of their own, fixed by the seed; the global random state is
+    Each sampler has its own random numbers, fixed by the seed; the global random state is
     neither read nor changed.
 
     Parameters

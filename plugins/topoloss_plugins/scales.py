@@ -11,7 +11,7 @@ __all__ = ["power_of_two"]
 def power_of_two(x: Tensor) -> Tensor:
     """The largest power of two that is at most x, for each x > 0; 1/2 for 0.
 
-    To divide by it or to multiply by it rounds nothing, so that equal numbers stay equal.
+    Dividing or multiplying by it rounds nothing, so equal numbers stay equal.
     """
     exponent = torch.frexp(x.detach()).exponent
     return torch.ldexp(torch.ones_like(x), exponent - 1)

@@ -1,4 +1,4 @@
-"""Whether two spaces join their samples alike, as in topological autoencoders: ``signature``."""
+"""The loss of topological autoencoders, which compares two layers: ``signature``."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import topoloss
 
 
 class Signature(topoloss.Regulariser):
-    r"""Critical edges of one space valued in the other, in both directions.
+    r"""Compare the edge values of two layers along the critical edges of each.
 
-    The vertices are the *samples*, seen by two layers X and Z:
+    The vertices are the *samples*, as represented by two layers X and Z:
 
     .. math::
 
         \tfrac12 \|A^X[\pi^X] - A^Z[\pi^X]\|^2 + \tfrac12 \|A^Z[\pi^Z] - A^X[\pi^Z]\|^2
 
-    :math:`A^X` are the values of edges between samples in X, and :math:`\pi^X` are its critical
-    edges: with `mst` those of its minimum spanning tree.
+    :math:`A^X` holds the values of the edges between samples in X, and :math:`\pi^X` is the set of
+    critical edges of X: with `mst`, the edges of its minimum spanning tree.
 
-    :func:`topoloss.attach` gives it the model's input as a first layer. The first layer is compared
-    with each other one, and the values are added up. So ``layers=`` with the name of one layer
-    compares that layer with the input; by hand ``of_layers({"a": x, "b": z})`` compares any two.
+    :func:`topoloss.attach` adds the model's input as the first layer. The first layer is compared
+    with every other one, and the values are summed. With the name of one layer in ``layers=``, that
+    layer is therefore compared with the input; ``of_layers({"a": x, "b": z})`` compares any two.
 
     Parameters
     ----------
     filtration, persistence
-        Names or instances: how far two samples are apart, and which edges are critical.
+        Names or instances: the distance between two samples, and how to find critical edges.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    Distances are compared as they are; the paper's authors divide each space's by its largest.
-    Scale the layers if their units differ. An edge that the filtration gives no weight in one of
-    the layers does not count. Both layers get a gradient, if they ask for one. Where
-    edges tie, it is that of the edges that the engine's tie rule picks. One layer alone, and
-    one sample, have the value 0.
+    Distances are compared without normalisation; the paper's authors divide the distances of each
+    layer by the largest. Scale the layers if their units differ. An edge to which the filtration
+    gives weight 0 in either layer does not count. Both layers get a gradient. Where edges tie, the
+    gradient is that of the edges that the engine's tie rule picks. With one layer only, or one
+    sample, the value is 0.
 
     References
     ----------
@@ -52,7 +52,8 @@ class Signature(topoloss.Regulariser):
     >>> import torch, topoloss
     >>> x, z = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[0.0], [4.0], [1.0]])
     >>> reg = topoloss.regulariser("signature")
-    >>> # Edges 0-1 and 1-2 of x: 1 and 4 there, 4 and 3 in z. Edges 0-2 and 1-2 of z: 1, 3; 5, 4.
+    >>> # The tree of x has the edges 0-1 and 1-2, of lengths 1 and 4 in x, 4 and 3 in z.
+    >>> # The tree of z has the edges 0-2 and 1-2, of lengths 1 and 3 in z, 5 and 4 in x.
     >>> reg.of_layers({"x": x, "z": z})  # (9 + 1) / 2 + (16 + 1) / 2
     tensor(13.5000)
     """
@@ -81,7 +82,7 @@ class Signature(topoloss.Regulariser):
         return empty.to(torch.promote_types(x.dtype, torch.float32)).sum()
 
     def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
-        """Compare the first layer with each other one, and add up the values.
+        """Compare the first layer with every other one, and sum the values.
 
         Parameters
         ----------
@@ -91,10 +92,10 @@ class Signature(topoloss.Regulariser):
         -------
         Tensor, shape ()
         """
-        value = super().of_layers(layers)  # it checks them, and is 0
+        value = super().of_layers(layers)  # checks the layers; the value is 0
         first, *others = (x.to(value.device) for x in layers.values())
         if self.on_nonfinite == "skip":
-            # The input is masked: layers of zeros are alike, and have gradient 0.
+            # Replace all layers by zeros, which have value 0 and gradient 0.
             finite = torch.stack([torch.isfinite(x).all() for x in (first, *others)]).all()
             first, *others = (torch.where(finite, x, 0) for x in (first, *others))
         with torch.autocast(value.device.type, enabled=False):
@@ -103,12 +104,12 @@ class Signature(topoloss.Regulariser):
         return value
 
     def __repr__(self) -> str:
-        # The pipeline's loss is never asked.
+        # The pipeline's loss is never used.
         stages = (self.pipeline.filtration, self.pipeline.persistence)
         return "Signature(filtration={!r}, persistence={!r})".format(*stages)
 
     def _between(self, x: Tensor, z: Tensor) -> Tensor:
-        # In their own dtypes, by which the filtration may judge what is constant.
+        # Keep the dtypes: the filtration may use them to decide which vertices are constant.
         spaces = [self.pipeline.vertices(space.mT) for space in (x, z)]
         return torch.stack([self._along(space, spaces) for space in spaces]).sum() / 2
 
@@ -119,7 +120,7 @@ class Signature(topoloss.Regulariser):
         return (counts * of_x * of_z * (in_x - in_z).square()).sum()
 
     def _critical_edges(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the edges, and which of them count: not those of points that fill up a batch."""
+        """Return the edges, and which of them count: not those of points that only pad a batch."""
         edges, counts = [], []
         for deaths, births, _ in self.pipeline.critical_edges(v):
             if births is None:

@@ -1,4 +1,4 @@
-"""The filtration by correlation of ranks, ``spearman``."""
+"""The filtration by rank correlation, ``spearman``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ class Spearman(Correlation):
 
     Notes
     -----
-    **Gradient.** Ranks jump, and have gradient 0 between the jumps. So the gradient is another than
-    that of the value, which ``surrogate_gradient`` declares: each neuron's ranks are taken for a
-    linear function of its activations, with the slope std(ranks) / std(activations). The value
-    itself is exact. A step against the gradient moves the activations in the direction in which
-    their ranks should move.
+    **Gradient.** Ranks are piecewise constant, so their gradient is 0 wherever it exists. It is
+    replaced by a surrogate, as ``surrogate_gradient`` declares: the gradient of ranks that are a
+    linear function of each neuron's activations, with the slope std(ranks) / std(activations). The
+    value itself is exact. A step against the surrogate gradient moves the activations in the
+    direction in which their ranks should move.
 
-    **Constant.** A neuron is constant by the rule of ``correlation``, though the ranks of what
-    rounding left are as spread as any. It gets ``r_s = 0`` with everything and a zero gradient.
+    **Constant.** The rule of ``correlation`` decides which neurons are constant, from activations:
+    where these differ only by rounding, their ranks are still as spread as any. A constant neuron
+    gets ``r_s = 0`` with everything and a zero gradient.
 
     **Complexity.** O(s log s) time for each neuron of s samples to find ranks.
 
@@ -61,7 +62,7 @@ class Spearman(Correlation):
 def _ranks(
     x: Float[Tensor, "samples n"], constant: Bool[Tensor, " n"]
 ) -> Float[Tensor, "samples n"]:
-    """The ranks of each column from 1, equal entries sharing their mean, with a linear gradient.
+    """Rank each column from 1, with mean ranks for equal entries and a surrogate gradient.
 
     Constant columns are 0.
     """

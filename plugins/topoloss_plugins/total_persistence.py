@@ -18,7 +18,7 @@ class TotalPersistence(topoloss.Loss):
     power : float
         The exponent p, at least 1.
     dimension : int, optional
-        The homology dimension whose points count. By default those of all dimensions do.
+        The homology dimension whose points count. By default all dimensions count.
 
     Notes
     -----

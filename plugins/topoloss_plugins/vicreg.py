@@ -19,15 +19,16 @@ from topoloss_plugins.covariances import (
 class VICReg(LayerByLayer):
     r"""Small covariances, and standard deviations of at least gamma, in each layer.
 
-    Of n samples of d neurons the value is :math:`\mu\, v + \nu\, c`, with the variance term of
+    For n samples of d neurons the value is :math:`\mu\, v + \nu\, c`, with the variance term of
     equations (1) and (2) and the covariance term of equations (3) and (4) of the paper:
 
     .. math::
         v = \frac1d \sum_j \max(0, \gamma - \sqrt{\mathrm{Var}_j + \epsilon}), \qquad
         c = \frac1d \sum_{i \neq j} C_{ij}^2
 
-    Variances and covariances C are divided by n - 1. The paper's third term, invariance, compares
-    two views of each sample; there is one here. A network has the sum over its layers.
+    Variances and covariances C are divided by n - 1. The paper's third term, invariance, is left
+    out, as there are no two views of each sample to compare. For a network, the value is the sum
+    over its layers.
 
     Parameters
     ----------
@@ -35,9 +36,9 @@ class VICReg(LayerByLayer):
         Weights of the variance term and of the covariance term, at least 0. The paper takes 25 and
         1.
     gamma : float
-        The standard deviation that is wished for, above 0.
+        The desired least standard deviation, above 0.
     eps : float
-        Keeps the gradient of the root finite, above 0.
+        Added to variances, so that the gradient of the root is finite; above 0.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 

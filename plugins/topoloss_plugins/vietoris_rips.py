@@ -33,33 +33,33 @@ class Ripser(topoloss.Persistence):
     dim : {1, 0, 2}
         The highest homology dimension: 0 for components, 1 for loops as well, 2 for cavities too.
     threshold : float, optional
-        Edges of a larger value are left out, whatever they would create or fill. So classes
-        that are alive at `threshold` are essential; in dimension 0 these are the components of
-        the graph of the other edges. By default every edge counts.
+        Edges with a larger value are left out. Classes that are still alive at `threshold` are
+        therefore essential; in dimension 0 they are the components of the graph of the remaining
+        edges. By default every edge counts.
     coeff : int
-        Coefficients are in the field of this many elements, a prime up to 127.
+        The number of elements of the field of coefficients, a prime up to 127.
 
     Notes
     -----
-    **How an edge is named.** Ripser returns values and no simplices. So it is given the *rank* of
-    each edge by (value, lower index, higher index) instead of the value. No two ranks are
-    equal, so each birth and each death is the rank of one edge, also where values tie. Ripser
+    **How edges are identified.** Ripser returns values, not simplices. Instead of its value, each
+    edge is therefore given its *rank* by (value, lower index, higher index). No two ranks are
+    equal, so each birth and each death is the rank of one edge, even where values tie. Ripser
     computes in float32, which holds ranks exactly for up to 5,793 vertices, or 16,777,216 listed
     edges; more are an error.
 
-    **Points of lifetime 0.** A class that is born and filled by one edge is no point. A class that
-    is born and filled by two different edges of equal value is one, with lifetime 0 (ripser.py
+    **Points of lifetime 0.** A class that the same edge creates and fills is not a point. A class
+    that two different edges of equal value create and fill is a point, with lifetime 0 (ripser.py
     itself leaves such points out).
 
     **Gradient.** Births and deaths are values of single edges, so both have the gradient of the
-    filtration. Where values tie it is that of the edges that the order above picks.
+    filtration. Where values tie, it is the gradient of the edges that the order above picks.
 
     **Complexity.** Dimension 1 has O(n^3) triangles and dimension 2 O(n^4) tetrahedra, most of
-    which ripser never makes. Time and memory grow quickly with `dim`; `threshold` keeps them
+    which ripser never constructs. Time and memory grow quickly with `dim`; `threshold` keeps them
     down. All work is on the CPU, to which values are copied.
 
     **torch.vmap.** The elements of a batch may have differing numbers of loops and cavities. Those
-    that have fewer get points of lifetime 0, with weight 0 in the loss.
+    with fewer are padded with points of lifetime 0 and weight 0.
 
     **Diagonal.** Vertices are born before all edges; the diagonal of a matrix is not read.
 
@@ -88,8 +88,8 @@ class Ripser(topoloss.Persistence):
         topoloss.check_number("coeff", coeff, whole=True, least=2, most=_LARGEST_FIELD)
         if any(coeff % divisor == 0 for divisor in range(2, coeff)):
             raise topoloss.OptionError(
-                f"coeff={coeff} was given; expected a prime, as the coefficients are those of a "
-                "field. Over the integers there is no diagram."
+                f"coeff={coeff} was given; expected a prime, as coefficients must form a field. "
+                "Over the integers there is no diagram."
             )
         self.dim = dim
         self.threshold = threshold
@@ -101,7 +101,7 @@ class Ripser(topoloss.Persistence):
         self.check_limits(n, values.dtype)
         ends = np.triu_indices(n, 1)
         listed = values.cpu().numpy()[ends]
-        order = listed.argsort(kind="stable")  # the ends are sorted already
+        order = listed.argsort(kind="stable")  # stable: `ends` are already sorted
         ranks = _ranks(order)
         matrix = np.zeros((n, n), dtype=np.float32)
         matrix[ends] = ranks
@@ -111,7 +111,7 @@ class Ripser(topoloss.Persistence):
     def from_edges(
         self, n: int, edges: Int[Tensor, "e 2"], values: Float[Tensor, " e"]
     ) -> list[topoloss.CriticalEdges]:
-        from scipy.sparse import coo_matrix  # it comes with ripser.py
+        from scipy.sparse import coo_matrix  # ripser.py depends on scipy
 
         listed, rows = edges.cpu().numpy(), values.cpu().numpy()
         order = _entering(listed, rows)
@@ -126,15 +126,14 @@ class Ripser(topoloss.Persistence):
         if edges > _MOST_EDGES or math.comb(n, self.dim + 2) > _MOST_SIMPLICES:
             raise topoloss.TooLargeError(
                 f"{edges} edges on {n} vertices were given to Ripser(dim={self.dim}), which takes "
-                f"at most {_MOST_EDGES} edges, and so many vertices that no more than "
-                f"{_MOST_SIMPLICES} sets of {self.dim + 2} can be chosen; lower dim, or take "
-                "another engine."
+                f"at most {_MOST_EDGES} edges, and {_MOST_SIMPLICES} possible sets of "
+                f"{self.dim + 2} vertices; lower dim, or take another engine."
             )
 
     def _critical_edges(
         self, ranks: Any, ordered: _Integers, values: npt.NDArray[Any], device: torch.device
     ) -> list[topoloss.CriticalEdges]:
-        """Ask ripser for the points of ranks, which count from 1, and name their edges."""
+        """Run ripser on ranks, counted from 1, and look up the edges of the points."""
         most = np.inf if self.threshold is None else self._below_threshold(values)
         points = _ripser()(
             ranks, distance_matrix=True, maxdim=self.dim, thresh=float(most), coeff=self.coeff
@@ -157,7 +156,8 @@ class Ripser(topoloss.Persistence):
         return found
 
     def _below_threshold(self, values: npt.NDArray[Any]) -> int:
-        """How many values are at most the threshold as their dtype has it, infinite if need be."""
+        """Count the values up to the threshold, which is rounded to their dtype."""
+        # A threshold that is too large for the dtype becomes infinite.
         with np.errstate(over="ignore"):
             return int(np.count_nonzero(values <= self.threshold))
 
@@ -167,19 +167,19 @@ class Ripser(topoloss.Persistence):
 
 
 def _ranks(order: _Integers) -> npt.NDArray[np.float32]:
-    """The place of each edge in an order of them, counted from 1."""
+    """The rank of each edge, counted from 1, where `order` lists the edges by rank."""
     ranks = np.empty(len(order), dtype=np.float32)
     ranks[order] = np.arange(1, len(order) + 1)
     return ranks
 
 
 def _entering(edges: _Integers, values: npt.NDArray[Any]) -> _Integers:
-    """Order rows by (value, lower, higher, row), without those that join nothing new.
+    """Order rows by (value, lower, higher, row), without edges that join nothing new.
 
-    These are self-loops, and all but the first of the edges between two vertices.
+    Those are self-loops, and all but the first of the edges between the same two vertices.
     """
     lower, higher = edges.min(1), edges.max(1)
-    order: _Integers = np.lexsort((higher, lower, values))  # stable, and the last key counts most
+    order: _Integers = np.lexsort((higher, lower, values))  # stable; the last key is primary
     order = order[lower[order] != higher[order]]
     ends = np.stack((lower[order], higher[order]), 1)
     first = np.unique(ends, axis=0, return_index=True)[1]

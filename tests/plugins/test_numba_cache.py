@@ -63,7 +63,7 @@ def told(tmp_path, code, printed):
 @COMPILING
 def test_the_first_call_on_a_machine_says_why_it_is_slow(told, tmp_path):
     (line,) = told(NUMBA_CACHE_DIR=str(tmp_path))
-    assert line.endswith("it takes a while, once.")
+    assert line.endswith("this takes a while, once.")
     assert told(NUMBA_CACHE_DIR=str(tmp_path)) == []
 
 
@@ -72,7 +72,7 @@ def test_without_a_directory_to_write_to_it_compiles_anew_and_says_so_once(told)
     # Numba is left with one place to look at, which nobody named.
     (line,) = told(NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
     assert "in every process" in line
-    assert "let the environment variable NUMBA_CACHE_DIR name one" in line
+    assert "set the environment variable NUMBA_CACHE_DIR to a writable one" in line
 
 
 PART = """
