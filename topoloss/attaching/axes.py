@@ -1,4 +1,4 @@
-"""Where the samples of a tensor are, after each function of it."""
+"""Follow the axis that counts samples from the operands of a function to its result."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["followed", "reordered"]
 
 
 class _Moves(NamedTuple):
-    """How a function that may put entries along axes into another order is called.
+    """The parameters of a function that may reorder entries along an axis.
 
     Attributes
     ----------
     parameters : str
-        Their names; one called "dim" or "dims" says along which axes.
+        Their names. The one called "dim" or "dims" says along which axes entries are moved.
     moved : str
-        Which of them is the tensor whose entries are moved.
+        The parameter that is the tensor whose entries are moved.
     places : str or None
-        Which of them says what goes where, if that may leave the order as it is.
+        The parameter that says what goes where, if some values of it keep the order.
     default : int or None
-        The axis if none is given; None is all.
+        The axis if none is given; None means all axes.
     """
 
     parameters: str
@@ -34,7 +34,7 @@ class _Moves(NamedTuple):
     default: int | None = None
 
 
-# Functions in place have the same names and end in "_".
+# In-place functions have the same names with "_" at the end.
 _MOVES = {
     "__getitem__": _Moves("input index", places="index"),
     "__setitem__": _Moves("input index value", "value", "index"),
@@ -59,7 +59,7 @@ _MOVES = {
     "topk": _Moves("input k dim", default=-1),
     "msort": _Moves("input", default=0),
 }
-# Their index may hold a part for each axis.
+# The index of these functions may hold a part for each axis.
 _INDEXING = frozenset({"__getitem__", "__setitem__", "index_put", "index_put_"})
 
 
@@ -70,8 +70,8 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
     ----------
     operand : Tensor
     axis : int
-        Of the operand. It counts samples or, where they were folded into it, samples and within
-        each positions or windows.
+        The operand's axis that counts samples. Positions or windows of each sample may be folded
+        into it.
     result : Tensor
     samples : int
         How many samples there are.
@@ -79,14 +79,14 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
     Returns
     -------
     int or None
-        None where it cannot be told.
+        The result's axis that counts samples; None where it is not known.
     """
     shape, before = result.shape, operand.shape
     if shape == before and result.stride() == operand.stride():
         return axis
     candidates = [k for k, length in enumerate(shape) if length == before[axis]]
     if _share_memory(result, operand):
-        # A view moves an axis with its stride.
+        # An axis keeps its stride in a view.
         moved = [k for k in candidates if result.stride(k) == operand.stride(axis)]
         if len(moved) == 1:
             return moved[0]
@@ -95,8 +95,9 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
         reduced = _reduced(before, axis, shape)
         if reduced:
             return reduced.pop() if len(reduced) == 1 else None
-    # Functions that mix no samples leave as many entries before the axis as there were. Only
-    # where they stack tensors a new axis may have the same length; embeddings add theirs last.
+    # A function that does not mix samples keeps the number of entries before the axis. This is no
+    # help where tensors are stacked, as the new axis may have the same length. Embeddings, whose
+    # operand holds integers, add their axis last.
     if reshaped or len(shape) <= len(before) or not operand.is_floating_point():
         leading = prod(before[:axis])
         same = [k for k in candidates if prod(shape[:k]) == leading]
@@ -104,8 +105,8 @@ def followed(operand: Tensor, axis: int, result: Tensor, samples: int) -> int | 
             return same[0]
     if reshaped and axis == 0 and samples and shape and shape[0] % samples == 0:
         return 0
-    # Whatever else a function does, such as stacking, the axis stays where it was, counted from the
-    # first or from the last; of an index, from the first.
+    # In other functions, such as stacking, the axis keeps its place, counted from the first axis or
+    # from the last. For an operand of integers, such as an index, it is counted from the first.
     last = len(shape) - len(before) if operand.is_floating_point() else 0
     kept = {axis, axis + last}.intersection(candidates)
     return kept.pop() if len(kept) == 1 else None
@@ -119,11 +120,11 @@ def reordered(
     Parameters
     ----------
     name : str
-        Of the function.
+        The function's name.
     args, kwargs
         Its arguments.
     axes : mapping
-        The axis of samples of each operand that has one, by its id.
+        From the ``id`` of each operand to its axis of samples.
     """
     moves = _MOVES.get(name) or _MOVES.get(name.removesuffix("_"))
     if moves is None:
@@ -139,23 +140,26 @@ def reordered(
     if name in _INDEXING:
         if moves.places == "indices":
             index = tuple(index or ())  # it may be a list
-        # What is put somewhere may lack axes of that tensor, most often the first ones.
+        # Values may have fewer axes than the tensor that they are put into: mostly the first ones
+        # are missing.
         before = given["input"].ndim - operand.ndim
-        return not _picked(index, given["input"].shape).isdisjoint({axis, axis + before})
+        moved = _reordered_axes(index, given["input"].shape)
+        return not moved.isdisjoint({axis, axis + before})
     if names[-1] == "dims" and len(args) > len(names):
-        given["dims"] = args[len(names) - 1 :]  # flip takes them one by one, too
+        given["dims"] = args[len(names) - 1 :]  # flip also takes axes as separate arguments
     along = list(_integers(given.get("dim", given.get("dims"))))
     if not along and moves.default is not None:
         along = [moves.default]
     if along and axis not in {k % operand.ndim for k in along}:
         return False
-    # An index of all axes counts along that axis, one of rows along its first.
+    # An index with as many axes as the operand is read along the axis of samples, an index of rows
+    # along its first axis.
     whole = isinstance(index, Tensor) and index.ndim == operand.ndim
-    return index is None or not _counts(index, axis if whole else 0, operand.shape[axis])
+    return index is None or not _keeps_order(index, axis if whole else 0, operand.shape[axis])
 
 
-def _picked(index: Any, shape: Sequence[int]) -> set[int]:
-    """The axes along which an index picks entries in an order that is not known."""
+def _reordered_axes(index: Any, shape: Sequence[int]) -> set[int]:
+    """The axes along which an index may reorder entries."""
     each = index if isinstance(index, tuple) else (index,)
     widths = [_width(one) for one in each]
     found, at = set(), 0
@@ -164,25 +168,25 @@ def _picked(index: Any, shape: Sequence[int]) -> set[int]:
             at += len(shape) - sum(widths)
         elif width and not isinstance(one, (int, slice)):
             mask = isinstance(one, Tensor) and one.dtype == torch.bool
-            if not mask and not _counts(one, None, shape[at]):
+            if not mask and not _keeps_order(one, None, shape[at]):
                 found.add(at)
         at += width
     return found
 
 
-def _counts(index: Any, along: int | None, length: int) -> bool:
-    """Whether an index holds 0, 1, 2 and so on along an axis, and leaves the order.
+def _keeps_order(index: Any, along: int | None, length: int) -> bool:
+    """Whether an index holds 0, 1, 2 and so on along an axis, and so keeps the order.
 
     False where its values cannot be read: on the device "meta", in a fake mode, under torch's
-    transforms, and while a CUDA graph is captured. To read them from a GPU waits for it.
+    transforms, and while a CUDA graph is captured. Reading them from a GPU waits for the GPU.
 
     Parameters
     ----------
     index : Tensor, sequence or array
     along : int or None
-        By default the first axis but for those of length 1.
+        By default the first axis that is longer than 1.
     length : int
-        Of the axis whose entries are picked.
+        The length of the axis whose entries are picked.
     """
     with torch._C.DisableTorchFunction():
         try:
@@ -201,7 +205,7 @@ def _counts(index: Any, along: int | None, length: int) -> bool:
 
 
 def _width(index: Any) -> int:
-    """Of how many axes a part of an index is."""
+    """How many axes of a tensor a part of an index refers to."""
     if index is None or index is Ellipsis or isinstance(index, bool):
         return 0
     return index.ndim if isinstance(index, Tensor) and index.dtype == torch.bool else 1
@@ -216,7 +220,7 @@ def _integers(values: Any) -> Iterator[int]:
 
 
 def _reduced(before: Sequence[int], axis: int, shape: Sequence[int]) -> set[int]:
-    """Where the axis may be now, if other axes were summed up, to length 1 or away."""
+    """Where the axis may be after other axes were reduced: removed, or left with length 1."""
     if len(shape) == len(before):
         summed = all(now in (1, length) for now, length in zip(shape, before, strict=True))
         return {axis} if summed and shape[axis] == before[axis] else set()
@@ -230,7 +234,7 @@ def _reduced(before: Sequence[int], axis: int, shape: Sequence[int]) -> set[int]
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
     try:
-        # Not where its memory begins: without values all begin at 0, and a fake mode warns.
+        # Not data_ptr(): it is 0 for all tensors without values, and warns in a fake mode.
         return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):
         return False  # a tensor without storage

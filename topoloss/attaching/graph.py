@@ -1,4 +1,4 @@
-"""The graph of one forward pass: what the model made of its inputs, and where layers begin."""
+"""The graph of one forward pass: what the model makes of its inputs, and where layers begin."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from topoloss.attaching.nodes import Node, Start
 __all__ = ["Watch"]
 
 
-# A layer goes on over these.
+# Functions of these kinds may continue a layer.
 _FOLLOWING = frozenset({Kind.POINTWISE, Kind.NORM, Kind.RANDOM})
-# Names of functions that add rows up at indices.
+# Parts of the names of functions that add up rows at given indices.
 _GATHERING = ("scatter", "index_add")
-# After so many functions it is asked again whether the pass goes on: torch tells nobody when an
-# interrupt, such as Ctrl-C, has ended it.
+# After this many functions, check again whether the pass is still running: torch does not report
+# that an interrupt, such as Ctrl-C, has ended it.
 _LOOKED_AFTER = 256
-# Between the scores of attention, their softmax, and the product with values.
+# Functions of these kinds may stand between attention scores and their softmax, and between the
+# softmax and its product with the values.
 _SCORES_PASS = frozenset({Kind.POINTWISE, Kind.LAYOUT, Kind.RANDOM})
 
 
@@ -42,7 +43,7 @@ class _Constant:
     parameter: Tensor | None = None
     random: bool = False
     multiplied: bool = False
-    # Of a new tensor in which samples may be gathered.
+    # Of a new tensor, such as new_zeros, that the model may fill: its axis of samples.
     axis: int | None = None
 
 
@@ -51,27 +52,27 @@ _Data: TypeAlias = list[tuple[Tensor, Node]]
 
 
 class Watch(TorchFunctionMode):
-    """While it is entered, notes what the model makes of its inputs.
+    """A function mode that builds the graph of what the model makes of its inputs.
 
     Parameters
     ----------
     modules : Modules
     inputs : sequence of Tensor
-        That the model was given.
+        The tensors that the model was given.
     batch_dim : int
         The axis of the inputs that counts samples.
     by_function : bool
-        Layers begin where inputs are multiplied by parameters. Otherwise they begin at the
-        outputs of chosen modules.
+        Layers begin where something made of the inputs is multiplied by a parameter. Otherwise
+        they begin at the outputs of chosen modules.
     passes_norms : bool
-        Layers go on over norms.
+        A norm continues the layer before it.
     keeps_starts : bool
-        A layer may end where it begins.
+        Keep each tensor at which a layer begins, because the layer is taken there.
 
     Attributes
     ----------
     samples : int or None
-        None if no input has that axis.
+        Length of axis `batch_dim` of the first input that has it; None if no input has it.
     starts : list of Start
         Where layers may begin.
     """
@@ -92,15 +93,18 @@ class Watch(TorchFunctionMode):
         self._by_function = by_function
         self._nodes: dict[int, Node] = {}
         self._constants: dict[int, _Constant] = {}
-        # In which torch calls the model; None when the pass is over.
+        # The frame in which torch calls the model; None when the pass is over.
         self.frame: FrameType | None = _frame_of_call()
         self._functions = 0
         self.all: list[Node] = []
         self.starts: list[Start] = []
+        # Parameters that multiply something made of the inputs entry by entry.
         self.multiplied: list[Tensor] = []
+        # Parameters that multiply something that is not made of the inputs.
         self.apart: list[Tensor] = []
-        # The parameters that went into a function of the inputs, or into a product.
+        # Parameters that went into a function of the inputs, or into a product.
         self.read: list[Tensor] = []
+        # Without `by_function`: the parameters in a function of the inputs, and the result's node.
         self.used: list[tuple[list[Tensor], Node]] = []
         self.samples = next(
             (t.shape[batch_dim] for t in inputs if -t.ndim <= batch_dim < t.ndim), None
@@ -110,7 +114,7 @@ class Watch(TorchFunctionMode):
             self._add(t, Kind.OTHER, (), batch_dim % t.ndim if shared else None)
 
     def is_running(self) -> bool:
-        """Whether the pass goes on, somewhere up the stack."""
+        """Whether the pass is still running: whether its frame is on the stack."""
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame is not self.frame:
             frame = frame.f_back
@@ -130,7 +134,7 @@ class Watch(TorchFunctionMode):
         return node
 
     def _split(self, operands: Iterable[Tensor]) -> tuple[_Data, list[Tensor]]:
-        """Those that descend from the inputs, with their nodes, and the others."""
+        """Return the operands that descend from the inputs, with their nodes, and the others."""
         data, constants = [], []
         for t in operands:
             node = self.node_of(t) or self._unseen(t)
@@ -141,7 +145,7 @@ class Watch(TorchFunctionMode):
         return data, constants
 
     def _unseen(self, tensor: Tensor) -> Node | None:
-        """The node of what something made that no function mode sees, such as a scripted one."""
+        """The node of a tensor made out of the mode's sight, such as by a scripted function."""
         below = [tensor.grad_fn] if tensor.grad_fn is not None else []
         if not below or self._constant(tensor) is not None:
             return None
@@ -166,7 +170,7 @@ class Watch(TorchFunctionMode):
         return node
 
     def _picks(self, data: _Data, constants: Iterable[Tensor]) -> bool:
-        """Whether indices pick weights out of a parameter, such as those of one expert."""
+        """Whether a function picks entries of a parameter, such as the weights of one expert."""
         if any(t.is_floating_point() for t, _ in data):
             return False
         picked = [self._constant(t) for t in constants if t.is_floating_point()]
@@ -192,7 +196,7 @@ class Watch(TorchFunctionMode):
         return node
 
     def _make(self, tensor: Tensor, kind: Kind, data: _Data, follows: bool) -> Node:
-        """The node of what was made of others."""
+        """Add the node of a tensor that was made from others."""
         parents = tuple(dict.fromkeys(n for _, n in data))
         node = self._add(tensor, kind, parents, self._axis(tensor, data))
         node.activated = any(p.activated for p in parents)
@@ -202,14 +206,14 @@ class Watch(TorchFunctionMode):
             node.scores = tuple(dict.fromkeys(start for p in parents for start in p.scores))
             node.attends = any(p.attends for p in parents)
             if node.scores and not node.attends:
-                # What is added to scores, such as queries times learnt positions.
+                # Layers of what is added to scores, such as queries times learnt positions.
                 more = (p.origin for p in parents if not p.scores and not p.activated)
                 node.scores += tuple(start for start in more if start is not None)
         node.follows = node.watched = follows
         return node
 
     def _consume(self, data: _Data, kind: Kind, follows: bool) -> None:
-        """Keep the operands with which a layer may end, as something is made of them."""
+        """Note that a function uses operands, and keep those at which a layer may end."""
         parents = {n for _, n in data}
         goes_on = follows and len(parents) == 1 and kind is not Kind.RANDOM
         for t, n in data:
@@ -224,7 +228,7 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        # A function that is being compiled is followed like one that no mode sees.
+        # While torch compiles a function, its operations are not followed one by one.
         if torch.compiler.is_compiling() or self.frame is None or func in functions.tells:
             return func(*args, **kwargs)
         self._functions += 1
@@ -256,7 +260,7 @@ class Watch(TorchFunctionMode):
     def _copies(
         self, operands: list[Tensor], data: _Data, role: Role | None
     ) -> list[tuple[Tensor, Node, Tensor]]:
-        """Copies of what a layer may end with and the function changes, or may change."""
+        """Copy tensors at which a layer may end, before a function that may change them."""
         watched = [(t, n) for t, n in data if n.watched and not n.copied]
         if role is not None:
             parents = {n for _, n in data}
@@ -264,7 +268,7 @@ class Watch(TorchFunctionMode):
             follows = alone and self._follows(role.kind, list(parents))
             watched = [(t, n) for t, n in watched if n.uses or n.kept is not None or not follows]
         for t in operands:
-            # To change a view is to change what it is a view of.
+            # Changing a view also changes the tensor that it is a view of.
             base = t._base
             node = None if base is None else self.node_of(base)
             if base is not None and node is not None and node.kept is base:
@@ -286,6 +290,7 @@ class Watch(TorchFunctionMode):
         results: list[Tensor],
         changed: list[Tensor],
     ) -> None:
+        """Add the nodes of what a function made or changed, and the layers that begin there."""
         if role.kind is Kind.NEW:
             for r in results:
                 self._constants[id(r)] = _Constant(weakref.ref(r), axis=self._axis(r, data))
@@ -294,7 +299,7 @@ class Watch(TorchFunctionMode):
         self.read += [c.parameter for c in known if c.parameter is not None]
         random = role.kind is Kind.POINTWISE and any(c.random for c in known)
         kind = Kind.RANDOM if random else role.kind
-        # The last product of a formula, such as x * sigmoid(x), is no scale.
+        # A product of two tensors, as in x * sigmoid(x), does more than scale.
         affine = role.affine and not constants and len(data) == 1
         if kind is Kind.LAYOUT and len(results) == 1 and _same_layout(results[0], data[0][0]):
             kind, affine = Kind.POINTWISE, True  # nothing was moved
@@ -305,8 +310,8 @@ class Watch(TorchFunctionMode):
         made = [r for r in results if all(r is not t for t, _ in data)] + changed
         if not made:
             if kind is not Kind.RANDOM:
-                return  # an operand was handed on
-            made = results  # by dropout that is idle, but ends a layer all the same
+                return  # an operand was returned as it is
+            made = results  # an idle dropout: it ends a layer like one that is not idle
         detached = torch.is_grad_enabled() and any(t.requires_grad for t, _ in data)
         detached = detached and not any(r.requires_grad for r in made)
         self._consume(data, kind, follows and not detached)
@@ -343,7 +348,7 @@ class Watch(TorchFunctionMode):
         parameters = [c.parameter for c in known if c.parameter is not None]
         if parameters:
             node = self._nodes[id(made[0])]
-            node.watched = True  # its module may turn out to be never called
+            node.watched = True  # a layer begins here if the parameter's module is never called
             self.used.append((parameters, node))
 
     def _multiply(
@@ -355,7 +360,7 @@ class Watch(TorchFunctionMode):
         args: tuple[Any, ...],
         made: list[Tensor],
     ) -> None:
-        # Queries, keys and values are layers' outputs as they are, but for scales and positions.
+        # Queries, keys and values are outputs of layers, at most scaled or with positions added.
         origins = [n.origin for _, n in data if n.origin is not None and not n.activated]
         weights = self._weights(constants)
         if weights and not role.attends:
@@ -363,8 +368,8 @@ class Watch(TorchFunctionMode):
                 parameter, weight = max(weights, key=lambda w: w[0].ndim)
                 leads = (
                     next(t for t in tensors_in(args) if t is data[0][0] or t is weight) is weight
-                ) is not (name == "__rmatmul__")  # it is asked of the second operand
-                # Of images channels stand before height and width.
+                ) is not (name == "__rmatmul__")  # a method of the second operand
+                # In images the axis of channels stands before height and width.
                 channel = (
                     -(parameter.ndim - 1)
                     if role.convolves
@@ -372,7 +377,8 @@ class Watch(TorchFunctionMode):
                 )
                 start = self._begin(made[0], parameter, channel)
                 if leads:
-                    # Perhaps queries that are learnt; linear maps mostly multiply from the right.
+                    # A weight on the left may be learnt queries; linear maps mostly have it on the
+                    # right.
                     start.node.scores = (start, *origins)
             return
         if role.attends or any(n.attends for _, n in data):
@@ -383,23 +389,23 @@ class Watch(TorchFunctionMode):
             self._nodes[id(r)].scores = tuple(dict.fromkeys(origins))
 
     def _normalise(self, data: _Data, made: list[Tensor]) -> None:
-        """A softmax of scores may become the weights of attention."""
+        """Note that a softmax of scores may be attention weights."""
         scores = tuple(dict.fromkeys(start for _, n in data for start in n.scores))
         for r in made:
             node = self._nodes[id(r)]
             node.scores, node.attends = scores, bool(scores)
 
     def _weigh(self, data: _Data) -> None:
-        """Values are weighed by a softmax: the layers of its scores are a part of attention."""
+        """Mark the layers that made attention scores, once their softmax multiplies values."""
         for _, node in data:
             for start in node.scores if node.attends else ():
                 start.inner = True
 
     def _weights(self, constants: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Those that come from parameters of two or more axes, each after its parameter.
+        """Return (parameter, constant) for each constant that may be the weight of a linear map.
 
-        What was made by multiplying parameters is a weight if it is a matrix; with more axes it
-        is rather a part of attention, such as queries that are learnt.
+        It comes from a parameter of two or more axes. A product of parameters must be a matrix:
+        with more axes it is probably a part of attention, such as learnt queries.
         """
         found = []
         for t in constants:
@@ -412,6 +418,7 @@ class Watch(TorchFunctionMode):
         return found
 
     def _begin(self, output: Tensor, parameter: Tensor, channel: int | None) -> Start:
+        """Begin a layer at the product of a parameter and something made of the inputs."""
         node = self._nodes[id(output)]
         name, trainable = self._modules.layer_of(parameter)
         start = Start(name, node, channel, parameter, trainable)
@@ -422,6 +429,7 @@ class Watch(TorchFunctionMode):
         return start
 
     def _note_constants(self, role: Role, operands: list[Tensor], results: list[Tensor]) -> None:
+        """Note results that come from parameters or random numbers, not from the inputs."""
         known = [c for t in operands if (c := self._constant(t)) is not None]
         owned = [c for c in known if c.parameter is not None]
         random = role.kind is Kind.RANDOM or any(c.random for c in known)
@@ -432,7 +440,7 @@ class Watch(TorchFunctionMode):
         if role.kind is Kind.PRODUCT:
             self.read += [c.parameter for c in owned if c.parameter is not None]
             if largest is not None and len(known) < len(operands):
-                self.apart.append(largest)  # a layer of something that is no parameter
+                self.apart.append(largest)  # its layer is applied to something else
         for r in results:
             if not self._modules.owners(r):
                 constant = _Constant(weakref.ref(r), largest, random, multiplied)
@@ -441,19 +449,19 @@ class Watch(TorchFunctionMode):
     # Where the samples are
 
     def _axis(self, result: Tensor, data: _Data) -> int | None:
-        """The axis of the result that counts samples; None where that cannot be told."""
+        """The axis of the result that counts samples; None where it is not known."""
         samples = self.samples or 0
         found = {followed(t, n.axis, result, samples) for t, n in data if n.axis is not None}
         return found.pop() if len(found) == 1 else None
 
     def _regained(self, name: str, args: tuple[Any, ...], result: Tensor) -> int | None:
-        """The axis of samples after functions that bring together what was apart."""
+        """The axis of samples after functions that put scattered samples together again."""
         if name == "_pad_packed_sequence":
             return 0 if args[2] else 1  # its third argument is batch_first
         constant = self._constant(result)
         if constant is not None and constant.axis is not None:
             return constant.axis
-        # Messages that are gathered for the nodes of a graph.
+        # A graph network adds up messages for each node.
         alike = [k for k, length in enumerate(result.shape) if length == self.samples]
         return 0 if alike == [0] and any(word in name for word in _GATHERING) else None
 
@@ -468,10 +476,10 @@ class Watch(TorchFunctionMode):
         outputs: Sequence[Tensor],
         alone: bool,
     ) -> Node | None:
-        """Note that a module put out tensors.
+        """Note the tensors that a module returned.
 
         Return the node of the first, if it descends from the inputs. `alone` says that the module
-        was given one argument.
+        was given a single argument.
         """
         output = outputs[0]
         found, _ = self._split([output])
@@ -503,17 +511,17 @@ class Watch(TorchFunctionMode):
         return node
 
     def _adapts(self, module: nn.Module) -> bool:
-        """Whether a module that was called adds to a layer that it holds, as adapters do."""
+        """Whether a called module is an adapter: it adds to the output of a layer that it holds."""
         layer = adapted(module)
         if layer is None:
             return False
         own = {id(p) for p in layer.parameters()}
         begun = [start.node for start in self.starts if id(start.parameter) in own]
-        # A network whose first layer has that name puts out what others made of it.
+        # If a later layer uses that output, the module is a network, not an adapter.
         return not begun or not any(_descends(s.node, begun[-1]) for s in self.starts)
 
     def _begin_at(self, name: str, module: nn.Module, start: Start, node: Node) -> None:
-        """A module that owns the parameter puts out what was made of it: the layer begins here."""
+        """Let a layer begin at the output of the module that owns its parameter."""
         start.name = self._modules.layer_name(name, module, start.parameter)
         if node is start.node:
             return
@@ -534,8 +542,8 @@ class Watch(TorchFunctionMode):
         node: Node | None,
         alone: bool,
     ) -> Node | None:
-        """What a module does that is a norm, or whose functions are not seen."""
-        # What a module makes of several arguments is not known from one of them.
+        """The node of a module's output, if it is a norm or its functions are not seen."""
+        # With several arguments it is not known which of them the output follows.
         source = self.node_of(given[0]) if alone and len(given) == 1 else None
         kind = None
         if source is not None and output.shape == given[0].shape:
@@ -550,14 +558,14 @@ class Watch(TorchFunctionMode):
         return node
 
     def _join(self, given: Sequence[Tensor], output: Tensor, kind: Kind) -> Node:
-        """One node for all that a module did."""
+        """Add a single node for all that a module did."""
         data, _ = self._split(given)
         follows = bool(data) and self._follows(kind, [n for _, n in data])
         self._consume(data, kind, follows)
         return self._make(output, kind, data, follows)
 
     def begin_module(self, name: str, node: Node | None, output: Tensor, module: nn.Module) -> None:
-        """A chosen module's output is where a layer begins."""
+        """Begin a layer at the output of a chosen module."""
         if node is None:
             node = self._add(output, Kind.OTHER, (), None)
         channel = channel_axis(module, output)
@@ -568,14 +576,14 @@ class Watch(TorchFunctionMode):
     # The end of the pass
 
     def end(self, outputs: Sequence[Tensor]) -> None:
-        """Find what the model's output was made of."""
+        """Find the nodes that the model's output was made from."""
         ends = []
         for t, node in self._split(outputs)[0]:
             node.is_output = True
             node.keep(t)
             ends.append(node)
         if not ends:
-            # The output is nothing that is known to hold tensors: all that is alive may be in it.
+            # No known tensor was found in the output, so any that is alive may be part of it.
             for node in self.all:
                 alive = node.reference()
                 if node.watched and alive is not None:
@@ -594,14 +602,14 @@ class Watch(TorchFunctionMode):
         self.live = live
 
     def release(self) -> None:
-        """Free the tensors that were kept, and undo all cycles, which would outlive the pass."""
+        """Free the kept tensors, and break reference cycles, which would outlive the pass."""
         for node in self.all:
             node.kept = node.origin = None
             node.scores = ()
             node.consumers.clear()
 
     def leave(self) -> None:
-        """Take the mode off the stack, wherever in it it stands, or do nothing."""
+        """Take this mode off the stack of modes, even if it is not on top."""
         self.frame = None
         stack: Any = torch.overrides
         above = []
@@ -613,7 +621,7 @@ class Watch(TorchFunctionMode):
 
 
 def _descends(node: Node, ancestor: Node) -> bool:
-    """Whether a node was made of another."""
+    """Whether a node was made from an ancestor, directly or not."""
     pending, seen = [node], {node}
     while pending:
         for parent in pending.pop().parents:
@@ -627,7 +635,7 @@ def _descends(node: Node, ancestor: Node) -> bool:
 
 
 def _channel_axis(node: Node) -> int | None:
-    """The axis of channels of what was made entry by entry of modules' outputs, if it is one."""
+    """The axis of channels of a node made entry by entry from modules' outputs that agree on it."""
     pending, seen, found = [node], {node}, set()
     while pending:
         current = pending.pop()
@@ -642,7 +650,7 @@ def _channel_axis(node: Node) -> int | None:
 
 
 def _frame_of_call() -> FrameType | None:
-    """The frame in which torch calls a module, the nearest above."""
+    """The nearest frame on the stack in which torch calls a module."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__") != nn.Module.__module__:
         frame = frame.f_back
@@ -654,7 +662,7 @@ def _same_layout(result: Tensor, operand: Tensor) -> bool:
 
 
 def _changed(operands: list[Tensor], versions: list[int | None]) -> list[Tensor]:
-    """The operands that a function changed in place; the first where that is not counted."""
+    """The operands changed in place; the first, where torch does not count such changes."""
     if versions[0] is None:
         return operands[:1]
     return [t for t, v in zip(operands, versions, strict=True) if version_of(t) != v]

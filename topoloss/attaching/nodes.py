@@ -1,4 +1,4 @@
-"""What a forward pass is made of: tensors at one moment of it, and where layers begin."""
+"""The nodes of the graph of a forward pass, and where in it layers begin."""
 
 from __future__ import annotations
 
@@ -15,66 +15,70 @@ __all__ = ["Node", "Start"]
 
 @dataclass(eq=False, repr=False, slots=True)
 class Node:
-    """A tensor at one moment of the pass; a change in place makes another node.
+    """A tensor at one moment of the pass; changing the tensor in place makes a new node.
 
     Attributes
     ----------
     index : int
         Nodes are numbered in the order in which they were made.
     kind : Kind
-        Of the function that made it.
+        Kind of the function that made it.
     parents : tuple of Node
-        The operands that descend from the model's inputs.
+        Nodes of the function's operands that descend from the model's inputs.
     axis : int or None
-        The axis that counts samples, as far as it could be followed. Positions or windows may
-        be folded into it: it is then longer than there are samples.
+        The axis that counts samples; None where it could not be followed. Positions or windows
+        may be folded into it, which makes it longer than the number of samples.
     reference : weakref of Tensor
-        To the tensor, while the model holds it.
+        To the tensor, which the model may free.
     version : int or None
-        How often the tensor had been changed in place.
+        How often the tensor had been changed in place when the node was made.
     origin : Start or None
-        The layer that it was made of, if it was made of one alone and of constants.
+        The layer that it was made from, if it was made from one layer and constants alone.
     affine : bool
-        What made it scales or shifts by plain numbers, casts, or leaves all as it is.
+        False if an entry-by-entry function made it that does more than scale or shift by plain
+        numbers, or cast.
     activated : bool
-        Something else was done entry by entry since the layer.
+        Since the layer began, an entry-by-entry function did more than scale, shift or cast.
     scores : tuple of Start
-        The layers whose product it is, such as queries and keys, or a softmax of that product.
+        The layers that were multiplied with each other to make it, as queries and keys make
+        attention scores. A softmax of scores has these layers, too.
     attends : bool
         It is the softmax of such scores.
     follows : bool
-        It was made of watched tensors alone, by what belongs to the layer before it.
+        It may continue a layer: it was made entry by entry, by a norm or by dropout, and all
+        parents are watched.
     watched : bool
-        A layer begins here, or it follows one.
+        A layer begins or may begin here, or `follows` is true.
     chosen : bool
-        A module that was chosen put it out.
+        It is the output of a module that ``layers=`` chose.
     with_grad : bool
-        Gradients were on.
+        Gradients were on when it was made.
     regains_grad : bool
-        They were not, yet the tensor has one when it is used: a custom function put it out.
+        Gradients were off, yet the tensor requires one when it is used: a custom autograd
+        function returned it.
     detached : bool
-        Gradients were on, and yet no gradient passes through what made it.
+        Gradients were on, and yet no gradient passes through the function that made it.
     kept : Tensor or None
         The tensor, or a copy of it, where a layer may end here.
     copied : bool
-        What was kept is a copy, as the tensor is changed in place later.
+        `kept` is a copy, because the model changes the tensor in place later.
     uses : int
-        How many functions have read it so far.
+        How many functions have used it so far.
     unseen : bool
-        No function mode sees what made it.
+        No torch function mode sees what made it.
     step : tuple or None
-        The function, and its arguments but for the one tensor, where it has one.
+        The function that made it, and all arguments but the first, which is the only operand.
     module_call : tuple of str and int, or None
-        The module that put it out, and at which of its calls.
+        The module that returned it, and at which of its calls.
     channel_axis : int or None
-        Of a module's output of several positions, where the module tells it.
+        The axis of channels of a module's output, if the module's type determines it.
     unpacked : bool
-        A packed sequence was padded again. Its samples are sorted by length, and an index brings
-        them back into their order next.
+        It is a packed sequence that was padded again. Its samples are sorted by length, and the
+        index that follows restores their order.
     consumers : list of Node
-        What the model's output was made of, of what was made of this.
+        The nodes made from this one that the model's output was made from.
     is_output : bool
-        The model put it out.
+        The model returned it.
     """
 
     index: int
@@ -123,13 +127,13 @@ class Start:
     name : str
     node : Node
     channel_axis : int or None
-        None where it is not known.
+        The axis of channels; None where it is not known.
     parameter : Tensor or None
-        That the inputs were multiplied by.
+        The parameter that the layer multiplies by, or that its weight is computed from.
     trainable : bool
         The module of that parameter has trainable parameters.
     inner : bool
-        A part of attention, such as a query.
+        It is a part of attention, such as the map to queries.
     """
 
     name: str

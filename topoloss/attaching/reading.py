@@ -1,4 +1,4 @@
-"""Read the layers off the graph of a pass: which there are, and the tensor of each."""
+"""Read the layers off the graph of a pass, with the tensor of each."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Record", "Step", "fed_by", "read"]
 
 @dataclass(eq=False, repr=False)
 class Step:
-    """How a compiled pass finds a layer's tensor: a module's output, and functions of it.
+    """How a compiled pass finds a layer's tensor: by functions of a module's output.
 
     Attributes
     ----------
     module, call
-        Which call of which module.
+        The module, and at which of its calls.
     functions : list of callable
-        To apply to its output.
+        Functions to apply to its output, one after the other.
     copy : bool
-        What was found is changed in place later.
+        Copy the output first, because the model or one of the functions may change it in place.
     """
 
     module: str
@@ -43,27 +43,29 @@ class Record:
     Attributes
     ----------
     name : str
-        ``name:2`` for the second in a pass.
+        ``name:2`` if it is the second of this name in the pass.
     tensor : Tensor or None
     axis : int or None
-        The axis that counts samples; None where there is none.
+        The axis that counts samples; None where there is none, or it is not known.
     folded : bool
         Positions or windows are folded into that axis.
     channel_axis : int or None
-        None where it is not known.
+        The axis of channels; None where it is not known.
     descends : bool
-        From the inputs of the model.
+        It was computed from the inputs of the model.
     with_grad : bool
+        Gradients were on, or the tensor requires one.
     bypassed : bool
-        It ran without gradients within a function that has one, as some checkpointing does it.
+        It ran without gradients inside a custom function whose result requires one, as reentrant
+        checkpointing does.
     version : int or None
-        How often the tensor had been changed in place.
+        How often the tensor had been changed in place when it was recorded.
     step : Step or None
         None where a compiled pass cannot find the tensor.
     start : Start or None
         Where the layer begins; None in a compiled pass.
     unseen : bool
-        It goes into something that no torch function mode sees, so what follows is not known.
+        It is used by something that no torch function mode sees, so what follows is not known.
     """
 
     name: str
@@ -117,7 +119,7 @@ def fed_by(record: Record, records: Iterable[Record]) -> set[str]:
 def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
     name = start.name or "(model)"
     tensor = node.kept
-    # Within a custom function gradients are off, though its result has one.
+    # Inside a custom function gradients are off, though its result requires one.
     with_grad = node.with_grad or (tensor is not None and tensor.requires_grad)
     return Record(
         name if call == 1 else f"{name}:{call}",
@@ -136,7 +138,7 @@ def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
 
 
 def _is_bypassed(node: Node) -> bool:
-    """Whether what was made of a node without gradients has one in the end."""
+    """Whether something made from a node without gradients requires one in the end."""
     pending, seen = [node], {node}
     while pending:
         for consumer in pending.pop().consumers:
@@ -149,13 +151,13 @@ def _is_bypassed(node: Node) -> bool:
 
 
 def _end(start: Node) -> Node:
-    """The last node that everything passes through which the model makes of the layer.
+    """The node at which a layer ends: all that the model makes of the layer passes through it.
 
-    From the start on, only what is done entry by entry, and norms and dropout, is passed.
-    Dropout is passed only on the way to something else: before an activation, not after it.
+    Only entry-by-entry functions, norms and dropout continue a layer. Dropout does so only where
+    another of them follows, and never after an activation, so no layer ends with dropout.
     """
-    # `firm` is the last that is more than scaled or shifted by plain numbers, or cast; `dropped` is
-    # what the first dropout after it was given.
+    # `firm` is the start, or the last node that more was done for than to scale or shift by plain
+    # numbers, or to cast; `dropped` is the input of the first dropout after it.
     best = firm = current = start
     dropped: Node | None = None
     while not current.is_output:
@@ -163,9 +165,9 @@ def _end(start: Node) -> Node:
         if following is None or (following.kind is Kind.NORM and following.chosen):
             break  # a norm that was chosen is a layer of its own
         if following.detached:
-            break  # a penalty has no gradient from there
+            break  # no gradient of a penalty would pass from there
         if following.kind is Kind.RANDOM:
-            # What dropout scales in training it leaves alone in evaluation.
+            # Dropout scales in training, but not in evaluation: end before it in both.
             best = dropped = dropped or best
             if firm.kind is Kind.POINTWISE:
                 break
@@ -178,7 +180,7 @@ def _end(start: Node) -> Node:
 
 
 def _meeting(node: Node) -> Node | None:
-    """The first node after this one that all that was made of it passes through, or None."""
+    """The first node after this one through which all paths from this one pass, or None."""
     inside = {node}
     ahead = [(c.index, c) for c in node.consumers]
     heapify(ahead)
@@ -199,7 +201,7 @@ def _meeting(node: Node) -> Node | None:
 
 
 def _step(node: Node) -> Step | None:
-    """The way from the nearest module output before a node, if it is one of plain functions."""
+    """How to compute a node from the nearest module output before it, if nothing else is needed."""
     functions: list[Callable[[Tensor], Tensor]] = []
     current = node
     while current.module_call is None:
@@ -214,7 +216,7 @@ def _step(node: Node) -> Step | None:
 def _applied(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """A function with all its arguments but the first."""
+    """A function of one tensor: `function` with its other arguments filled in."""
 
     def apply(x: Tensor) -> Tensor:
         result: Tensor = function(x, *args, **kwargs)

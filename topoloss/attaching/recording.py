@@ -35,11 +35,11 @@ class Watching(NamedTuple):
 
     Attributes
     ----------
-    batch_dim : int
-    after_activation : bool
-    mask : str, callable or None
+    batch_dim, after_activation, mask
+        As for :func:`topoloss.observe`.
     repeats : bool
-        Keep the inputs of each pass, and record only what :meth:`Recorder.repeat` makes of them.
+        The option `eval_pass`: keep only the inputs of each pass, and record the pass that
+        :meth:`Recorder.repeat` makes with them.
     """
 
     batch_dim: int
@@ -50,18 +50,18 @@ class Watching(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Marks:
-    """What a pass is to a schedule.
+    """What a schedule has to know of a pass.
 
     Attributes
     ----------
     trains : bool
-        It ran in training mode and with gradients, so that it may be a step of training.
+        It ran in training mode with gradients, so it may be a training step.
     rested : bool
-        Nothing of it was recorded, or it was counted as a step without the penalty.
+        It was not recorded, or was counted as a step without the penalty.
     factor : float or None
-        What its penalty is multiplied by, once it was counted as a step.
+        The factor of its penalty; None until it is counted as a step.
     skipped : bool
-        It was too small to be valued, and counted as such.
+        It had too few samples for a penalty, and was counted as skipped.
     """
 
     trains: bool = False
@@ -72,20 +72,20 @@ class Marks:
 
 @dataclass(eq=False, repr=False)
 class Pass:
-    """What one forward pass of the model left.
+    """What was recorded of one forward pass of the model.
 
     Attributes
     ----------
     records : list of Record
     samples : int or None
-        Of the model's inputs.
+        How many samples the model's inputs have.
     inputs : Tensor or None
         The first floating-point tensor with an axis of samples that the model was given.
     mask : Tensor or None
     error : str
         Why the pass cannot be used; empty otherwise.
     notes : list of str
-        What the user should be warned of.
+        Warnings for the user.
     marks : Marks
     """
 
@@ -116,16 +116,16 @@ class _Running:
     notes: list[str] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
-    # Those of the called modules that were given numbers, and not indices alone.
+    # The called modules that were given a floating-point tensor, not indices alone.
     fed: set[nn.Module] = field(default_factory=set)
     error: str = ""
 
 
 class _Repeating(threading.local):
-    """The recorders that repeat a pass on this thread: to all others it does not happen."""
+    """The recorders that repeat a pass on this thread; all others ignore that pass."""
 
     def __init__(self) -> None:
-        # None is nobody: the passes are a look that no recorder is to see.
+        # None stands for no recorder: all of them ignore the passes.
         self.recorders: list[Recorder | None] = []
 
 
@@ -154,37 +154,38 @@ class Recorder:
         self._chosen = frozenset(choice.modules)
         self._watching = watching
         self.repeats = watching.repeats
-        # Both are set from outside. Then nothing is recorded of any pass, or of one of training.
+        # Both are set from outside: record no pass at all, or no training pass.
         self.paused = False
         self.at_rest = False
-        # Also set from outside. Called when a pass begins; from then on the former pass is no
-        # longer the latest.
+        # Also set from outside. Called when a pass begins, as the previous pass is then no longer
+        # the latest.
         self.on_begin: Callable[[], None] = lambda: None
         self.passes = 0
         self._replicated = False
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        # None where they are not known.
+        # The tensors in the inputs, each with its version; None in a compiled pass.
         self._input_versions: list[tuple[Tensor, int | None]] | None = None
         self._autocast = _autocast()
         self._running: dict[int, _Running] = {}
         self._of_thread = threading.local()
         self._newest: Pass | None = None
-        # By the model's training flag: what a compiled pass, which cannot be watched, follows.
+        # By the model's training flag: the layers of the latest watched pass. A compiled pass
+        # cannot be watched, and finds its layers by these.
         self._followed: dict[bool, Followed] = {}
         # The latest pass, if it was compiled.
         self._compiled: CompiledPass | None = None
-        # Of the latest pass, if it was compiled or is to be repeated.
+        # The marks of the latest pass, if it was compiled or will be repeated.
         self._marks = Marks()
 
     # What the user asks for
 
     def latest(self) -> Pass:
-        """The latest pass of this thread, or of any other if this thread made none.
+        """The latest pass on this thread, or on any thread if this one made none.
 
         Raises
         ------
         AttachmentError
-            If there was none, or it failed.
+            If there was none, or it cannot be used.
         """
         found = self._eager if self._compiled is None else self._pass_of(self._compiled)
         if found is None:
@@ -195,17 +196,17 @@ class Recorder:
 
     @property
     def token(self) -> object:
-        """Something that is the same object until the model makes another pass of its own."""
+        """An object that stands for the latest pass; it ignores passes that a recorder repeats."""
         if self.repeats:
             return None if self._inputs is None else self._marks
         if self._compiled is not None:
             return self._compiled
-        # Not the pass itself: who keeps it would keep its activations through the next pass.
+        # Not the pass itself: to keep it would keep its activations alive in the next pass.
         return None if self._eager is None else self._eager.marks
 
     @property
     def marks(self) -> Marks:
-        """Those of the latest pass."""
+        """The marks of the latest pass."""
         if self.repeats or self._compiled is not None:
             return self._marks
         return Marks() if self._eager is None else self._eager.marks
@@ -216,13 +217,13 @@ class Recorder:
         return getattr(self._of_thread, "latest", None) or self._newest
 
     def skip(self) -> bool:
-        """Skip the latest pass; return whether that is the first time."""
+        """Mark the latest pass as skipped; return whether it was not yet."""
         marks = self.marks
         first, marks.skipped = not marks.skipped, True
         return first
 
     def forget(self) -> None:
-        """Free all that was recorded."""
+        """Free everything that was recorded."""
         self._interrupt()
         self._newest = self._compiled = self._inputs = None
         self._input_versions = None
@@ -244,7 +245,7 @@ class Recorder:
         self._check_inputs()
 
     def _check_inputs(self) -> None:
-        """Raise if the model's latest inputs are no longer what they were."""
+        """Raise if the model's latest inputs were changed after the pass began."""
         before, now = self._input_versions, _versions(self._inputs)
         if before is not None and (
             len(before) != len(now)
@@ -257,7 +258,7 @@ class Recorder:
             )
 
     def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
-        """Run the model on inputs, unseen by its other recorders, and forget it here too."""
+        """Run the model on inputs and return the pass; no recorder keeps it, this one included."""
         model = self._model()
         assert model is not None
         before = (getattr(self._of_thread, "latest", None), self._newest, self._compiled)
@@ -271,10 +272,10 @@ class Recorder:
             self.passes = passes
 
     def alone(self) -> AbstractContextManager[None]:
-        """In this context a pass of the model is seen by this recorder alone, and not compiled."""
+        """In this context passes run uncompiled, and only this recorder sees those of its model."""
         return _alone(self)
 
-    # A pass, from the root's pre-hook to its hook
+    # A pass, from the model's pre-hook to its forward hook
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
@@ -295,7 +296,7 @@ class Recorder:
         if under_way is not None and under_way.watch.is_running():
             under_way.depth += 1  # the model calls itself
             return
-        self._interrupt()  # a pass that failed without a word
+        self._interrupt()  # an earlier pass failed, and its end was never reported
         repeating = _repeating.recorders
         if repeating and repeating[-1] is not self:
             return
@@ -326,7 +327,7 @@ class Recorder:
             inputs,
             self._watching.batch_dim,
             by_function=self._choice.rule == "auto",
-            # The paper's rule makes a layer of each norm.
+            # By the paper's rule each norm is a layer of its own.
             passes_norms=self._choice.rule != "trainable",
             keeps_starts=not self._watching.after_activation,
         )
@@ -335,9 +336,9 @@ class Recorder:
         watch.__enter__()  # type: ignore[no-untyped-call]
 
     def _mark(self, module: nn.Module) -> bool:
-        """Note what a pass that begins is to a schedule, and return whether it is left out."""
+        """Set the marks of a pass that begins, and return whether it goes unrecorded."""
         trains = module.training and torch.is_grad_enabled() and not self.paused
-        # A compiled pass needs one that was watched.
+        # Compiled passes need one watched training pass before them: `at_rest` waits for it.
         watched = self.repeats or True in self._followed
         rested = self.paused or (trains and self.at_rest and watched)
         self._marks = Marks(trains, rested)
@@ -477,7 +478,7 @@ class Recorder:
         ]
 
     def _covers(self, running: _Running) -> list[Start]:
-        """Where a parameter is used whose module is never called, and no observed one uses it."""
+        """Begin layers where a parameter is used, but no chosen module that owns it was called."""
         starts = []
         for parameters, node in running.watch.used:
             owners = [each for p in parameters for each in self._modules.owners(p)]
@@ -499,10 +500,10 @@ class Recorder:
         )
 
     def _unused(self, running: _Running, model: nn.Module) -> list[str]:
-        """Note the called modules of whose weight nothing was seen."""
+        """Notes on called modules whose weight was not seen in use."""
         watch = running.watch
         read = {id(p) for p in watch.read}
-        # Not only by id: a sharded parameter is another one while its module runs.
+        # Compare names, too: a sharded parameter is another tensor while its module runs.
         names = {start.name.removesuffix(".weight") for start in watch.starts}
         unused = [
             name
@@ -513,8 +514,8 @@ class Recorder:
         ]
         return _left_out(
             unused,
-            "called, but nothing made of the model's inputs was seen to be multiplied by the "
-            "weight (torch shows nothing of what a traced or scripted function does, or "
+            "called, but no product of its weight with something made of the model's inputs was "
+            "seen (torch does not show what happens inside a traced or scripted function, or "
             "torch.vmap); name such a layer, or the module around it, with layers=.",
         )
 
@@ -536,7 +537,7 @@ class Recorder:
     def _note_arguments(
         self, finished: Pass, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Keep what regularisers are told of the model's arguments: its input and the mask."""
+        """Keep what is needed of the model's arguments: its input, and the mask."""
         axis = self._watching.batch_dim
         floating = (t for t in tensors_within((args, kwargs)) if t.is_floating_point())
         finished.inputs = next((t for t in floating if _length(t, axis) == finished.samples), None)
@@ -555,7 +556,7 @@ class Recorder:
     # A compiled pass
 
     def on_compiled(self, name: str, output: Any, last: bool) -> None:
-        """Record what a module put out in a compiled pass."""
+        """Record the output of a module in a compiled pass."""
         compiled = self._compiled
         if compiled is not None and not self._marks.rested:
             compiled.note(name, output, last, self._followed.get(compiled.training, ()))
@@ -572,7 +573,7 @@ class Recorder:
 
 
 def unseen() -> AbstractContextManager[None]:
-    """In this context passes of any model are seen by no recorder, and not compiled."""
+    """In this context passes run uncompiled, and no recorder sees them."""
     return _alone(None)
 
 
@@ -593,12 +594,12 @@ def _versions(inputs: object) -> list[tuple[Tensor, int | None]]:
     return [(t, version_of(t)) for t in tensors_within(inputs)]
 
 
-# Where a pass may run under autocast.
+# The types of device on which a pass may run under autocast.
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def _autocast() -> list[tuple[bool, torch.dtype]]:
-    """Whether autocast is on, and to which type, for each of these devices."""
+    """Whether autocast is on, and for which dtype, on each type of device."""
     return [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
 
 
@@ -632,7 +633,7 @@ def _mask(
 
 
 def _left_out(names: list[str], reason: str) -> list[str]:
-    """One note on all the layers that are left out for a reason, if there are any."""
+    """One note on all layers that are left out for the same reason; none without layers."""
     if not names:
         return []
     shown_names = ", ".join(repr(name or "(model)") for name in names)
@@ -654,8 +655,8 @@ def _length(tensor: Tensor, axis: int) -> int | None:
 
 def _not_run() -> AttachmentError:
     return AttachmentError(
-        "the model was not run since it was attached, or its latest forward pass failed; call "
-        "model(inputs) first. What was compiled before knows nothing of the attachment: attach, "
+        "the model was not run since it was attached to, or its latest forward pass failed; call "
+        "model(inputs) first. A model that was compiled before does not call new hooks: attach, "
         "run the model once, then compile."
     )
 
