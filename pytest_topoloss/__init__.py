@@ -1,8 +1,8 @@
 """The pytest plugin: fixtures with known diagrams, the marker and ``--topoloss-seed``.
 
 pytest loads this module in every run wherever the library is installed, so the module
-imports nothing before it is needed. It stands outside the package ``topoloss``, because
-importing a part of that package imports the whole, and torch with it.
+imports nothing before it is needed. It is not part of the package ``topoloss``, because
+importing any module of that package imports all of it, and torch too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "topoloss(kind, *components, expected=None): conformance tests, one for each rule and "
-        "component; written by topoloss.testing.parametrize_with_checks",
+        "component; made by topoloss.testing.parametrize_with_checks",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A marker without arguments selects a test of the user's own, which takes no checks.
+    # Users may put the marker, without arguments, on tests of their own; these take no checks.
     markers = [marker for marker in metafunc.definition.iter_markers("topoloss") if marker.args]
     if not markers:
         return
@@ -76,7 +76,7 @@ def constant_column() -> KnownExample:
 
 @pytest.fixture
 def generic(pytestconfig: pytest.Config) -> KnownExample:
-    """Neurons in general position, by `--topoloss-seed`: `topoloss.testing.examples.generic`."""
+    """Neurons in general position, for `--topoloss-seed`: `topoloss.testing.examples.generic`."""
     from topoloss.testing import examples
 
     return examples.generic(seed=pytestconfig.getoption("topoloss_seed"))

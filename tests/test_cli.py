@@ -605,7 +605,7 @@ def test_check_of_a_users_own_object_tells_the_whole_failure(run, own_module, na
     assert " order_hint           FAILED\n" in table
     first = [failure for failure in failures if "breaks the rule 'order_hint'" in failure]
     assert "generic(samples=32, neurons=16, seed=3)" in first[0]
-    assert "mend" in first[0]
+    assert "\n  fix " in first[0]
     # What follows from another failure is marked in the table, and told there alone.
     failed = [line for line in table.splitlines() if "FAILED" in line]
     following = [line for line in failed if "FAILED, probably follows from " in line]

@@ -101,16 +101,16 @@ def test_a_check_tells_the_root_and_names_what_follows_and_what_else_is_broken()
         check("filtration", filtrations.Noisy)
     assert (failure.value.rule, failure.value.root) == ("determinism", None)
     (line,) = [line for line in str(failure.value).splitlines() if line.startswith("  follow ")]
-    assert "probably from this: memory, precision, edges_alone" in line
-    assert "  besides " not in str(failure.value)
+    assert "probably from this failure: memory, precision, edges_alone" in line
+    assert "  others " not in str(failure.value)
 
 
 def test_two_faults_are_two_roots():
     with pytest.raises(CheckFailed) as failure:
         check("filtration", TwoFaults)
     assert failure.value.rule == "symmetry"
-    assert "  follow    probably from this: pairwise" in str(failure.value)
-    assert "  besides   also broken: " in str(failure.value)
+    assert "  follow    probably from this failure: pairwise" in str(failure.value)
+    assert "  others    also broken: " in str(failure.value)
 
 
 def test_a_test_that_fails_for_another_rule_says_so_first():
@@ -119,7 +119,7 @@ def test_a_test_that_fails_for_another_rule_says_so_first():
         case()
     assert failure.value.root == "determinism"
     assert str(failure.value).splitlines()[1] == (
-        "  follows   probably from the rule 'determinism', which is broken too: mend it first"
+        "  follows   probably from the rule 'determinism', which is broken too: fix it first"
     )
     assert pickle.loads(pickle.dumps(failure.value)).root == "determinism"
 
@@ -186,7 +186,7 @@ def test_a_wrong_derivative_shows_its_worst_entry_alone(component, rule, derivat
         case()
     message = str(failure.value)
     assert derivative in message
-    assert re.search(r"by entry \[\d, \d\] of tensor 0", message)
+    assert re.search(r"with respect to entry \[\d, \d\] of tensor 0", message)
     assert "tensor(" not in message
     wanted = float(re.search(r"expected  (\S+) by finite", message).group(1))
     received = float(re.search(r"received  (\S+) by autograd", message).group(1))

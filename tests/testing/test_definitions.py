@@ -32,7 +32,7 @@ def departs_alone(kind, component, expected, message=None):
     with pytest.raises(CheckFailed, match=message) as failure:
         check(kind, component, expected=expected)
     assert failure.value.rule == "definition"
-    assert "besides" not in str(failure.value)
+    assert "also broken" not in str(failure.value)
 
 
 def test_the_divisor_of_a_standard_deviation_is_caught():
@@ -105,7 +105,7 @@ def raises(given):
 )
 def test_a_definition_that_fails_is_to_be_mended_itself(kind, component, expected, received):
     (case,) = (c for c in cases(kind, component, expected=expected) if c.rule == "definition")
-    with pytest.raises(CheckFailed, match="mend the definition given as expected=") as failure:
+    with pytest.raises(CheckFailed, match="fix the definition given as expected=") as failure:
         case()
     assert received in str(failure.value)
 

@@ -1,7 +1,7 @@
-"""Checks for the authors of plugins: does a component do what the library promises of it?
+"""Checks for the authors of plugins: does a component keep the library's promises?
 
-Each check is one rule. A seed fixes its examples, and a failure says which rule is broken,
-on which example, what was expected, and how to mend it.
+Each check tests one rule. A seed determines its examples. A failure says which rule is broken,
+on which example, what was expected, and how to fix it.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Persistent homology by boundary reduction: slow, obvious, and shared with no engine."""
+"""Persistent homology by boundary reduction: slow, obvious, and used by no shipped engine."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def of_edges(
     """Return the critical edges of a listed graph, dimension 0 first, with coefficients in Z/2.
 
     The edges enter one by one, ordered by (value, lower index, higher index, row). Each clique
-    enters with its last edge. A class that dies with the edge with which it was born is left
-    out; points whose birth and death edge differ are in, even where their values are equal.
+    enters with its last edge. A class that is born and dies with the same edge is left out; a
+    point whose birth and death edges differ is included, even if their values are equal.
 
     Parameters
     ----------
     n : int
         The number of vertices.
     edges : Tensor of int64, shape (e, 2)
-        Self-loops count for nothing. Of several edges between two vertices the lightest counts;
+        Self-loops are ignored. Of several edges between two vertices the lightest counts;
         of equally light ones, the first row.
     values : Tensor, shape (e,)
     dimensions : int
@@ -58,12 +58,12 @@ def of_edges(
     Returns
     -------
     list of CriticalEdges
-        Rows of `edges`, as they stand there, ordered by deaths.
+        Unchanged rows of `edges`, ordered by death.
     """
     rows = _simple(edges, in_order(edges, values))
     listed = edges[rows]
     entry = {(min(ends), max(ends)): k for k, ends in enumerate(listed.tolist())}
-    # A vertex is there before every edge.
+    # Vertices enter before every edge.
     simplices = [_Simplex(-1, (vertex,)) for vertex in range(n)]
     creators = list(range(n))
     found = []
@@ -104,7 +104,7 @@ def _simple(edges: Tensor, order: Tensor) -> list[int]:
 
 
 def _cofaces(cliques: list[_Simplex], n: int, entry: dict[tuple[int, int], int]) -> list[_Simplex]:
-    """List the cliques of one vertex more, in the order of the filtration."""
+    """List the cliques with one more vertex, in the order of the filtration."""
     larger = []
     for clique in cliques:
         for vertex in range(clique.vertices[-1] + 1, n):
@@ -117,7 +117,7 @@ def _cofaces(cliques: list[_Simplex], n: int, entry: dict[tuple[int, int], int])
 
 
 def _reduced(faces: list[_Simplex], simplices: Iterable[_Simplex]) -> list[int | None]:
-    """Reduce the boundary matrix from left to right: the lowest face of each column, if any.
+    """Reduce the boundary matrix from left to right; return the last face of each column, if any.
 
     A column is an integer whose bit k says whether face k is in it.
     """

@@ -1,4 +1,4 @@
-"""From a kind and a component to the checks of its rules."""
+"""Make the checks of a component, one for each rule of its kind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cases(
     Raises
     ------
     UnknownNameError, OptionError
-        If there is no such name, kind or seed, or no definition to give for this kind.
+        If the name, kind or seed is invalid, or this kind takes no definition.
     """
     check_choice("kind", kind, KINDS)
     check_number("seed", seed, whole=True, least=0, most=_LARGEST_SEED)
@@ -58,9 +58,9 @@ def cases(
 
 
 def kinds_of(component: object) -> list[str]:
-    """Return the kinds that a name or text, factory, component or plugin belongs to.
+    """Return the kinds that a name, expression, factory, component or plugin belongs to.
 
-    A name that components and a plugin share means the components.
+    If components and a plugin share a name, the name refers to the components.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def kinds_of(component: object) -> list[str]:
             inspect.signature(component).bind(**options)
         except (TypeError, ValueError) as error:
             raise OptionError(
-                f"{_label(component)} is called to make a component, and that is not possible: "
-                f"{error}. Expected a function without arguments but options."
+                f"{_label(component)} cannot be called to make a component: {error}. Expected a "
+                "function that takes no arguments except options."
             ) from error
         with no_exit(_label(component)):
             made = component(**options)
@@ -155,7 +155,7 @@ def _factory(kind: str, component: object) -> Callable[..., Any]:
 
 
 def _kinds_of_name(name: str) -> list[str]:
-    """The kinds that a name belongs to; none for that of an object of the user's own."""
+    """Return the kinds that a name belongs to; none if it may be the user's ``module:object``."""
     kinds = [kind for kind in plugins.KINDS if _is_offered(kind, name)]
     installed = [info.name for info in plugins.installed_plugins()]
     if not kinds and name in installed:
@@ -171,7 +171,7 @@ def _kinds_of_name(name: str) -> list[str]:
 
 
 def _is_offered(kind: str, name: str) -> bool:
-    """Whether a plugin offers this name, also if it is written ``plugin:name``."""
+    """Whether a plugin offers this name, which may be written ``plugin:name``."""
     try:
         plugins.find(kind, name)  # type: ignore[arg-type]
     except UnknownNameError:

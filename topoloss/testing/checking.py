@@ -1,4 +1,4 @@
-"""The two ways to run the checks of a component: at once, or as tests of pytest."""
+"""Two ways to run the checks of a component: all at once, or as pytest tests."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def check(
     ----------
     kind : {"filtration", "persistence", "loss", "regulariser", "sampler", "plugin"}
     component : str, callable or instance
-        A name, also with options as in ``"t1[reduction=mean]"``; a factory such as a class;
-        or a component with the options to check. A plugin is given by its name, or as the
-        module or instance itself; everything that it offers is checked too.
+        A name, optionally with options as in ``"t1[reduction=mean]"``; a factory such as a
+        class; or an instance with the options to check. A plugin is given by its name, or as
+        the module or instance itself; everything that it offers is checked too.
     expected : callable, optional
         A slow, obvious definition to compare with. For a filtration it maps activations
-        (samples, n), or weights by name for one of weights, to the matrix (n, n) of edge
-        values of the n vertices; for a loss a list of diagrams to a number; for a regulariser
-        the activations to a number, or by name those of each layer if it compares layers, or
-        by name the weights or parameters that it is of. The other kinds take none. Without a
-        definition a wrong formula passes if it is consistent with itself: a standard deviation
-        with the wrong divisor, for example.
+        (samples, n) to the matrix (n, n) of edge values; for a filtration of weights, it maps a
+        dict of weights to the matrix of its n vertices. For a loss it maps a list of diagrams to
+        a number. For a regulariser it maps activations to a number; a regulariser that compares
+        layers, or one of weights or parameters, takes a dict of tensors by name instead. The
+        other kinds take no definition. Without one, a wrong formula passes if it is consistent
+        with itself: a standard deviation with the wrong divisor, for example.
     seed : int
         Seed of all generated examples, from 0 to 2^32 - 1.
 
     Raises
     ------
     CheckFailed
-        If the component breaks a rule. The message is about the first broken rule, and names
-        the others: those that probably follow from it, and those that are broken besides.
-        Rules that do not apply are skipped.
+        If the component breaks a rule. The message describes the first broken rule. It also
+        names the rules that probably fail for the same reason, and those that fail for
+        another. Rules that do not apply are skipped.
     UnknownNameError
         If no component of this kind has this name.
     OptionError
-        For an unknown kind, something that makes no component, a seed that is none, or a
-        definition that this kind is not compared with.
+        If the kind is unknown, the object given makes no component, the seed is invalid, or
+        this kind takes no definition.
 
     Examples
     --------
@@ -77,18 +77,18 @@ def check(
 def parametrize_with_checks(
     kind: str, *components: object, expected: Callable[..., Any] | None = None
 ) -> Any:
-    """Make one pytest test of each rule for each component.
+    """Make one pytest test for each rule and each component.
 
     The test takes the argument ``check`` and calls it. A rule that does not apply to a
     component is a skipped test that says why. The option ``--topoloss-seed`` of pytest
     sets the seed of all generated examples, and ``-m topoloss`` selects these tests. Both
-    come with the pytest plugin ``pytest_topoloss``; pytest loads it by itself, unless
+    come with the pytest plugin ``pytest_topoloss``, which pytest loads automatically unless
     told not to.
 
     Parameters
     ----------
     kind, *components, expected
-        As for :func:`topoloss.testing.check`; ``expected`` holds for all the components.
+        As for :func:`topoloss.testing.check`; ``expected`` applies to all the components.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def parametrize_with_checks(
 
 
 def _with_the_others(first: CheckFailed, *others: CheckFailed) -> CheckFailed:
-    """Return the first failure, with a line about those that follow from it, and the rest."""
+    """Return the first failure, with a line that names its consequences, and one for the rest."""
     follow = [f.rule for f in others if (f.component, f.root) == (first.component, first.rule)]
     besides = [
         f.rule if f.component == first.component else f"{f.rule} of {f.component}"
@@ -113,7 +113,7 @@ def _with_the_others(first: CheckFailed, *others: CheckFailed) -> CheckFailed:
     ]
     lines = [str(first)]
     if follow:
-        lines.append(f"  follow    probably from this: {', '.join(follow)}")
+        lines.append(f"  follow    probably from this failure: {', '.join(follow)}")
     if besides:
-        lines.append(f"  besides   also broken: {', '.join(besides)}")
+        lines.append(f"  others    also broken: {', '.join(besides)}")
     return CheckFailed("\n".join(lines), first.rule, first.component, first.seed, first.root)

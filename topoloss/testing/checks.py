@@ -1,4 +1,4 @@
-"""What a check is: one rule for one component, and a failure that tells everything."""
+"""What a check is: one rule for one component, and a failure message that explains itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONGEST_REPORT = 1500
 
 
 class CheckFailed(AssertionError):  # noqa: N818
-    """A component breaks a rule; the message says which rule, on which example, and the mend.
+    """A component breaks a rule; the message names the rule and the example, and proposes a fix.
 
     Attributes
     ----------
@@ -44,8 +44,7 @@ class CheckFailed(AssertionError):  # noqa: N818
     seed : int
         The same seed gives the same failure again.
     root : str or None
-        The broken rule that this failure probably follows from; None for a failure that
-        follows from no other.
+        The broken rule that probably causes this failure; None if no other broken rule does.
     """
 
     def __init__(
@@ -62,17 +61,17 @@ class CheckFailed(AssertionError):  # noqa: N818
 
 
 class NotApplicable(unittest.SkipTest):
-    """A rule says nothing about this component, or not on this machine; pytest shows a skip."""
+    """A rule does not apply to this component, or cannot run on this machine; pytest skips it."""
 
 
 class Violation(Exception):  # noqa: N818
-    """What a rule found; `Case` turns it into a `CheckFailed`.
+    """A fault that a rule found; `Case` turns it into a `CheckFailed`.
 
     Attributes
     ----------
     expected, received, mend, where : str
     calls : tuple of str
-        Lines of Python that show the same with the component itself.
+        Lines of Python that reproduce the fault with the component itself.
     """
 
     def __init__(
@@ -97,20 +96,20 @@ class Kind:
     base : type
         The class that components derive from.
     generic : callable
-        From a component and a seed to an example at which the component should be smooth.
+        Maps a component and a seed to an example at which the component should be smooth.
     special : callable
-        From a component to examples with ties, duplicates, constants and the smallest sizes.
+        Maps a component to examples with ties, duplicates, constants and the smallest sizes.
     apply : callable
-        From a component and the tensors of an example to the numbers that the component makes
-        of them, of which the rules ask digits and derivatives.
+        Maps a component and the tensors of an example to the values that the component computes
+        from them; the rules check the precision and the derivatives of these values.
     rules : tuple of Rule
         In the order in which they are checked: a rule comes after the rules it builds on.
     large : callable
-        From a component and a seed to examples with many neurons or points.
+        Maps a component and a seed to examples with many neurons or points.
     in_domain : callable
-        From tensors near those of an example to such as a component may be given.
+        Maps tensors near those of an example to valid input of the component.
     beside : callable
-        From a component and the tensors of an example to what else the component makes of them.
+        Maps a component and the tensors of an example to the component's other results.
     """
 
     base: type[Any]
@@ -123,7 +122,7 @@ class Kind:
     beside: Callable[..., list[Tensor]] = lambda component, *tensors: []
 
     def apply_all(self, component: Any, *tensors: Tensor) -> list[Tensor]:
-        """Return all that a component makes of the tensors of an example."""
+        """Return all results of a component for the tensors of an example."""
         return [*self.apply(component, *tensors), *self.beside(component, *tensors)]
 
 
@@ -134,7 +133,7 @@ class Subject:
     Attributes
     ----------
     label : str
-        What the component is called in reports.
+        The component's name in reports.
     factory : callable
         Makes the component.
     kind : Kind
@@ -143,7 +142,7 @@ class Subject:
     expected : callable, optional
         A slow, obvious definition to compare with.
     broken : dict
-        Whether the rules that were checked so far are broken.
+        For each rule checked so far, whether the component breaks it.
     """
 
     label: str
@@ -154,7 +153,7 @@ class Subject:
     broken: dict[Rule, bool] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def make(self, **options: Any) -> Any:
-        """Make the component afresh, the same each time, with any parameters in float64."""
+        """Make a new component, the same each time, with any parameters in float64."""
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would leave the generators of other devices seeded.
             torch.default_generator.manual_seed(self.seed)
@@ -166,13 +165,13 @@ Rule: TypeAlias = Callable[[Subject], None]
 
 
 def foundation(rule: Rule) -> Rule:
-    """Mark a rule that every later one builds on: where it is broken, anything may follow."""
+    """Mark a rule that every later one builds on: if it is broken, any later rule may fail."""
     rule.is_foundation = True  # type: ignore[attr-defined]
     return rule
 
 
 def builds_on(*names: str) -> Callable[[Rule], Rule]:
-    """Mark the rules whose failures a rule may follow from; a kind need not have all of them."""
+    """Name the rules whose failures may make this rule fail; a kind need not have all of them."""
 
     def mark(rule: Rule) -> Rule:
         rule.builds_on = names  # type: ignore[attr-defined]
@@ -190,7 +189,7 @@ class Case:
     CheckFailed
         If the component breaks the rule.
     NotApplicable
-        If the rule says nothing about the component.
+        If the rule does not apply to the component.
     """
 
     check: Rule
@@ -211,7 +210,7 @@ class Case:
         broken = self.subject.broken
         broken[self.check] = False
         try:
-            # A component that switches gradients off, or a caller that has, changes no other rule.
+            # Gradients are on for each rule, whatever the caller or an earlier rule has set.
             with on(f"seed={self.subject.seed}"), torch.enable_grad():
                 self.check(self.subject)
         except Violation:
@@ -232,8 +231,8 @@ class Case:
             f"  on        {violation.where}",
             f"  expected  {violation.expected}",
             f"  received  {violation.received[:_LONGEST_REPORT]}",
-            f"  mend      {violation.mend}",
-            f"  again     with seed={subject.seed}",
+            f"  fix       {violation.mend}",
+            f"  repeat    with seed={subject.seed}",
         ]
         if violation.calls:
             lines[-1] += ", or with the component itself:"
@@ -241,7 +240,7 @@ class Case:
         if root is not None:
             lines.insert(
                 1,
-                f"  follows   probably from the rule {root!r}, which is broken too: mend it first",
+                f"  follows   probably from the rule {root!r}, which is broken too: fix it first",
             )
         return CheckFailed("\n".join(lines), self.rule, subject.label, subject.seed, root)
 
@@ -254,7 +253,7 @@ class Case:
 
 
 def _grounds(rule: Rule, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules that a rule builds on, directly or through others, in their order."""
+    """Return the rules that a rule builds on, directly or indirectly, in the order of `rules`."""
     found: list[Rule] = []
     for earlier in reversed(rules[: rules.index(rule)]):
         needed = any(
@@ -266,8 +265,8 @@ def _grounds(rule: Rule, rules: Sequence[Rule]) -> list[Rule]:
 
 
 @contextmanager
-def on(where: str, mend: str = "accept this input; the error above says where") -> Iterator[None]:
-    """Say on which example the code inside works; an exception inside breaks the rule too."""
+def on(where: str, mend: str = "make the component accept this input") -> Iterator[None]:
+    """Name the example that the block uses; any exception in the block breaks the rule."""
     try:
         yield
     except NotApplicable:
@@ -281,8 +280,8 @@ def on(where: str, mend: str = "accept this input; the error above says where") 
 
 
 def on_definition(where: str) -> AbstractContextManager[None]:
-    """Say on which example a definition, given as ``expected``, is asked for a value."""
-    return on(where, "mend the definition given as expected=: it has no such value here")
+    """Name the example on which the definition given as ``expected`` is called."""
+    return on(where, "fix the definition given as expected=: it must return a valid value here")
 
 
 def require(

@@ -1,4 +1,4 @@
-"""What a component makes of an example, and how two such results are compared."""
+"""A component's values and gradients on an example, and how two such results are compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def values_and_gradients(subject: Subject, component: Any, example: Example) -> list[Tensor]:
-    """Return all that a component makes of an example, and the gradients of its weighted sum."""
+    """Return all results of a component on an example, and the gradients of their weighted sum."""
     return values_and_gradients_of(lambda *x: subject.kind.apply_all(component, *x), example)
 
 
@@ -35,7 +35,7 @@ def values_and_gradients_of(
 ) -> list[Tensor]:
     """Return the values of a function on an example, and the gradients of their weighted sum.
 
-    A sum without a graph has gradients of zeros.
+    Without an autograd graph the gradients are zeros.
     """
     inputs = leaves(example.tensors)
     values = function(*inputs)
@@ -49,7 +49,7 @@ def gradients(subject: Subject, component: Any, example: Example) -> list[Tensor
 
 
 def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copy tensors; the copies of floating-point ones ask for a gradient."""
+    """Copy tensors; the copies of floating-point tensors require gradients."""
     return [x.detach().clone().requires_grad_(x.is_floating_point()) for x in tensors]
 
 
@@ -66,7 +66,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether tensors are equal up to the order of sums, integers exactly; NaN equals NaN."""
+    """Whether tensors are equal up to rounding, integers exactly; NaN equals NaN."""
     return all(_close(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -87,9 +87,9 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> str:
     largest = [e.nan_to_num(torch.inf).amax().item() if e.numel() else 0.0 for e in errors]
     k = max(range(len(largest)), key=largest.__getitem__, default=0)
     if not largest or largest[k] == 0:
-        return "the same numbers, in tensors that differ otherwise"
+        return "the same numbers in another dtype"
     where, a, b = worst_entry(first[k], second[k])
-    of_several = f" of number {k}" if len(first) > 1 else ""
+    of_several = f" of tensor {k}" if len(first) > 1 else ""
     return f"{a:.9g}, not {b:.9g}, in entry {where}{of_several}, where they differ most"
 
 
@@ -106,15 +106,16 @@ def first_nonfinite(tensors: Sequence[Tensor]) -> str | None:
         bad = (~torch.isfinite(x)).nonzero()
         if len(bad):
             place = bad[0].tolist()
-            of_several = f" of number {k}" if len(tensors) > 1 else ""
-            return f"{x[tuple(place)].item()} in entry {place}{of_several}; {len(bad)} in all"
+            of_several = f" of tensor {k}" if len(tensors) > 1 else ""
+            value = x[tuple(place)].item()
+            return f"{value} in entry {place}{of_several}; non-finite entries: {len(bad)}"
     return None
 
 
 def weighted_sum(values: Sequence[Tensor]) -> Tensor:
-    """Add up the values that have a graph, or return a zero that has none.
+    """Add up the values that have an autograd graph; without any, return a zero that has none.
 
-    The weights are unequal, so that errors of opposite sign do not cancel.
+    The summands have unequal weights, so that errors of opposite sign do not cancel.
     """
     terms = [(value * _weights(value)).sum() for value in values if value.requires_grad]
     return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -1,7 +1,7 @@
 """Examples that components are tried on, some with a diagram that is known in closed form.
 
 The known diagrams are those of the filtration by ``1 - |r|`` in dimension 0, where a
-constant neuron correlates 0 with everything.
+constant neuron has correlation 0 with every neuron.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Example:
     Attributes
     ----------
     name : str
-        What the example is called in reports; most often the call that makes it again.
+        The example's name in reports; most often the call that makes it again.
     tensors : tuple of Tensor
     """
 
@@ -76,7 +76,7 @@ class KnownExample(Example):
 
 
 def two_clusters() -> KnownExample:
-    """Four neurons of pairwise correlation 4/5, four of 1/2, and 0 between the fours.
+    """Four neurons of pairwise correlation 4/5, four of 1/2, and 0 between the two groups.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def constant_column() -> KnownExample:
 
 
 def orthogonal() -> KnownExample:
-    """Seven uncorrelated neurons of entries 1 and -1: every edge ties with every other.
+    """Seven uncorrelated neurons with entries 1 and -1: every edge ties with every other.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> KnownExample:
     """
     if not 0 < neurons < samples:
         raise InputError(
-            f"samples={samples}, neurons={neurons} was given; expected at least one neuron and "
+            f"samples={samples}, neurons={neurons} were given; expected at least one neuron and "
             "more samples than neurons."
         )
     generator = torch.Generator().manual_seed(seed)
@@ -168,20 +168,21 @@ def generic(samples: int = 12, neurons: int = 6, seed: int = 0) -> KnownExample:
 
     noise = randn(samples, neurons)
     basis = torch.linalg.qr(noise - noise.mean(0)).Q
-    # One in each of neurons - 1 equal parts of [1/3, 4/3], and not near their ends.
+    # One ratio in the lower half of each of neurons - 1 equal parts of [1/3, 4/3].
     part = torch.rand(neurons - 1, dtype=torch.float64, generator=generator) / 2
     ratio = 1 / 3 + (torch.arange(neurons - 1) + part) / max(neurons - 1, 1)
     unscaled = basis[:, :1] + basis * torch.cat((ratio.new_zeros(1), ratio))
     sign = 1 - 2 * (torch.arange(neurons) % 2)
     scale = sign * randn(neurons).exp() * samples**0.5
-    # r between the first and another neuron is 1 / sqrt(1 + ratio^2); among others a product.
+    # Up to sign, the first and another neuron have r = 1 / sqrt(1 + ratio^2); two others have the
+    # product of their r with the first.
     deaths = 1 - (1 + ratio**2).rsqrt()
     name = f"generic(samples={samples}, neurons={neurons}, seed={seed})"
     return KnownExample(name, (unscaled * scale + randn(neurons),), deaths)
 
 
 def many(neurons: int = 321, samples: int = 5, seed: int = 0) -> Example:
-    """Many neurons of few samples: normal numbers, with no diagram that is known.
+    """Many neurons and few samples of normal numbers, whose diagram has no closed form.
 
     Examples
     --------
@@ -200,7 +201,7 @@ def _known(name: str, activations: Tensor, deaths: list[float]) -> KnownExample:
 
 
 def _orthogonal_columns(size: int) -> Tensor:
-    """All but the first column of the Hadamard matrix: orthogonal, with mean 0."""
+    """Return all but the first column of the Hadamard matrix: orthogonal, with mean 0."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     while len(matrix) < size:

@@ -1,4 +1,4 @@
-"""What makes the component under check, and which options can be given to it."""
+"""Factories that make the component under check, and which options they take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Copied", "Named", "why_without"]
 
 @dataclass(frozen=True)
 class Copied:
-    """Copies an instance, whose options were chosen before."""
+    """Copies an instance, and so keeps the options that it was made with."""
 
     instance: object
 
@@ -26,7 +26,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Named:
-    """Makes the component of a name or text, by the kind of component."""
+    """Makes a component of the given kind from a name or an expression."""
 
     kind: str
     text: str
@@ -36,10 +36,10 @@ class Named:
 
 
 def why_without(factory: Callable[..., Any], option: str, value: object) -> str:
-    """Say why a factory cannot be given an option, or return an empty text if it can.
+    """Return why a factory does not take an option, or an empty string if it does.
 
-    Its signature decides: an error that it raises is no lack of the option, unless it takes
-    all options and the error names this one.
+    The signature decides. Only a factory that takes ``**options`` is called: if it then raises an
+    error that names the option, it does not take it.
     """
     if isinstance(factory, Copied):
         return "an instance was given: check the class"
@@ -49,7 +49,7 @@ def why_without(factory: Callable[..., Any], option: str, value: object) -> str:
         else:
             signature = inspect.signature(factory)
             signature.bind(**{option: value})
-            if option not in signature.parameters:  # it hands **options on, to who knows what
+            if option not in signature.parameters:  # it takes **options
                 return _why_not_handed_on(factory, option, value)
     except (OptionError, TypeError, ValueError) as error:
         return f"it has no option {option} to choose: {error}"

@@ -1,4 +1,4 @@
-"""Kruskal's algorithm in a few lines: obvious, and shared with no engine."""
+"""Kruskal's algorithm in a few lines: obvious, and used by no shipped engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Kruskal", "by_value_then_indices", "in_order", "spanning_forest"]
 
 
 def by_value_then_indices(values: Float[Tensor, "n n"]) -> Int[Tensor, "edges 2"]:
-    """Return the spanning tree of the order (value, lower index, higher index), sorted.
+    """Return the minimum spanning tree by (value, lower index, higher index), its edges sorted.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def spanning_forest(
 ) -> Int[Tensor, " rows"]:
     """Return which rows of `edges` make up the minimum spanning forest, the lightest first.
 
-    Edges are ordered as by :func:`in_order`; those of value NaN come last, as those of infinity.
+    Edges are ordered as by :func:`in_order`; NaN counts as infinity.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def spanning_forest(
     ends, heights = edges.cpu().numpy(), _doubles(values)
     left = np.arange(len(ends))
     while len(left):
-        # Few edges join two components: the lightest of those that are left are enough to sort.
+        # Sort only the lightest edges; once they are added, few others join two components.
         highest = np.partition(heights[left], min(4 * n, len(left)) - 1)[: 4 * n].max()
         light = heights[left] <= highest
         block, left = left[light], left[~light]
@@ -79,7 +79,7 @@ def _order(ends: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.i
 
 
 def _doubles(values: Tensor) -> NDArray[np.float64]:
-    """Return float64 values; NaN, which has no place in an order, as infinity."""
+    """Return float64 values, with infinity for NaN, which has no place in an order."""
     doubles = values.detach().double().cpu().numpy()
     return np.where(np.isnan(doubles), np.inf, doubles)
 

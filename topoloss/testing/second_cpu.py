@@ -1,8 +1,8 @@
-"""A device for tests: tensors that say they are on a second CPU, and refuse those that are not.
+"""A stand-in for a GPU: tensors that claim to be on a second CPU, and refuse others.
 
-Where there is no GPU, a component that makes a tensor on the CPU instead of on the device of its
-input goes unnoticed. Here the input says that it is on `SECOND_CPU`, while its numbers stay on
-the CPU: every operation works, but none takes tensors of two devices that a GPU would refuse.
+Without a GPU nobody notices a component that makes a tensor on the CPU instead of on the device of
+its input. Here the input claims to be on `SECOND_CPU`, while its numbers stay on the CPU. Every
+operation works, but an operation refuses tensors on two devices where a GPU would refuse them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def move_module(module: nn.Module) -> None:
 
 
 class _Moved(Tensor):
-    """A tensor that says it is on `SECOND_CPU`; `numbers` is the tensor on the CPU behind it."""
+    """A tensor that claims to be on `SECOND_CPU`; `numbers` is the tensor on the CPU behind it."""
 
     numbers: Tensor
 
@@ -92,7 +92,7 @@ class _Moved(Tensor):
     ) -> Any:
         return _run(operation, args, kwargs or {})
 
-    # What reads numbers beside torch's dispatcher.
+    # These methods read the numbers without going through torch's dispatcher.
 
     def tolist(self) -> Any:
         return self.numbers.tolist()
@@ -105,7 +105,7 @@ class _Moved(Tensor):
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Run operations of no tensor, such as torch.zeros, on the device that they ask for."""
+    """Run operations without tensor arguments, such as torch.zeros, on the requested device."""
 
     def __torch_dispatch__(
         self, operation: Any, types: object, args: Any = (), kwargs: Any = None
@@ -114,7 +114,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _MakesTensors(TorchFunctionMode):
-    """Let torch.tensor([...], device=...) and x.new_tensor([...]) make tensors where asked to."""
+    """Let torch.tensor([...], device=...) and x.new_tensor([...]) make tensors on `SECOND_CPU`."""
 
     def __torch_function__(
         self, function: Any, types: object, args: Any = (), kwargs: Any = None
@@ -130,7 +130,7 @@ class _MakesTensors(TorchFunctionMode):
 
 
 def _refused_at_home(operation: Any, args: Sequence[Any], tensors: list[Tensor]) -> list[Tensor]:
-    """Return the tensors on the CPU that a GPU would refuse beside one of its own."""
+    """Return the CPU tensors that an operation on GPU tensors would refuse."""
     at_home = [x for x in tensors if not isinstance(x, _Moved)]
     name = operation.overloadpacket
     if name in _COPYING:
@@ -148,7 +148,7 @@ def _is_second(device: Any) -> bool:
 
 
 def _run(operation: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation on the numbers, and return tensors of the device that it belongs to."""
+    """Run an operation on the numbers, and return tensors on the device where it should run."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     away = [x for x in tensors if isinstance(x, _Moved)]
     at_home = _refused_at_home(operation, args, tensors)
@@ -166,7 +166,7 @@ def _run(operation: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     made = operation(*tree_map(moved_back, args), **tree_map(moved_back, kwargs))
     if not to_second:
         return made
-    # An operation in place returns the tensor that it was given.
+    # An in-place operation returns the same tensor that it was given.
     given = {id(moved_back(x)): x for x in tensors}
 
     def to_device(x: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Rules that hold for several kinds of component alike."""
+"""Rules that several kinds of component share."""

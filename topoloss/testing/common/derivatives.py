@@ -1,4 +1,4 @@
-"""What derivatives a component has."""
+"""Rules for the derivatives of a component."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 _MEND = (
-    "detach no part of the value; where a backward is written by hand, compare it with the "
-    "forward formula, sign included, and write it in torch operations. If the gradient is meant "
-    "to be another (straight-through, stop-gradient), declare surrogate_gradient = True"
+    "do not detach any part of the value; compare a hand-written backward with the forward "
+    "formula, including its sign, and write it in torch operations. If the gradient is meant to "
+    "differ (straight-through, stop-gradient), declare surrogate_gradient = True"
 )
 _STEP = 1e-6
 
@@ -48,7 +48,7 @@ def skip_where_surrogate(component: nn.Module) -> None:
 
 @builds_on("leftovers")
 def graph(subject: Subject) -> None:
-    """A value that depends on the input carries a graph to it."""
+    """A value that depends on the input has an autograd graph that leads back to the input."""
     component = subject.make()
     here, there = (subject.kind.generic(component, subject.seed + k) for k in (0, 1))
     with on(here.name):
@@ -57,9 +57,9 @@ def graph(subject: Subject) -> None:
         for value, other in zip(values, others, strict=True):
             require(
                 value.requires_grad or torch.equal(value, other),
-                expected="a value with a gradient",
-                received="a value that changes with the input, without a graph",
-                mend="do not detach, leave torch, or work under no_grad on the way to the value",
+                expected="a value with an autograd graph",
+                received="a value that changes with the input, but has no autograd graph",
+                mend="on the way to the value do not detach, leave torch, or use no_grad",
             )
         if any(getattr(part, "surrogate_gradient", False) for part in component.modules()):
             require(
@@ -72,19 +72,19 @@ def graph(subject: Subject) -> None:
 
 @builds_on("graph", "precision", "symmetry", "locality")
 def gradient(subject: Subject) -> None:
-    """Gradients are those of finite differences, in float64 at a generic point."""
+    """Gradients agree with finite differences, in float64 at a generic point."""
     _check_derivative(subject, gradcheck, lambda values: values, "value")
 
 
 @builds_on("graph", "precision", "symmetry", "locality", "gradient")
 def second_gradient(subject: Subject) -> None:
-    """Second derivatives are those of finite differences, in float64 at a generic point."""
+    """Second derivatives agree with finite differences, in float64 at a generic point."""
     _check_derivative(subject, gradgradcheck, _gradient_of, "gradient")
 
 
 @builds_on("graph", "gradient", "finite")
 def finite_gradients(subject: Subject) -> None:
-    """Ties, duplicates, constants and the smallest sizes have finite gradients."""
+    """Gradients are finite at ties, duplicates and constants, and for the smallest sizes."""
     component = subject.make()
     for example in subject.kind.special(component):
         with on(example.name):
@@ -93,17 +93,17 @@ def finite_gradients(subject: Subject) -> None:
                 bad is None,
                 expected="finite gradients",
                 received=bad,
-                mend="guard the argument of the division or root with torch.where, and not "
-                "only its result: zero times infinity is NaN in the backward pass",
+                mend="guard the argument of the division, root or logarithm with torch.where, "
+                "not only its result: zero times infinity is NaN in the backward pass",
             )
 
 
 @builds_on("graph", "gradient")
 def many(subject: Subject) -> None:
-    """With hundreds of neurons or points, gradients are those of finite differences.
+    """With hundreds of neurons or points, gradients agree with finite differences.
 
-    They are compared along three directions. A kink of the value may lie within the step of one
-    of them; a wrong gradient is wrong along all.
+    They are compared along three directions, and must agree along one. The value may have a kink
+    within the step along a direction, but a wrong gradient is wrong along all three.
     """
     component = subject.make()
     skip_where_surrogate(component)
@@ -113,7 +113,7 @@ def many(subject: Subject) -> None:
     for example in large:
         with on(example.name, _MEND):
             slopes = [
-                # Other seeds than the example's: along itself an example may have no slope.
+                # The example's own seed might draw its own numbers, along which the slope may be 0.
                 _slopes(subject, component, example.tensors, subject.seed + k)
                 for k in (1, 2, 3)
             ]
@@ -121,18 +121,18 @@ def many(subject: Subject) -> None:
             bound = 1e-4 * max(abs(by_autograd), abs(by_differences)) + 1e-9
             require(
                 abs(by_autograd - by_differences) <= bound,
-                expected=f"the slope {by_differences:.9g} of finite differences in a random "
-                "direction",
-                received=f"a gradient of slope {by_autograd:.9g}",
-                mend="look for what changes with the number of neurons or points: blocks, their "
-                f"last rows, a cut at a fixed size. Otherwise {_MEND}",
+                expected=f"a slope of {by_differences:.9g} in a random direction, by finite "
+                "differences",
+                received=f"a slope of {by_autograd:.9g} by autograd",
+                mend="look for code that depends on the number of neurons or points: blocks, "
+                f"their last rows, a limit on the size. Otherwise {_MEND}",
             )
 
 
 def _slopes(
     subject: Subject, component: Any, tensors: Sequence[Tensor], seed: int
 ) -> tuple[float, float]:
-    """Return the slope of the weighted values in a random direction, found in two ways."""
+    """Return the slope in a random direction, by autograd and by finite differences."""
     generator = torch.Generator().manual_seed(seed)
     directions = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in tensors]
 
@@ -185,12 +185,12 @@ def _check_derivative(
             check(differentiable, inputs, atol=atol)
         except GradcheckError as error:
             _raise_worst_entry(function_of(differentiable), inputs, of_what, atol)
-            # The entries agree, and torch found something else.
+            # The entries agree; torch found some other fault.
             raise Violation(f"torch's {check.__name__} to pass", error, _MEND) from error
 
 
 def _absolute_tolerance(values: Sequence[Tensor]) -> float:
-    """How far finite differences may be off: they share the rounding error of large values."""
+    """Return how far finite differences may be off: large values have large rounding errors."""
     largest = max((v.abs().max().item() for v in values if v.numel()), default=0.0)
     return max(1e-5, 16 * torch.finfo(torch.float64).eps * largest / _STEP)
 
@@ -214,14 +214,14 @@ def _raise_worst_entry(
     require(
         abs(got - wanted) <= atol + 1e-3 * abs(wanted),
         expected=f"{wanted:.6g} by finite differences, for the derivative of {of_what} "
-        f"{place[:split]} by entry {place[split:]} of tensor {m}",
+        f"{place[:split]} with respect to entry {place[split:]} of tensor {m}",
         received=f"{got:.6g} by autograd; no other entry is further off",
         mend=_MEND,
     )
 
 
 def _differences(function: _Function, inputs: list[Tensor], m: int) -> list[Tensor]:
-    """Return the Jacobian by input `m`, of each output, from central differences."""
+    """Return each output's Jacobian with respect to input `m`, from central differences."""
     x = inputs[m]
     columns = []
     for number in range(x.numel()):

@@ -1,4 +1,4 @@
-"""How a component behaves on another device than the CPU."""
+"""Rules for a component on devices other than the CPU."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["cuda", "device"]
 
 _MEND = (
     "make new tensors on the device of the input: x.new_zeros(n), torch.arange(n, "
-    "device=x.device); register tensors of your own with register_buffer; let code that needs the "
-    "CPU work on x.cpu(), and return what it makes with .to(x.device). The stand-in for a "
-    "GPU is a CPU by its type, but has no .numpy(): call x.cpu().numpy(), whatever the device"
+    "device=x.device); register tensors of your own with register_buffer; run code that needs the "
+    "CPU on x.cpu(), and move its results back with .to(x.device). The stand-in for a GPU has the "
+    "device type 'cpu', but its tensors have no .numpy(): always call x.cpu().numpy()"
 )
 
 
 def device(subject: Subject) -> None:
-    """New tensors are made on the device of the input, tried on a device that needs no GPU.
+    """New tensors are made on the device of the input, tested with a stand-in for a GPU.
 
-    The gradient is tried, too: a backward pass may make tensors of its own.
+    The gradient is tested too, because a backward pass may make tensors of its own.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -59,7 +59,7 @@ def device(subject: Subject) -> None:
 
 @builds_on("device")
 def cuda(subject: Subject) -> None:
-    """On a CUDA device values and gradients are those of the CPU, and stay on the device."""
+    """On a CUDA device values and gradients are as on the CPU, and stay on the device."""
     if not torch.cuda.is_available():
         raise NotApplicable("there is no CUDA device here")
     component = subject.make()

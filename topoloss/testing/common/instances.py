@@ -30,7 +30,7 @@ def construction(subject: Subject) -> None:
 
 
 def pickling(subject: Subject) -> None:
-    """A component can be pickled, and is the same afterwards."""
+    """A component can be pickled, and the copy gives the same results."""
     component = subject.make()
     mend = "define classes at the top of a module, and keep no open file, lock or lambda"
     with on("pickle.loads(pickle.dumps(component))", mend):
@@ -40,14 +40,14 @@ def pickling(subject: Subject) -> None:
 
 @builds_on("pickling")
 def deepcopy(subject: Subject) -> None:
-    """A component can be copied deeply, and is the same afterwards."""
+    """A component can be deep-copied, and the copy gives the same results."""
     component = subject.make()
     with on("copy.deepcopy(component)", mend="keep no open file, lock or non-leaf tensor"):
         _require_same_component(subject, component, copy.deepcopy(component))
 
 
 def state_dict(subject: Subject) -> None:
-    """The state_dict holds all that makes two components of the same options differ."""
+    """The state_dict holds everything in which two components with the same options differ."""
     component = subject.make()
     with on("another component, after load_state_dict(component.state_dict())"):
         with torch.no_grad():
@@ -56,8 +56,8 @@ def state_dict(subject: Subject) -> None:
         fresh = replace(subject, seed=subject.seed + 1).make()
         fresh.load_state_dict(component.state_dict())
         mend = (
-            "register what the values depend on as a parameter, or with register_buffer; a "
-            "state_dict holds no other attribute"
+            "register whatever the values depend on as a parameter, or with register_buffer; "
+            "a state_dict holds no other attributes"
         )
         _require_same_component(subject, component, fresh, mend)
 
@@ -66,14 +66,14 @@ def _require_same_component(
     subject: Subject,
     component: Any,
     copied: Any,
-    mend: str = "keep what the values depend on in attributes, parameters and buffers",
+    mend: str = "keep whatever the values depend on in attributes, parameters or buffers",
 ) -> None:
     example = subject.kind.generic(component, subject.seed)
     first = values_and_gradients(subject, component, example)
     second = values_and_gradients(subject, copied, example)
     require(
         same(first, second),
-        expected="the values of the original",
+        expected="the values and gradients of the original",
         received=difference(second, first),
         mend=mend,
     )

@@ -1,4 +1,4 @@
-"""What values a component gives: their shape, that they are finite, and how exact they are."""
+"""Rules for the values of a component: their shape, finiteness and precision."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from topoloss.testing.examples import Example
 
 __all__ = ["finite", "layout", "precision", "scale", "shapes", "tiny"]
 
-# The powers of two that huge input is scaled by: about 1e30 and 1e150, whose squares overflow.
+# Exponents of the powers of two that scale huge input: about 1e30 and 1e150, whose squares
+# overflow.
 _HUGE = {torch.float32: 100, torch.float64: 498}
-# Those of the scales that show how a value grows. Some values grow no more beyond a limit.
+# Exponents of the scales at which growth is measured; some values stop growing at a limit.
 _SMALLER = (0, 1, 2, 40, 41)
 
 
@@ -49,14 +50,14 @@ def shapes(subject: Subject) -> None:
 @foundation
 @builds_on("precision")
 def layout(subject: Subject) -> None:
-    """It makes no difference how the input lies in memory: transposed, or with strides."""
+    """The input's layout in memory makes no difference: transposed, strided or at an offset."""
     example = subject.kind.generic(subject.make(), subject.seed)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "transposed in memory": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
         "every other entry of a larger tensor": _every_other,
         "at an offset in a larger tensor": lambda x: torch.cat((x + 1, x))[len(x) :],
     }
-    # A component may draw afresh at each call: each call here is the first of a new one.
+    # A component may draw random numbers at each call, so each call here is of a new component.
     expected = values_and_gradients(subject, subject.make(), example)
     for way, lay_out in ways.items():
         with on(f"{example.name}, {way}", mend="call x.contiguous() before you read raw memory"):
@@ -77,7 +78,7 @@ def layout(subject: Subject) -> None:
 
 @foundation
 def finite(subject: Subject) -> None:
-    """Values are finite, also of ties, duplicates, constants and the smallest sizes."""
+    """Values are finite, also for ties, duplicates, constants and the smallest sizes."""
     component = subject.make()
     special = subject.kind.special(component)
     for example in (subject.kind.generic(component, subject.seed), *special):
@@ -88,18 +89,17 @@ def finite(subject: Subject) -> None:
                 bad is None,
                 expected="finite values",
                 received=bad,
-                mend="guard the division or the root before it is taken, with torch.where "
-                "on its argument",
+                mend="guard the argument of the division, root or logarithm with torch.where",
             )
 
 
 def precision(subject: Subject) -> None:
     """Every floating dtype works, and gets at least half of its digits right.
 
-    The comparison is with float64 on the same, rounded input. Half of the digits is what
-    a root leaves where its argument cancels; a filtration or loss without roots does better.
-    In float64 itself the value must follow changes of the input that float32 cannot tell.
-    Gradients in float32 have half of their digits right, too.
+    Values are compared with those of float64 for the same, rounded input. A root keeps only half
+    of the digits where its argument cancels; a filtration or loss without roots does better.
+    In float64 the value must follow changes of the input that are too small for float32.
+    Gradients in float32 must have half of their digits right too.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -129,7 +129,7 @@ def precision(subject: Subject) -> None:
 
 
 def _require_single_gradients(subject: Subject, component: Any, example: Example) -> None:
-    """Require the gradients of float64, at the same rounded input, from float32."""
+    """Require float32 gradients to agree with those of float64 at the same rounded input."""
     single = replace(example, tensors=tuple(x.float() for x in example.tensors))
     double = replace(example, tensors=tuple(x.double() for x in single.tensors))
     with on(f"{example.name} in torch.float32"):
@@ -141,8 +141,8 @@ def _require_single_gradients(subject: Subject, component: Any, example: Example
                 gradient,
                 target,
                 torch.float32,
-                "detach no part of the value in one dtype alone; a backward written by hand must "
-                "be right in each",
+                "do not detach part of the value in some dtypes only; a hand-written backward must "
+                "be right in every dtype",
             )
 
 
@@ -164,12 +164,12 @@ def _require_half_of_the_digits(
 
 @builds_on("finite", "precision")
 def scale(subject: Subject) -> None:
-    """Huge input, of about 1e30 in float32 and 1e150 in float64, does not overflow on the way.
+    """Huge input, about 1e30 in float32 and 1e150 in float64, overflows in no intermediate result.
 
-    Values that do not depend on the scale, or grow as a power of it (0.5, 1, 1.5, ...) up to
-    2**41, must do so here too, as long as the dtype can hold them; what it cannot hold may be
-    refused with a `TopolossError`. Other values, and gradients where the value is finite, must not
-    be NaN.
+    A value that does not depend on the scale, or grows as a power of it (0.5, 1, 1.5, ...), for
+    scales up to 2**41 must do the same here, as long as the dtype can hold it. A value that the
+    dtype cannot hold may be refused with a `TopolossError`. Other values, and gradients where the
+    value is finite, must not be NaN.
     """
     for dtype, exponent in _HUGE.items():
         component = subject.make().to(dtype)
@@ -204,9 +204,9 @@ def scale(subject: Subject) -> None:
 
 @builds_on("finite", "precision", "scale")
 def tiny(subject: Subject) -> None:
-    """Tiny input, of about 1e-30 in float32 and 1e-150 in float64, gives no NaN.
+    """Tiny input, about 1e-30 in float32 and 1e-150 in float64, gives no NaN.
 
-    Nor does the gradient hold NaN where the value is finite.
+    Where the value is finite, the gradient must not hold NaN either.
     """
     for dtype, exponent in _HUGE.items():
         component = subject.make().to(dtype)
@@ -222,31 +222,31 @@ def tiny(subject: Subject) -> None:
                     not any(bool(torch.isnan(x).any()) for x in found),
                     expected=f"{what} without NaN",
                     received=first_nonfinite(found),
-                    mend="divide by the largest magnitude, x.detach().abs().amax(), however small "
-                    "it is, before squares are taken, and guard against 0 alone",
+                    mend="before you take squares, divide by the largest magnitude, "
+                    "x.detach().abs().amax(), however small; guard only against exactly 0",
                 )
 
 
 _SCALE_MEND = (
-    "divide by the largest magnitude, x.detach().abs().amax(), before squares are taken, and "
-    "multiply by it in the end"
+    "before you take squares, divide by the largest magnitude, x.detach().abs().amax(), and "
+    "multiply the result by it at the end"
 )
 
 
 def _extrapolated(at_smaller: Sequence[Tensor], exponent: int) -> Tensor:
-    """Extend values at the smaller scales to 2**exponent, infinite where the dtype ends.
+    """Extrapolate values at smaller scales to 2**exponent; infinity where the dtype has no room.
 
-    NaN stands where they grow as no multiple of the power 1/2.
+    NaN marks values that grow as no power of the scale that is a multiple of 1/2.
     """
     one, two, four, large, larger = at_smaller
     pairs = (one, two), (two, four), (large, larger)
     halves = [2 * (after / before).double().log2() for before, after in pairs]
     power, digits = halves[0].round(), torch.finfo(one.dtype).eps ** 0.5
-    # What overflows on the way to a value has no power there, and is demanded all the same.
+    # A value that already overflows at these scales is still required to grow by this power.
     halves[2] = torch.where(torch.isfinite(halves[2]), halves[2], power)
     is_power = torch.stack([(p - power).abs() < digits for p in halves]).all(0)
     target = one.double() * 2.0 ** (power / 2 * exponent)
-    # Sums on the way may be larger than the value.
+    # Intermediate sums may be larger than the value.
     too_large = target.abs() > torch.finfo(one.dtype).max / 2**8
     return torch.where(is_power, torch.where(too_large, torch.inf, target), torch.nan)
 
@@ -260,10 +260,10 @@ def _require_scaled(value: Tensor, target: Tensor) -> None:
     wrong = [tuple(place) for place in (~right).nonzero().tolist()]
     if wrong:
         place = wrong[0]
-        smaller_scales = f"{target[place]:.9g}, as at smaller scales"
+        extrapolated = f"{target[place]:.9g}, extrapolated from smaller scales"
         require(
             False,
-            expected=smaller_scales if known[place] else "no NaN",
+            expected=extrapolated if known[place] else "no NaN",
             received=f"{value[place]:.9g} in entry {list(place)}",
             mend=_SCALE_MEND,
         )
@@ -274,10 +274,10 @@ def _every_other(x: Tensor) -> Tensor:
 
 
 def _require_digits(function: Callable[..., list[Tensor]], example: Example) -> None:
-    """Require that values follow a change of the input by about 1e-9 of it.
+    """Require that values follow a relative change of the input by about 1e-9.
 
-    The change that is expected comes from a larger change, and a tenth of it may be wrong;
-    rounding to float32 would make steps of 6e-8, or none.
+    The expected change is scaled down from a larger one, and a tenth of it may be wrong.
+    Rounding to float32 would turn it into steps of 6e-8, or into none.
     """
     generator = torch.Generator().manual_seed(1)
     directions = [
@@ -297,8 +297,8 @@ def _require_digits(function: Callable[..., list[Tensor]], example: Example) -> 
         where, got, wanted = worst_entry(near - here, expected)
         require(
             abs(got - wanted) <= 0.1 * expected.abs().amax() + rounding,
-            expected=f"a change of the value by {wanted:.3g} in entry {where}, where the input "
-            f"changes by about {small} of itself",
-            received=f"a change by {got:.3g}, as of digits that were rounded away",
-            mend="keep float64 throughout: no .float(), and no tensor of another dtype on the way",
+            expected=f"a change of the value by {wanted:.3g} in entry {where}, when the input "
+            f"changes by about {small} of its size",
+            received=f"a change by {got:.3g}, as if digits had been rounded away",
+            mend="keep float64 throughout: no .float(), and no other dtype in between",
         )

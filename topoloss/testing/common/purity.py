@@ -1,4 +1,4 @@
-"""A component is a function: it changes nothing, and gives the same each time."""
+"""Rules that a component is a pure function: it changes nothing and repeats its results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 @foundation
 def input_unchanged(subject: Subject) -> None:
-    """The tensors that a component is given are not written to."""
+    """A component does not write to the tensors that it is given."""
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
     with on(example.name):
@@ -42,7 +42,7 @@ def determinism(subject: Subject) -> None:
         second = values_and_gradients(subject, component, example)
         require(
             same(first, second),
-            expected="the same from both of two calls",
+            expected="the same result from two calls",
             received=difference(first, second),
             mend="keep no state between calls, and draw from no random source",
         )
@@ -50,12 +50,12 @@ def determinism(subject: Subject) -> None:
 
 @foundation
 def memory(subject: Subject) -> None:
-    """The value of an input does not depend on the inputs before it."""
+    """The result for an input does not depend on earlier inputs."""
     first, second = (subject.kind.generic(subject.make(), subject.seed + k) for k in (0, 1))
     with on(f"{second.name}, after {first.name}"):
         expected = values_and_gradients(subject, subject.make(), second)
         component = subject.make()
-        # The same tensors with other numbers in them, and then other tensors of the same shape.
+        # First the same tensors with other numbers in them, then other tensors of the same shape.
         tensors = leaves(first.tensors)
         subject.kind.apply_all(component, *tensors)
         with torch.no_grad():
@@ -69,15 +69,16 @@ def memory(subject: Subject) -> None:
             received=difference(received, expected)
             if not same(received, expected)
             else difference(written_over, expected[: len(written_over)]),
-            mend="keep nothing of one call for the next, or look it up by all the numbers of the "
+            mend="keep nothing from one call to the next, or look it up by all the numbers of the "
             "input, not by its shape or address",
         )
 
 
 def random_state(subject: Subject) -> None:
-    """The global random states of torch and numpy are neither used nor set, Python's not set.
+    """A call neither draws from torch's or numpy's global generator, nor seeds these or Python's.
 
-    Checks of types at run time draw from Python's: a draw that matters breaks `determinism`.
+    Drawing from Python's is allowed because run-time type checks do it; a draw that affects the
+    result breaks `determinism`.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -93,7 +94,7 @@ def random_state(subject: Subject) -> None:
             not changed,
             expected="the global random states as before the call",
             received=f"changed: {', '.join(changed)}",
-            mend="draw from a torch.Generator of the component's own, and call no seed()",
+            mend="draw from a torch.Generator that the component owns, and call no global seed()",
         )
 
 
@@ -116,7 +117,7 @@ def leftovers(subject: Subject) -> None:
         owners = [x for x in (*inputs, *component.parameters()) if x.requires_grad]
         for x in owners:
             x.grad = torch.ones_like(x)
-        # What is added once, at the first call, may stay.
+        # Hooks that are added once, at the first call, may stay.
         subject.kind.apply_all(component, *inputs)
         hooks = _hooks(component, owners)
         subject.kind.apply_all(component, *inputs)
@@ -128,20 +129,20 @@ def leftovers(subject: Subject) -> None:
         )
         require(
             all(x.grad is not None and bool((x.grad == 1).all()) for x in owners),
-            expected="the gradients that were accumulated in .grad",
+            expected="the contents of .grad from before the call",
             received="a .grad that was cleared or written to",
             mend="take gradients with torch.autograd.grad, which leaves .grad alone",
         )
         require(
             torch.is_grad_enabled(),
             expected="gradients on, as before the call",
-            received="gradients off for whatever is called next",
-            mend="switch them off with `with torch.no_grad():`, which switches back",
+            received="gradients still off after the call",
+            mend="switch them off with `with torch.no_grad():`, which switches them on again",
         )
 
 
 def _hooks(component: nn.Module, tensors: Sequence[Tensor]) -> int:
-    """Count the hooks of modules, those for all modules, and those of tensors."""
+    """Count the hooks on each module, on all modules globally, and on tensors."""
     holders = [*map(vars, component.modules()), vars(nn.modules.module)]
     of_modules = sum(
         len(found)
@@ -171,7 +172,7 @@ def _require_unchanged_module(module: nn.Module, call: Callable[[], object]) -> 
             after.keys() == state.keys() and same(list(after.values()), list(state.values())),
             expected=f"the state_dict {state}",
             received=after,
-            mend="keep running statistics out of the component: a penalty is a function",
+            mend="keep no running statistics: the value must depend on the present input alone",
         )
 
 
@@ -182,13 +183,13 @@ def _require_unchanged(function: Callable[..., object], tensors: Sequence[Tensor
         same(copies, tensors),
         expected="the input as it was",
         received=f"an input that was written to: {difference(copies, tensors)}",
-        mend="replace operations in place (x -= m, x.relu_()) by new tensors (x - m)",
+        mend="replace in-place operations (x -= m, x.relu_()) by new tensors (x - m)",
     )
 
 
 @contextmanager
 def _random_states_set_aside() -> Iterator[None]:
-    """Use random states that no seed gives, and restore the caller's at the end."""
+    """Move the random states to where no seed puts them, and restore the caller's at the end."""
     numpy_state = np.random.get_state()  # noqa: NPY002
     python_state = random.getstate()
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What gradient a component may have at ties, duplicates and other kinks."""
+"""The rule for gradients at ties, duplicates and other kinks."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _MANY_NEIGHBOURS = 100
 _STEPS = 400
 _PARTS = 8
 _MEND = (
-    "choose the gradient of one side, or a mixture whose parts add up to one: two deaths that tie "
-    "count once each, and not once for each equal value"
+    "use the gradient of one side of the tie, or a mixture with weights that add up to one: each "
+    "of two tied deaths counts once, not once for each equal value"
 )
 
 
 @builds_on("graph", "gradient", "finite_gradients")
 def ties(subject: Subject) -> None:
-    """At ties the gradient is one of those just beside the tie, or a mixture of them.
+    """At a tie the gradient is one of the gradients right next to it, or a mixture of them.
 
-    Any convex combination of the gradients around the tie is accepted: a subgradient, such as
-    anything from -1 to 1 for ``abs`` at 0. On each side the value must change by what lies between
-    the slopes of the gradients on the way. The slope at the tie must lie near the range of slopes
-    around it, which is known from a sample: at most a quarter of its width beyond its ends, or its
-    whole width where the value bends up in some directions and down in others.
-    Where the value jumps, or where its slope grows without bound, any finite gradient is
-    accepted.
+    Any convex combination of the gradients around the tie is accepted; for ``abs`` at 0 that is
+    anything from -1 to 1. On each side of the tie, the one-sided derivative of the value must lie
+    between the slopes of the gradients on that side. At the tie itself, the slope must lie near
+    the range of slopes around it. Only a sample of these is known, so the slope may be beyond the
+    range by a quarter of its width, or by its whole width where the value bends up in some
+    directions and down in others. Where the value jumps, or where its slope grows without bound,
+    any finite gradient is accepted.
     """
     component = subject.make()
     skip_where_surrogate(component)
@@ -49,7 +49,7 @@ def ties(subject: Subject) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep hundreds of tiny gradients from waiting for threads that have nothing to do."""
+    """Use one thread: hundreds of tiny gradients would only wait for idle threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -90,7 +90,7 @@ def _require_a_gradient_near_by(function: _Flat) -> None:
     if near_by is None:
         return
     size = near_by.norm(dim=1).amax().item()
-    curvature = 10 * _STEP * (1 + abs(value))  # what slopes may change by within a step
+    curvature = 10 * _STEP * (1 + abs(value))  # how far slopes may change within a step
     for direction in (gradient, noise[0], noise[1]):
         if not direction.any():
             continue
@@ -103,10 +103,9 @@ def _require_a_gradient_near_by(function: _Flat) -> None:
             lowest, highest = _range(of_parts, 1e-3 * size + curvature)
             require(
                 lowest <= one_sided <= highest,
-                expected=f"the one-sided derivative {one_sided:.6g} beside the tie, from values",
-                received=f"gradients of slopes from {of_parts.amin():.6g} to {of_parts.amax():.6g} "
-                "on the way there",
-                mend="compare the backward formula with the value just beside the tie",
+                expected=f"a slope of {one_sided:.6g} next to the tie, by differences",
+                received=f"gradients with slopes {of_parts.amin():.6g} to {of_parts.amax():.6g}",
+                mend="compare the backward formula with the values right next to the tie",
             )
             slopes = torch.cat((slopes, of_parts))
         slope = (gradient @ u).item()
@@ -122,7 +121,7 @@ def _require_a_gradient_near_by(function: _Flat) -> None:
             lowest, highest = _range(slopes, beyond * width + margin)
         require(
             lowest <= slope <= highest,
-            expected=f"a slope from {lowest:.6g} to {highest:.6g}, like those near by"
+            expected=f"a slope from {lowest:.6g} to {highest:.6g}, as around the tie"
             f"{', in the direction of the gradient' if direction is gradient else ''}",
             received=f"{slope:.6g}",
             mend=_MEND,
@@ -134,10 +133,10 @@ def _range(slopes: Tensor, margin: float) -> tuple[float, float]:
 
 
 def _bends_one_way(function: _Flat, value: float, u: Tensor, curvature: float) -> bool:
-    """Whether the value bends up at the tie in all directions, or down in all, as far as is seen.
+    """Whether the value bends up at the tie in all sampled directions, or down in all.
 
-    It is then the largest or the smallest of smooth functions, and no slope along a direction is
-    beyond those of its two sides.
+    It is then the maximum or the minimum of smooth functions, and no slope along a direction is
+    beyond the slopes on its two sides.
     """
     generator = torch.Generator().manual_seed(3)
     ways = torch.randn(_MANY_NEIGHBOURS, len(u), dtype=torch.float64, generator=generator)
@@ -160,12 +159,12 @@ def _more_slopes(function: _Flat, gradient: Tensor, u: Tensor) -> Tensor:
 
 
 def _steepest_slope(function: _Flat, gradient: Tensor, u: Tensor) -> Tensor:
-    """Climb from neighbour to neighbour, and return the largest slope along `u` that was met.
+    """Climb from neighbour to neighbour, and return the largest slope along `u` that was found.
 
-    What decides between tying pieces of a value is often how two columns lie to each other, and
-    few random neighbours bring those two together and keep all others apart. So single columns
-    are moved: at random, along the gradient, and outwards. A little noise in all of them leaves
-    no tie behind: at another tie the gradient may be as wrong.
+    Which of several tied pieces of a value applies often depends on how close two columns are.
+    Few random neighbours bring these two together and keep all others apart, so the search moves
+    single columns: at random, along the gradient, and outwards. A little noise in every column
+    breaks all other ties, where the gradient may be just as wrong.
     """
     generator = torch.Generator().manual_seed(4)
 
@@ -179,7 +178,7 @@ def _steepest_slope(function: _Flat, gradient: Tensor, u: Tensor) -> Tensor:
         ways = ways / ways.norm(dim=1, keepdim=True).clamp(min=1e-300) * len(u) ** 0.5
         chosen = torch.rand(3, columns, generator=generator) < 1 / columns
         step = ((chosen * draw(3, columns))[:, function.column] * ways).sum(0)
-        # Small steps find where one piece ends, and large ones leave it.
+        # Small steps find the border of a piece, and large ones leave the piece.
         there = place + 10 ** (0.5 * draw(1) - 0.5) * step
         there = there / max(1, there.abs().amax().item() / 8)
         slope = (function.at(_STEP * (there + noise))[1] @ u).item()
@@ -200,7 +199,7 @@ def _gradients_near_by(function: _Flat, value: float, noise: Tensor) -> Tensor |
     size = gradients.norm(dim=1).amax().item()
     change = max(abs(there - value) for there, _ in neighbours)
     jumps = change > 4 * size * _STEP * noise.norm(dim=1).amax().item() + 1e-12 * (1 + abs(value))
-    # A bounded slope changes ever less on the way to the tie; even a logarithm's keeps growing.
+    # Towards the tie a bounded slope changes less and less; even a logarithm's keeps growing.
     far, near = (
         b.norm(dim=1) - a.norm(dim=1) for a, b in ((gradients[:3], closer), (closer, closest))
     )

@@ -1,4 +1,4 @@
-"""How a component behaves under transformations of torch: vmap and compile."""
+"""Rules for a component under torch's transformations: vmap and compile."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from topoloss.testing.examples import Example
 __all__ = ["compilation", "vmap"]
 
 _TORCH_ONLY = (
-    "use torch operations that neither branch on the values of tensors nor call .item(); wrap "
-    "other code in a torch.library.custom_op, or find indices by topoloss.outside"
+    "use torch operations; do not branch on the values of tensors or call .item(). Wrap other "
+    "code in a torch.library.custom_op, or let topoloss.outside call it if it returns indices"
 )
 
 
@@ -47,7 +47,7 @@ def vmap(subject: Subject) -> None:
             close(received, expected),
             expected="the values and gradients of a loop",
             received=difference(received, expected),
-            mend="reduce over the axes of one element only, counted as if there were no batch",
+            mend="reduce only over the axes of one element, numbered as if there were no batch",
         )
 
 
@@ -55,9 +55,9 @@ def vmap(subject: Subject) -> None:
 def compilation(subject: Subject) -> None:
     """`torch.compile(fullgraph=True)` gives the eager values and gradients.
 
-    A component that calls `topoloss.outside`, which is left out of every graph, is compiled
+    `topoloss.outside` is left out of every graph, so a component that calls it is compiled
     without `fullgraph`. This rule discards everything that the process has compiled; torch
-    compiles it again at its next call.
+    compiles each function again at its next call.
     """
     component = subject.make()
     example = subject.kind.generic(component, subject.seed)
@@ -73,7 +73,7 @@ def compilation(subject: Subject) -> None:
         with _unchecked_signatures(), warnings.catch_warnings():
             # The compiler itself makes instances of autograd functions.
             warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
-            # Where a graph breaks it looks at .grad of all tensors that the next one takes.
+            # At a graph break it reads .grad of all tensors that the next graph takes.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
             received = values_and_gradients_of(compiled, example)
         require(

@@ -19,7 +19,7 @@ def generic(seed: int) -> Example:
 
 
 def large(seed: int) -> list[Example]:
-    """Return many neurons of few samples, and few neurons of many samples."""
+    """Return many neurons with few samples, and few neurons with many samples."""
     return [*(examples.many(n, seed=seed) for n in LARGE), examples.many(6, 130, seed)]
 
 

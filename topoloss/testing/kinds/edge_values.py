@@ -1,4 +1,4 @@
-"""The rules for the numbers that a filtration gives to edges."""
+"""The rules for the edges, edge values and edge weights of a filtration."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = [
     "symmetry",
 ]
 
-# Two ways to the same number may differ by this many times the dtype's epsilon, relative to
-# the largest value.
+# Two ways to compute the same number may differ by this many times the dtype's epsilon, relative
+# to the largest value.
 _EPSILONS = 4096
 _DTYPES = (torch.float64, torch.float32)
 _BLOCK = 32
 _TRIED_ALONE = 40
-# One more than blocks of 256, 512 or 1,024 vertices hold.
+# One vertex more than full blocks of 256, 512 or 1,024 vertices hold.
 _MOST = 1025
 _ONE_EDGE = "component.edge_values(v, torch.tensor([{i}]), torch.tensor([{j}]))"
 
@@ -57,7 +57,7 @@ def listed_edges(subject: Subject) -> None:
         with on(example.name):
             graph = graph_of(filtration, *example.tensors)
             if not graph.listed:
-                raise NotApplicable("it lists no edges: every two vertices are joined")
+                raise NotApplicable("it lists no edges: its graph is the clique")
             for wrong, what in (
                 ((graph.i < 0) | (graph.j < 0), "a vertex below 0"),
                 ((graph.i >= graph.n) | (graph.j >= graph.n), "a vertex that does not exist"),
@@ -70,14 +70,14 @@ def listed_edges(subject: Subject) -> None:
                     received=f"{what}: edges[{k}] = {_ends(graph, k)}"
                     if wrong.any()
                     else "no such edge",
-                    mend="count vertices from 0, in n and in edges",
+                    mend="number vertices from 0 to n - 1",
                     calls=_calls(filtration, example, torch.float64, "component.edges(v)"),
                 )
 
 
 @builds_on("listed_edges")
 def edges_alone(subject: Subject) -> None:
-    """The value of an edge does not depend on which other edges are valued with it."""
+    """The value of an edge does not depend on the other edges of the same call."""
     for setting in _settings(subject):
         with on(setting.name):
             together = setting.values
@@ -88,8 +88,8 @@ def edges_alone(subject: Subject) -> None:
                     setting.alone(k),
                     together[k].item(),
                     "the value of the edge alone",
-                    "value each edge by its own ends i[k] and j[k]: no maximum or mean over the "
-                    "edges that are asked for",
+                    "compute each value from its own ends i[k] and j[k]: take no maximum or mean "
+                    "over the edges",
                     "component.edge_values(v, i, j)[{k}]",
                 )
 
@@ -102,7 +102,7 @@ def locality(subject: Subject) -> None:
         skip_listed(graph)
         with on(setting.name):
             expected = torch.empty(graph.n, graph.n, dtype=graph.v.dtype)
-            # The filtration sees few vertices at a time: two, or of many two blocks.
+            # The filtration sees few vertices at a time: two, or two blocks of a large clique.
             block = 1 if graph.n <= 16 else _BLOCK
             for few in _pairs_of_blocks(graph.n, block):
                 i, j = all_pairs(len(few)).unbind(1)
@@ -112,7 +112,7 @@ def locality(subject: Subject) -> None:
             k = _worst(alone, setting.values)
             if k is None:
                 continue
-            # The calls that the author can repeat decide, not those that found the edge.
+            # Decide by calls that the author can repeat, not by the calls that found the edge.
             ends = graph.v[list(_ends(graph, k))]
             two = filtration.edge_values(ends, torch.tensor([0]), torch.tensor([1]))
             setting.require_close(
@@ -120,8 +120,8 @@ def locality(subject: Subject) -> None:
                 two.item(),
                 setting.alone(k),
                 "the value of v[i] and v[j] without other vertices",
-                "index with i and j as they are given; compute in vertices(x) what depends on all "
-                "neurons",
+                "index v with i and j as they are given; in vertices(x) compute what depends on "
+                "all neurons",
                 _ONE_EDGE,
             )
 
@@ -147,7 +147,7 @@ def symmetry(subject: Subject) -> None:
 
 @builds_on("edges_alone", "symmetry", "locality")
 def pairwise(subject: Subject) -> None:
-    """`pairwise` is the matrix of all edge values, without a graph."""
+    """`pairwise` returns the matrix of all edge values, without an autograd graph."""
     most = examples.many(_MOST, seed=subject.seed)
     for setting in (*_settings(subject), _Setting(subject.make(), most, torch.float32)):
         graph, filtration = setting.graph, setting.filtration
@@ -165,8 +165,8 @@ def pairwise(subject: Subject) -> None:
                 )
                 require(
                     not matrix.requires_grad,
-                    expected="a matrix without a graph",
-                    received="a matrix with one, of n^2 edge values",
+                    expected="a matrix without an autograd graph",
+                    received="a matrix with an autograd graph of n^2 edge values",
                     mend="decorate pairwise with @torch.no_grad()",
                 )
                 for entries, call in (
@@ -180,7 +180,7 @@ def pairwise(subject: Subject) -> None:
                             setting.alone(k),
                             entries[k].item(),
                             "the edge value",
-                            "value edges alike in both methods",
+                            "use the same formula in pairwise as in edge_values",
                             call,
                             half_of_the_digits=True,
                         )
@@ -219,7 +219,7 @@ def _orthogonal_and_constant() -> Example:
 
 
 def edge_weights(subject: Subject) -> None:
-    """Edge weights are finite, at least 0, and depend on the two ends, whichever comes first."""
+    """Edge weights are finite, at least 0, and depend only on the two ends, in either order."""
     filtration = subject.make()
     for example in (
         examples.generic(32, 16, subject.seed),
@@ -249,7 +249,7 @@ def edge_weights(subject: Subject) -> None:
                     received=f"{found[bad[0]].item()} for the edge {_ends(graph, bad[0])}"
                     if bad
                     else "",
-                    mend="give 0 to an edge that should not count, and guard divisions by 0",
+                    mend="give weight 0 to an edge that should not count, and guard divisions by 0",
                     calls=calls,
                 )
                 for one in range(0, len(found), max(1, len(found) // _TRIED_ALONE)):
@@ -259,8 +259,8 @@ def edge_weights(subject: Subject) -> None:
                         found[one].item(),
                         "the weight of the edge without other edges"
                         + ("" if graph.listed else " and vertices"),
-                        "weigh each edge by its own ends v[i[k]] and v[j[k]]; compute in "
-                        "vertices(x) what depends on all neurons",
+                        "compute each weight from its own ends v[i[k]] and v[j[k]]; compute "
+                        "whatever depends on all neurons in vertices(x)",
                         "component.edge_weights(v, i, j)[{k}]",
                         relative_to=found.amax().item(),
                     )
@@ -282,11 +282,11 @@ def edge_weights(subject: Subject) -> None:
 
 @builds_on("edges_alone")
 def cost(subject: Subject) -> None:
-    """Valuing n - 1 edges takes O(n) work and memory, and `pairwise` O(n^2) work.
+    """`edge_values` of n - 1 edges takes O(n) work and memory, and `pairwise` O(n^2) work.
 
-    Four times as many neurons may take 6 times as many saved numbers and operations for
-    the edges of a tree, and 24 times as many operations for the matrix; more if vertices have
-    more features then, in proportion. The operations of torch are counted; nothing is timed.
+    With four times as many neurons, the edges of a tree may take 6 times as many saved numbers and
+    operations, and the matrix 24 times as many operations. If the vertices have more features
+    then, the limits rise in proportion. Torch's operations are counted; nothing is timed.
     """
     filtration = subject.make()
     small, large = (
@@ -294,9 +294,9 @@ def cost(subject: Subject) -> None:
         for n in (_COUNTED, 4 * _COUNTED)
     )
     skip_listed(small.graph)
-    # Features may number as many as neurons, as those of partial correlation do.
+    # The number of features may grow with that of neurons, as for partial correlation.
     features = max(1, large.graph.v.numel() / (4 * small.graph.v.numel()))
-    mend = "index the two ends first: v[i] and v[j], and no matrix of all pairs"
+    mend = "index the two ends first, v[i] and v[j], and make no matrix of all pairs"
     with on(f"{small.example.name} and {large.example.name}"):
         for what, count, most in (
             ("numbers that edge_values saves for its gradient", _saved, 6),
@@ -310,7 +310,7 @@ def cost(subject: Subject) -> None:
                 "neurons",
                 received=f"{many / max(few, 1):.3g} times as many: {many} for "
                 f"{large.graph.n} neurons and {few} for {small.graph.n}",
-                mend=mend if most == 6 else "value each pair once: one matrix product, for example",
+                mend=mend if most == 6 else "compute each pair once, as in one matrix product",
             )
 
 
@@ -349,7 +349,7 @@ def _operations_of_pairwise(setting: _Setting) -> int:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the numbers that operations read and write, and the multiplications of products."""
+    """Counts the numbers that operations read and write, and the operations of matrix products."""
 
     count: int = 0
 
@@ -385,7 +385,7 @@ class _Setting:
 
     @property
     def all_edges(self) -> str:
-        """Python that makes the end points of all edges."""
+        """Python code that makes the end points of all edges."""
         clique = "i, j = torch.triu_indices(len(v), len(v), 1)"
         return "i, j = component.edges(v)[1].unbind(1)" if self.graph.listed else clique
 
@@ -406,14 +406,14 @@ class _Setting:
         return self.filtration.edge_values(v, j, i).detach()
 
     def alone(self, k: int, swapped: bool = False) -> float:
-        """Value one edge, in a call of its own."""
+        """Return the value of one edge, from a call of its own."""
         i, j = _ends(self.graph, k)
         i, j = (j, i) if swapped else (i, j)
         of_one = self.filtration.edge_values(self.graph.v, torch.tensor([i]), torch.tensor([j]))
         return of_one.item()
 
     def weight_alone(self, k: int) -> float:
-        """Weigh one edge: of a clique the filtration sees its two ends alone."""
+        """Return the weight of one edge; in a clique, the filtration sees only its two ends."""
         v, _, i, j, listed = self.graph
         if not listed:
             v, i, j = v[list(_ends(self.graph, k))], torch.tensor([0]), torch.tensor([1])
@@ -421,7 +421,7 @@ class _Setting:
         return self.filtration.edge_weights(v, i[k : k + 1], j[k : k + 1]).item()
 
     def calls_of(self, *edges: int) -> list[str]:
-        """Return Python that values each of some edges alone."""
+        """Return Python code that computes the value of each given edge alone."""
         ends = (_ends(self.graph, k) for k in edges)
         of_each = (_ONE_EDGE.format(i=i, j=j) for i, j in ends)
         return _calls(self.filtration, self.example, self.dtype, *of_each)
@@ -438,7 +438,7 @@ class _Setting:
         half_of_the_digits: bool = False,
         relative_to: float | None = None,
     ) -> None:
-        """Require two numbers of edge `k` to agree, and show the calls that gave the second."""
+        """Require two numbers of edge `k` to agree, and show the calls that give the second."""
         eps = torch.finfo(self.dtype).eps
         bound = eps**0.5 if half_of_the_digits else _EPSILONS * eps
         bound *= self.largest if relative_to is None else relative_to
@@ -467,7 +467,7 @@ def _settings(subject: Subject) -> Iterator[_Setting]:
 
 
 def _calls(filtration: Filtration, example: Example, dtype: torch.dtype, *calls: str) -> list[str]:
-    """Return Python that repeats calls of a filtration's methods."""
+    """Return Python code that repeats calls of a filtration's methods."""
     is_call = hasattr(examples, example.name.partition("(")[0])
     named = "" if filtration.source == "activations" else '; x = {"0": x, "1": x.flip(0).mT}'
     return [
@@ -499,9 +499,9 @@ def _pairs_of_blocks(n: int, block: int) -> Iterator[Tensor]:
 
 
 def _require_order(order: str, setting: _Setting) -> None:
-    """Require that no two edges are ordered by value against their keys, beyond rounding.
+    """Require that values order no two edges against their keys, beyond rounding.
 
-    Of edges with one key an engine may take any, and so they have one value.
+    Among edges with the same key an engine may take any, so they must have the same value.
     """
     v, _, i, j, _ = setting.graph
     values = setting.values
@@ -513,7 +513,7 @@ def _require_order(order: str, setting: _Setting) -> None:
     eps = torch.finfo(v.dtype).eps
     rounding = 64 * v.shape[-1] * eps * v.square().sum(-1).amax()
     close_by = eps**0.5 * values.abs().amax()
-    # Of the edges that come later by more than rounding, the one of least value.
+    # For each edge, find the least value of the edges that come later by more than rounding.
     rank = key.argsort()
     _require_one_value_for_each_key(setting, key, close_by)
     least, place = values[rank].flip(0).cummin(0)
@@ -526,11 +526,11 @@ def _require_order(order: str, setting: _Setting) -> None:
     (first_edge, second_edge) = (_ends(setting.graph, k) for k in (first, second))
     require(
         fall[first] <= close_by,
-        expected=f"{order}: the edge {first_edge} of key {key[first]:.9g} before "
-        f"the edge {second_edge} of key {key[second]:.9g}",
+        expected=f"by {order}, the edge {first_edge} of key {key[first]:.9g} to have no larger "
+        f"value than the edge {second_edge} of key {key[second]:.9g}",
         received=f"edge values {values[first]:.9g} and {values[second]:.9g}",
         mend="declare the order that edge values have, or order = None: a wrong order gives a "
-        "wrong tree, and no error",
+        "wrong tree without an error",
         calls=setting.calls_of(first, second),
     )
 
@@ -549,7 +549,7 @@ def _require_one_value_for_each_key(setting: _Setting, key: Tensor, close_by: Te
     )
     require(
         most[worst] - least[worst] <= close_by,
-        expected=f"one value for the edges {_ends(setting.graph, first)} and "
+        expected=f"the same value for the edges {_ends(setting.graph, first)} and "
         f"{_ends(setting.graph, second)}, which both have the key {levels[worst]:.9g}",
         received=f"edge values {least[worst]:.9g} and {most[worst]:.9g}",
         mend="declare order = None where edge values depend on more than the key",

@@ -83,7 +83,7 @@ def vertices_unchanged(subject: Subject) -> None:
                 same(*(y if isinstance(y, tuple) else (y,) for y in (v, before))),
                 expected="the vertices as they were",
                 received=f"vertices that {name} wrote to",
-                mend="replace operations in place (v -= m) by new tensors (v - m)",
+                mend="replace in-place operations (v -= m) by new tensors (v - m)",
             )
 
 
@@ -111,7 +111,7 @@ def definition(subject: Subject) -> None:
                 matrix = torch.as_tensor(subject.expected(given(filtration, x)))
                 _require_matrix(matrix, n)
             expected = matrix.double()[i, j]
-            # Half of the digits: a root leaves no more where its argument cancels.
+            # A root keeps only half of the digits where its argument cancels.
             bound = torch.finfo(torch.float64).eps ** 0.5 * expected.abs().amax()
             (k,), got, wanted = worst_entry(filtration.edge_values(v, i, j), expected)
             require(
@@ -125,7 +125,7 @@ def definition(subject: Subject) -> None:
 
 @builds_on("gradient", "precision", "symmetry", "pairwise")
 def change_of_tree(subject: Subject) -> None:
-    """Where the tree changes the deaths are continuous, with the right gradient on each side."""
+    """Where the tree changes, the deaths are continuous, with the right gradient on each side."""
     filtration = subject.make()
     derivatives.skip_where_surrogate(filtration)
     first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
@@ -139,13 +139,13 @@ def change_of_tree(subject: Subject) -> None:
 
 
 def _apply(filtration: Filtration, x: Tensor) -> list[Tensor]:
-    """Value edges in the same way as a pipeline values the edges of a tree."""
+    """Compute edge values as a pipeline does for the edges of a tree."""
     v, _, i, j, _ = graph_of(filtration, x)
     return [filtration.edge_values(v, i, j)]
 
 
 def _beside(filtration: Filtration, x: Tensor) -> list[Tensor]:
-    """Return what else a pipeline asks for: weights of edges, and the values of a matrix."""
+    """Return what else a pipeline asks for: edge weights, and the values of `pairwise`."""
     v, _, i, j, listed = graph_of(filtration, x)
     weights = filtration.edge_weights(v, i, j)
     return [weights] if listed else [weights, filtration.pairwise(v.detach())[i, j]]
@@ -230,7 +230,7 @@ def _require_matrix(matrix: Tensor, n: int) -> None:
         matrix.shape == (n, n),
         expected=f"a matrix of shape {(n, n)} from the definition",
         received=f"shape {tuple(matrix.shape)}",
-        mend="mend the definition given as expected=: it returns a value for every two vertices",
+        mend="fix the definition given as expected=: it must return a value for every two vertices",
     )
 
 

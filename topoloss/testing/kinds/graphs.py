@@ -1,4 +1,4 @@
-"""The graph of a filtration, as the rules see it: vertices, and the edges to be valued."""
+"""The graph of a filtration, as the rules see it: vertices and edges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from topoloss.testing.checks import NotApplicable, require
 
 __all__ = ["Graph", "all_pairs", "each", "given", "graph_of", "skip_listed"]
 
-# Of larger cliques only a few edges for each vertex are valued, as of a spanning tree.
+# In larger cliques only about two edges for each vertex are used, as in a spanning tree.
 _ALL_PAIRS_UP_TO = 64
 
 
@@ -48,21 +48,21 @@ def graph_of(filtration: Filtration, x: Tensor) -> Graph:
         n, edges = listed
         _require_edges(n, edges)
     else:
-        # What is given may be weights: then each vertex has a row of v.
+        # For weights, each vertex has a row of v.
         n = x.shape[-1] if filtration.source == "activations" else len(v)
         edges = all_pairs(n, x.device) if n <= _ALL_PAIRS_UP_TO else _few_pairs(n, x.device)
     return Graph(v, n, edges[:, 0], edges[:, 1], listed is not None)
 
 
 def given(filtration: Filtration, x: Tensor) -> Any:
-    """Return activations as they are; or as two layers, one after the other, by name."""
+    """Return activations, or the weights of two layers by name, as the filtration takes them."""
     return x if filtration.source == "activations" else {"0": x, "1": x.flip(0).mT}
 
 
 def skip_listed(graph: Graph) -> None:
     """Skip a rule about the clique where the filtration lists its edges."""
     if graph.listed:
-        raise NotApplicable("it lists its edges: no other edge is ever valued")
+        raise NotApplicable("it lists its edges, and is never asked for the values of others")
 
 
 def each(function: Any, v: Any) -> Any:
@@ -84,7 +84,7 @@ def _few_pairs(n: int, device: torch.device) -> Tensor:
 
 
 def _require_edges(n: Any, edges: Any) -> None:
-    mend = "return (n, edges) from edges(v): the number of vertices, and pairs of different ones"
+    mend = "return (n, edges) from edges(v): the number of vertices, and pairs of vertices"
     require(
         type(n) is int and n > 0,
         expected="a number of vertices, at least 1",

@@ -30,13 +30,13 @@ from topoloss.testing.kruskal import in_order
 __all__ = ["boundary_reduction", "higher_dimensions"]
 
 _VERTICES = 12
-# Cliques of 300 and of 780 edges, more than 8 bits can number; dimension 1 alone is compared.
+# These cliques have 300 and 780 edges, too many for 8-bit numbers; only dimension 1 is checked.
 _MANY = (25, 40)
 
 
 @builds_on("components")
 def higher_dimensions(subject: Subject) -> None:
-    """Above dimension 0 every point has both edges, and the number of dimensions is fixed."""
+    """Above dimension 0 every point has two edges; the number of dimensions is always the same."""
     engine = subject.make()
     numbers: dict[int, str] = {}
     for question in _questions(engine, subject.seed):
@@ -49,7 +49,7 @@ def higher_dimensions(subject: Subject) -> None:
                     births is not None and births.shape == deaths.shape,
                     expected=f"a birth edge for each death edge in dimension {dimension}",
                     received=births,
-                    mend="return both edges of every point",
+                    mend="return the birth edge and the death edge of every point",
                 )
     require(
         len(numbers) <= 1,
@@ -58,22 +58,22 @@ def higher_dimensions(subject: Subject) -> None:
         mend="return CriticalEdges without rows in a dimension that has no points",
     )
     if set(numbers) <= {1}:
-        raise NotApplicable("it finds dimension 0 alone")
+        raise NotApplicable("it finds only dimension 0")
 
 
 @builds_on("reference", "forest", "higher_dimensions")
 def boundary_reduction(subject: Subject) -> None:
-    """Above dimension 0 the points are those of boundary reduction over Z/2, edge for edge.
+    """Above dimension 0 boundary reduction over Z/2 finds the same points, edge for edge.
 
-    Edges enter by (value, lower, higher, row), and a clique with its last edge. A point whose
-    edges have equal values may be left out.
+    Edges enter in the order (value, lower vertex, higher vertex, row), and a clique enters with its
+    last edge. A point whose edges have equal values may be left out.
     """
     engine = subject.make()
     for question in _questions(engine, subject.seed):
         with on(question.name):
             critical = question.find()
             if len(critical) == 1:
-                raise NotApplicable("it finds dimension 0 alone")
+                raise NotApplicable("it finds only dimension 0")
             of_many = not question.directed and question.graph.n in _MANY
             dimensions = 2 if of_many else len(critical)
             expected = oracle.of_edges(*question.graph[1:], dimensions)
@@ -88,11 +88,11 @@ class _Question(NamedTuple):
     ----------
     name : str
     find : callable
-        Asks the engine for critical edges.
+        Calls the operator; returns critical edges.
     graph : ListedGraph
-        What they are critical edges of.
+        The graph that the operator is given.
     directed : bool
-        Whether the order of the two ends of an edge counts.
+        Whether the order of the two ends of an edge matters.
     """
 
     name: str
@@ -102,7 +102,7 @@ class _Question(NamedTuple):
 
 
 def _questions(engine: Persistence, seed: int) -> Iterator[_Question]:
-    """Yield small cliques, with ties and without, and the listed graphs."""
+    """Yield small cliques, with ties and without, and listed graphs."""
     for search in _cliques(engine, seed):
         n = len(search.key)
         pairs = torch.triu_indices(n, n, 1)
@@ -122,15 +122,15 @@ def _cliques(engine: Persistence, seed: int) -> Iterator[Search]:
         for search in searches_of_vertices(engine, random_walk(n, seed).to(dtype)):
             yield search.of(f"a random walk of {n} vertices, seed={seed}, {dtype}")
         for search in searches_of_matrix(engine, _shuffled(n, seed, dtype)):
-            yield search.of(f"the numbers of {n} vertices' pairs, shuffled, seed={seed}, {dtype}")
+            yield search.of(f"shuffled values of {n} vertices' pairs, seed={seed}, {dtype}")
     sizes = sorted({at_most(engine, n) for n in _MANY})
     for dtype, n in itertools.product(dtypes_of(engine)[:1], sizes):
         for search in searches_of_matrix(engine, _shuffled(n, seed, dtype)):
-            yield search.of(f"the numbers of {n} vertices' pairs, shuffled, seed={seed}, {dtype}")
+            yield search.of(f"shuffled values of {n} vertices' pairs, seed={seed}, {dtype}")
 
 
 def _shuffled(n: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Fill a symmetric matrix with numbers that differ in the last digits, in no order."""
+    """Fill a symmetric matrix with numbers that differ in the last digits, in random order."""
     i, j = torch.triu_indices(n, n, 1)
     generator = torch.Generator().manual_seed(seed)
     rank = torch.randperm(len(i), generator=generator).to(dtype)
@@ -154,10 +154,11 @@ def _require_points(
     wrong, absent = received.points - names.points, names.points - received.points - optional
     require(
         not wrong and not absent,
-        expected=f"in dimension {dimension} the (birth edge, death edge) {sorted(absent)[:3]}",
-        received=f"{sorted(wrong)[:3]} in their place",
+        expected=f"in dimension {dimension} the points (birth edge, death edge) "
+        f"{sorted(absent)[:3]}",
+        received=f"{sorted(wrong)[:3]} instead",
         mend="order edges by (value, lower, higher), for example by working on their ranks; a "
-        "class is born with the edge that closes its cycle, and of two the younger one dies",
+        "class is born with the edge that closes its cycle, and of two that merge the younger dies",
     )
     require(
         names.essential == received.essential,
@@ -177,7 +178,7 @@ def _names(edges: CriticalEdges, directed: bool) -> _Names:
         [] if ends is None else [_ends(pair, directed) for pair in ends.tolist()]
         for ends in (edges.birth_edges, edges.death_edges, edges.essential_births)
     )
-    # An engine may fill up with classes that die with the edge of their birth.
+    # An engine may pad its points with classes that die with the edge of their birth.
     points = [(a, b) for a, b in zip(births, deaths, strict=True) if a != b]
     return _Names(Counter(points), Counter(essential))
 

@@ -18,7 +18,7 @@ __all__ = ["ListedGraph", "components", "forest", "graphs"]
 
 
 class ListedGraph(NamedTuple):
-    """A listed graph, with what it is called in reports."""
+    """A listed graph, with its name in reports."""
 
     name: str
     n: int
@@ -28,7 +28,7 @@ class ListedGraph(NamedTuple):
 
 @builds_on("spanning_tree")
 def components(subject: Subject) -> None:
-    """A listed graph of k components has n - k deaths, which are rows of the list as listed."""
+    """A listed graph of k components has n - k deaths, which are unchanged rows of the list."""
     engine = _engine_of_lists(subject)
     for graph in graphs(engine, subject.seed):
         with on(graph.name):
@@ -48,13 +48,13 @@ def components(subject: Subject) -> None:
                 not other,
                 expected="rows of the list, with their ends in the same order",
                 received=f"{other[:3]}, which are not listed",
-                mend="return edges[rows]: a filtration may value (i, j) and (j, i) differently",
+                mend="return edges[rows]: the values of (i, j) and (j, i) may differ",
             )
 
 
 @builds_on("reference", "negative_values", "sizes", "components")
 def forest(subject: Subject) -> None:
-    """The deaths of a listed graph are those of Kruskal by (value, lower, higher, row)."""
+    """On listed edges Kruskal's algorithm by (value, lower, higher, row) finds the same deaths."""
     engine = _engine_of_lists(subject)
     for graph in graphs(engine, subject.seed):
         with on(graph.name):
@@ -65,10 +65,10 @@ def forest(subject: Subject) -> None:
             wrong, absent = received - expected, expected - received
             require(
                 not wrong and not absent,
-                expected=f"the rows {sorted(absent)[:3]} among those of the forest",
-                received=f"{sorted(wrong)[:3]} in their place",
-                mend="of several edges between two vertices take the lightest, and of equals the "
-                "first; do not add them up, and expect no order of the list",
+                expected=f"a spanning forest with the edges {sorted(absent)[:3]}",
+                received=f"{sorted(wrong)[:3]} instead",
+                mend="of several edges between two vertices take the lightest, or the first of "
+                "equally light ones; do not add their values up, or expect a sorted list",
             )
 
 

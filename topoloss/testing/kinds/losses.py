@@ -41,15 +41,15 @@ __all__ = ["KIND"]
 
 @builds_on("graph", "finite")
 def empty(subject: Subject) -> None:
-    """Diagrams without points have a value that still carries a graph."""
+    """Diagrams without points have a finite value with an autograd graph."""
     loss = subject.make()
     with on("no points"):
         (value,) = _apply(loss, *(x.requires_grad_() for x in _points([]).tensors))
         require(
             torch.isfinite(value).all() and value.requires_grad,
-            expected="a finite value with a gradient",
+            expected="a finite value with an autograd graph",
             received=value,
-            mend="return for example deaths.sum(), not a new tensor, where there is no point",
+            mend="without points, return for example deaths.sum() instead of a new tensor",
         )
 
 
@@ -63,7 +63,7 @@ def dimensions(subject: Subject) -> None:
     d0, d1 = _diagrams(*_generic(loss, subject.seed).tensors)
     for diagrams in ([d0], [d0, d1], [d0, d1, replace(d1, dimension=2)]):
         highest = diagrams[-1].dimension
-        with on(f"diagrams of the dimensions 0 to {highest}", mend=_DIMENSIONS_MEND):
+        with on(f"diagrams of dimensions 0 to {highest}", mend=_DIMENSIONS_MEND):
             try:
                 value = loss(diagrams)
             except TopolossError:
@@ -77,7 +77,7 @@ def dimensions(subject: Subject) -> None:
 
 
 _DIMENSIONS_MEND = (
-    "loop over the diagrams, or look at their number first; where a dimension that the loss needs "
+    "loop over the diagrams, or check how many there are; where a dimension that the loss needs "
     "is missing, return 0 * diagrams[0].deaths.sum() or raise a topoloss.InputError"
 )
 
@@ -98,7 +98,7 @@ def weights(subject: Subject) -> None:
 
 
 def _few_of(count: int) -> list[tuple[str, Tensor]]:
-    """Leave out each point of a short list, or the ends and the middle of a long one; and many."""
+    """Leave out single points (in a long list only the ends and the middle), half, and all."""
     single = range(count) if count < 20 else (0, count // 2, count - 1)
     place = torch.arange(count)
     return [
@@ -121,7 +121,7 @@ def _require_without(loss: Loss, example: Example, dimension: int, left_out: Ten
     expected, received = (values_and_gradients_of(f, example) for f in (without, weighed))
     require(
         close(received, expected),
-        expected=f"the value {expected[0]:.9g} without them, and no gradient there",
+        expected=f"the value {expected[0]:.9g}, as without these points, and gradient 0 there",
         received=difference(received, expected),
         mend="multiply by diagram.weights, in every dimension, and divide by their sum instead of "
         "a count, with a guard against a sum of 0",
@@ -145,14 +145,14 @@ def definition(subject: Subject) -> None:
                 abs(received - expected) <= 1e-9 * (1 + abs(expected)),
                 expected=f"{expected:.9g} by definition",
                 received=f"{received:.9g}",
-                mend="compare the formula with the definition: a sum or a mean, what a "
-                "standard deviation divides by (correction=0 for the number of deaths), and "
-                "signs where values are negative",
+                mend="compare the formula with the definition: a sum or a mean, the divisor of a "
+                "standard deviation (correction=0 for the number of deaths), and signs where "
+                "values are negative",
             )
 
 
 def _by_definition(expected: Callable[..., Any], example: Example) -> float | None:
-    """Value an example by definition; None where births below 0 have no value by it."""
+    """Return the defined value; None if it is not finite, or undefined for births below 0."""
     points = _Points(*example.tensors)
     try:
         value = float(expected(_diagrams(*points)))
@@ -164,7 +164,7 @@ def _by_definition(expected: Callable[..., Any], example: Example) -> float | No
 
 
 class _Points(NamedTuple):
-    """The points of two diagrams: those of dimension 0 are born at 0."""
+    """The points of two diagrams; the points of dimension 0 are born at 0."""
 
     deaths: Tensor
     births_1: Tensor
@@ -183,7 +183,7 @@ def _generic(loss: Loss, seed: int) -> Example:
 
 
 def _large(loss: Loss, seed: int) -> list[Example]:
-    """Return more points than any small block has, odd and even many."""
+    """Return more points than a small block holds, in odd and even numbers."""
     found = []
     for count in (41, 320, 321):
         generator = torch.Generator().manual_seed(seed)
@@ -254,7 +254,7 @@ def _diagrams(
 
 
 def _apply(loss: Loss, *points: Tensor) -> list[Tensor]:
-    # A pipeline has no half-precision diagrams either.
+    # A pipeline makes no half-precision diagrams either.
     half = (torch.float16, torch.bfloat16)
     return [loss(_diagrams(*(x.float() if x.dtype in half else x for x in points)))]
 

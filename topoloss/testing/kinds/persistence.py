@@ -50,8 +50,8 @@ _SMALL = (1, 2, 3, 17, 40)
 # Odd and even, around the borders of blocks of 64 to 1,024, and between them.
 _LARGE = (41, 64, 65, 101, 128, 129, 256, 257, 301, 1024, 1025)
 _FEATURES = (1, 2, 16, 33, 64, 130)
-# Integers about these numbers are lost where float64 is rounded to the 24 bits of float32, or
-# float32 to the 11 bits of TF32; but their squares are exact, and so are sums of two squares.
+# Integers near these numbers change if float64 is rounded to the 24 bits of float32, or float32 to
+# the 11 bits of TF32. Yet their squares, and sums of two squares, are exact.
 _NEEDS_ALL_DIGITS = {torch.float64: 2**24 + 1, torch.float32: 2**11 + 1}
 # Powers of two of about 1e30 and 1e150.
 _EXPONENT = {torch.float64: 498, torch.float32: 100}
@@ -59,13 +59,13 @@ _EXPONENT = {torch.float64: 498, torch.float32: 100}
 
 @foundation
 def operators(subject: Subject) -> None:
-    """The engine has an operator, and says what it takes in the way that it is asked."""
+    """The engine has an operator, and declares its orders, max_vertices and dtypes correctly."""
     engine = subject.make()
     require(
         any(has(engine, operator) for operator in _OPERATORS),
         expected=f"at least one of {', '.join(_OPERATORS)}",
         received=f"none in {type(engine).__name__}",
-        mend="implement from_matrix(values), from which an engine is useful to every filtration",
+        mend="implement from_matrix(values), which serves every filtration that lists no edges",
     )
     require(
         set(engine.orders) <= set(ORDERS),
@@ -75,10 +75,10 @@ def operators(subject: Subject) -> None:
     )
     require(
         bool(engine.orders) == has(engine, "from_features"),
-        expected="from_features, and orders for which it works",
+        expected="from_features and the orders for which it works, or neither",
         received=f"orders {set(engine.orders)}, and "
         f"{'a' if has(engine, 'from_features') else 'no'} from_features",
-        mend="name the orders: an engine is asked in no other",
+        mend="implement from_features and declare its orders; it is called for no other",
     )
     most = engine.max_vertices
     require(
@@ -91,13 +91,13 @@ def operators(subject: Subject) -> None:
         len(dtypes_of(engine)) > 0,
         expected="torch.float32 or torch.float64 among dtypes, or None for both",
         received=engine.dtypes,
-        mend="no engine is given another dtype: half precision is promoted to float32 before",
+        mend="declare at least one of these, or None: an engine is given no other dtype",
     )
 
 
 @foundation
 def edges_of_vertices(subject: Subject) -> None:
-    """Edges are int64 pairs of two vertices, of shape (points, 2), in every dimension."""
+    """Edges are int64 pairs of different vertices, of shape (points, 2), in every dimension."""
     engine = subject.make()
     for search in _small_searches(engine, subject.seed):
         with on(search.name):
@@ -135,10 +135,10 @@ def points(subject: Subject) -> None:
 
 @foundation
 def memory(subject: Subject) -> None:
-    """What an operator finds does not depend on what the engine was asked before."""
+    """The result of an operator does not depend on earlier calls."""
     engine = subject.make()
     example = subject.kind.generic(engine, subject.seed)
-    # One operator at a time: another one in between may empty a cache of the last input.
+    # One operator at a time: a call of another in between might empty a cache of the last input.
     for k in range(len(_calls(engine, *example.tensors))):
         purity.memory(_with_calls(subject, [k]))
 
@@ -156,14 +156,14 @@ def spanning_tree(subject: Subject) -> None:
             require(
                 not missing,
                 expected="edges that connect all vertices",
-                received=f"{edges.tolist()}, which leave {missing[:3]} to be added",
+                received=f"{edges.tolist()}, to which for example {missing[:3]} must be added",
                 mend="add an edge only where its ends are not connected yet",
             )
 
 
 @builds_on("spanning_tree")
 def reference(subject: Subject) -> None:
-    """On small integers the tree is that of Kruskal by (key, lower, higher), edge for edge."""
+    """On small integers Kruskal's algorithm by (key, lower, higher) finds the same tree."""
     engine = subject.make()
     for search in _small_searches(engine, subject.seed):
         with on(search.name):
@@ -196,7 +196,7 @@ def negative_values(subject: Subject) -> None:
 
 @builds_on("reference")
 def digits(subject: Subject) -> None:
-    """Values that differ in the last digits of their dtype are told apart."""
+    """Values that differ only in the last digits of their dtype are told apart."""
     engine = subject.make()
     n = at_most(engine, 17)
     squared = key_of("sq_dist_ascending", integers(n, subject.seed))
@@ -219,13 +219,13 @@ def digits(subject: Subject) -> None:
             require_tree(
                 search,
                 search.find(),
-                "compare keys in the dtype of the input, rounded to no other",
+                "compare keys in the dtype of the input, without rounding them to another",
             )
 
 
 @builds_on("reference")
 def features(subject: Subject) -> None:
-    """The tree is right for few features and for many, odd and even numbers and block borders."""
+    """The tree is right for few and many features: odd and even numbers, and block borders."""
     engine = subject.make()
     if not has(engine, "from_features"):
         raise NotApplicable("it has no from_features")
@@ -238,14 +238,14 @@ def features(subject: Subject) -> None:
                     require_tree(
                         search,
                         search.find(),
-                        "look at the last features of a block, and at a last block that is not "
-                        "full",
+                        "check the code for the last features of a block, and for a last block "
+                        "that is not full",
                     )
 
 
 @builds_on("reference")
 def sizes(subject: Subject) -> None:
-    """The tree is right for many vertices too, odd and even numbers and block borders."""
+    """The tree is right for many vertices too: odd and even numbers, and block borders."""
     engine = subject.make()
     few = integers(at_most(engine, 3), subject.seed)
     dimensions = max(
@@ -266,14 +266,14 @@ def sizes(subject: Subject) -> None:
                     require_tree(
                         search,
                         search.find(),
-                        "look at the last rows of a block, and at a last block that is not full; "
-                        "an engine for fewer vertices states max_vertices",
+                        "check the code for the last rows of a block, and for a last block that is "
+                        "not full; if the engine takes fewer vertices, declare max_vertices",
                     )
 
 
 @builds_on("reference", "digits")
 def weight(subject: Subject) -> None:
-    """On real data the tree is as light as the tree of float64, up to rounding.
+    """On real-valued features the tree is as light as the float64 tree, up to rounding.
 
     A key of d features is off by at most 4 d eps times the largest squared norm. So each
     of the n - 1 edges adds at most twice that to the weight of the lightest tree.
@@ -285,7 +285,7 @@ def weight(subject: Subject) -> None:
     for dtype in dtypes_of(engine):
         x = v.to(dtype)
         allowed = 8 * (n - 1) * d * torch.finfo(dtype).eps * x.double().square().sum(-1).amax()
-        # In a narrow band a key that was rounded to fewer digits ties with many others.
+        # In a narrow band, keys rounded to fewer digits tie with many others.
         narrow = (1 + key_of("sq_dist_ascending", x.double()) / 1000).to(dtype)
         banded = (s.of("values in [1, 1.1]") for s in searches_of_matrix(engine, narrow))
         for search in (*searches_of_vertices(engine, x), *banded):
@@ -295,17 +295,18 @@ def weight(subject: Subject) -> None:
                 received = key[tuple(search.find()[0].death_edges.T)].sum()
                 require(
                     received - lightest <= allowed,
-                    expected=f"a tree of weight {lightest:.9g} up to {allowed:.2g}",
+                    expected=f"a tree of weight {lightest:.9g}, or at most {allowed:.2g} more",
                     received=f"{received:.9g}",
-                    mend="compare keys in the dtype of the input, and take the lightest edge",
+                    mend="compare keys in the dtype of the input, and take the lightest edges",
                 )
 
 
 @builds_on("reference", "digits", "features", "sizes", "weight")
 def scale(subject: Subject) -> None:
-    """Huge and tiny features, whose squares overflow or vanish, have the tree of others.
+    """Scaling features, or edge values, to huge or tiny numbers does not change the tree.
 
-    So have huge and tiny edge values, none of which stands for an edge that is not there.
+    The squares of such features overflow or vanish. No finite edge value, however large, means
+    that an edge is absent.
     """
     engine = subject.make()
     v = random_walk(at_most(engine, 17), subject.seed)
@@ -319,13 +320,13 @@ def scale(subject: Subject) -> None:
                         search,
                         search.operator(*edges, last * 2.0**exponent),
                         "divide features by their largest magnitude before you multiply them, and "
-                        "let no number but infinity stand for an edge that is not there",
+                        "mark absent edges by infinity, not by a large number",
                     )
 
 
 @builds_on("reference")
 def diagonal(subject: Subject) -> None:
-    """The entries on the diagonal of a matrix make no difference."""
+    """The diagonal of a matrix makes no difference."""
     engine = subject.make()
     if not has(engine, "from_matrix"):
         raise NotApplicable("it has no from_matrix")
@@ -339,24 +340,24 @@ def diagonal(subject: Subject) -> None:
             _require_same(
                 other,
                 plain,
-                f"the same edges also with -1 to {last} on the diagonal",
+                f"the same edges with -1 to {last:g} on the diagonal as with 0",
                 "read only the entries above the diagonal",
             )
 
 
 @builds_on("reference", "sizes")
 def limits(subject: Subject) -> None:
-    """What is beyond the limits that the engine states gives a clear error, or the right tree."""
+    """Input beyond the engine's declared limits gives a clear error, or the right tree."""
     engine = subject.make()
     most, dtypes = engine.max_vertices, dtypes_of(engine)
     refused = [dtype for dtype in (torch.float64, torch.float32) if dtype not in dtypes]
     if most is None and not refused:
-        raise NotApplicable("it states no limits")
+        raise NotApplicable("it declares no limits")
     beyond: list[tuple[str, Tensor]] = [
         (str(dtype), integers(at_most(engine, 5), subject.seed).to(dtype)) for dtype in refused
     ]
     if most is not None:
-        # Before it fills a matrix a pipeline asks this, so that any number can be tried.
+        # A pipeline calls check_matrix before it fills the matrix, so no matrix is needed here.
         if has(engine, "from_matrix"):
             with on(f"check_matrix({most + 1}, {dtypes[0]})"):
                 error = _error(lambda: engine.check_matrix(most + 1, dtypes[0]))
@@ -377,7 +378,7 @@ def limits(subject: Subject) -> None:
 
 
 def vmap(subject: Subject) -> None:
-    """An engine with `vmappable = True` gives under `torch.vmap` what a loop gives."""
+    """An engine with `vmappable = True` gives the same edges under `torch.vmap` as in a loop."""
     _skip_unless_vmappable(subject)
     transforms.vmap(subject)
 
@@ -390,22 +391,22 @@ def compilation(subject: Subject) -> None:
 
 
 def device(subject: Subject) -> None:
-    """Edges are returned on the device of the input, or another device than the CPU is refused.
+    """Edges are returned on the device of the input, or devices other than the CPU are refused.
 
-    An operator refuses by a `TopolossError` that names the device. Torch's meta device shows
-    whether it does; the stand-in for a GPU is a CPU by its type.
+    An operator refuses with a `TopolossError` that names the device. Torch's meta device shows
+    whether it does, because the stand-in for a GPU has the type of a CPU.
     """
     _check_where_accepted(devices.device, subject)
 
 
 @builds_on("device")
 def cuda(subject: Subject) -> None:
-    """On a CUDA device the edges are those of the CPU, or the device is refused."""
+    """On a CUDA device the edges are as on the CPU, or the device is refused."""
     _check_where_accepted(devices.cuda, subject)
 
 
 def _generic(engine: Persistence, seed: int) -> Example:
-    """Return what each operator takes: vertices, a matrix and listed edges, in each dtype."""
+    """Return arguments for each operator: vertices, a matrix and listed edges, in each dtype."""
     n = at_most(engine, 9)
     tensors: list[Tensor] = []
     edges = shuffled_pairs(n).clone()
@@ -422,7 +423,7 @@ def _apply(engine: Persistence, *tensors: Tensor) -> list[Tensor]:
 
 
 def _calls(engine: Persistence, *tensors: Tensor) -> list[Callable[[], Sequence[CriticalEdges]]]:
-    """Ask the engine as a pipeline does: what it is given asks for no gradient."""
+    """Return a call for each operator, order and dtype, on detached tensors as in a pipeline."""
     calls: list[Callable[[], Sequence[CriticalEdges]]] = []
     given = [x.detach() for x in tensors]
     for v, values, edges, listed in zip(*(given[k::4] for k in range(4)), strict=True):
@@ -496,13 +497,13 @@ def _require_edges(edges: Tensor, n: int) -> None:
         edges.dtype == torch.int64 and edges.ndim == 2 and edges.shape[1] == 2,
         expected="int64 of shape (points, 2)",
         received=f"{edges.dtype} of shape {tuple(edges.shape)}",
-        mend="return pairs of indices, in a tensor even where there is no edge",
+        mend="return pairs of indices; without edges, a tensor of shape (0, 2)",
     )
     require(
         ((edges >= 0) & (edges < n)).all() and (edges[:, 0] != edges[:, 1]).all(),
-        expected=f"pairs of two of the vertices 0 to {n - 1}",
+        expected=f"pairs of different vertices from 0 to {n - 1}",
         received=edges.tolist(),
-        mend="count vertices from 0",
+        mend="number vertices from 0, and return no self-loops",
     )
 
 
@@ -535,7 +536,7 @@ def _require_clear(error: TopolossError | None, given: str, mend: str) -> None:
 
 
 def _check_where_accepted(rule: Rule, subject: Subject) -> None:
-    """Check the operators that do not refuse tensors on another device than the CPU."""
+    """Check the operators that do not refuse tensors on devices other than the CPU."""
     engine = subject.make()
     example = subject.kind.generic(engine, subject.seed)
     on_meta = _calls(engine, *(x.to("meta") for x in example.tensors))
@@ -546,7 +547,7 @@ def _check_where_accepted(rule: Rule, subject: Subject) -> None:
 
 
 def _with_calls(subject: Subject, chosen: Sequence[int]) -> Subject:
-    """Let rules make some of the calls alone."""
+    """Return the subject, but let its rules make only the chosen calls."""
 
     def apply(engine: Persistence, *tensors: Tensor) -> list[Tensor]:
         calls = _calls(engine, *tensors)
@@ -560,7 +561,7 @@ def _is_refused(call: Callable[[], object], device: str) -> bool:
         call()
     except TopolossError as error:
         return device in str(error)
-    except Exception:  # no refusal but a defect, which the rule itself will tell
+    except Exception:  # not a refusal but a defect, which the rule itself reports
         return False
     return False
 

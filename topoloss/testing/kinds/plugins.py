@@ -46,11 +46,11 @@ def registration(subject: Subject) -> None:
 
 
 def hooks(subject: Subject) -> None:
-    """Every function named like a hook is marked as one."""
+    """Every function with the name of a hook is marked with @topoloss.hookimpl."""
     plugin = _object(subject.make())
     if plugin is None:
-        raise NotApplicable("it was registered in this process: check the plugin itself")
-    # The plugin manager ignores an unmarked function in silence.
+        raise NotApplicable("it was registered in this process: check the plugin object itself")
+    # The plugin manager silently ignores an unmarked function.
     unmarked = [
         name
         for name in dir(plugin)
@@ -65,7 +65,7 @@ def hooks(subject: Subject) -> None:
 
 
 def names(subject: Subject) -> None:
-    """The names never change."""
+    """A hook offers the same names at every call."""
     given = subject.make()
     listed = _names(offers(given))
     plugin = _object(given)
@@ -75,7 +75,7 @@ def names(subject: Subject) -> None:
             again == listed,
             expected=f"{listed}, as before",
             received=again,
-            mend="return the same dictionary whenever the hook is asked",
+            mend="return the same dictionary at every call of the hook",
         )
 
 
@@ -105,7 +105,7 @@ KIND = Kind(
 
 
 def found(name: str) -> object:
-    """Return the name of a plugin as it is, and of ``package.module:object`` the object."""
+    """Return the name of an installed plugin, or the object for ``package.module:object``."""
     if name in _infos():
         return name
     if ":" in name:
@@ -117,11 +117,11 @@ def found(name: str) -> object:
 
 
 def offers(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
-    """Return what a plugin offers, as kind -> name -> factory; it is given by name or itself."""
+    """Return what a plugin, or the plugin of a name, offers: kind -> name -> factory."""
     name = _installed_name(plugin)
     if name is not None:
         return {
-            # With the plugin's name, for another plugin may offer a component of the same name.
+            # Qualified by the plugin: another plugin may offer a component of the same name.
             kind: {o: Named(kind, f"{name}:{o}") for o in listed}
             for kind, listed in _infos()[name].offers.items()
         }
@@ -142,7 +142,7 @@ def _ask(plugin: object) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
 
 
 def _offered(hook: Callable[[], object]) -> Mapping[str, Callable[..., Any]]:
-    """Ask a hook; one that raises, or returns no dictionary, fails the rule `registration`."""
+    """Call a hook. If it raises or returns no dictionary, the rule `registration` reports that."""
     try:
         with no_exit(hook.__name__):
             offer = hook()
@@ -175,7 +175,7 @@ def _entry_point(plugin: object) -> metadata.EntryPoint | None:
 
 
 def _imported(entry: metadata.EntryPoint) -> object:
-    """What an entry point names, if its module is imported already and has it."""
+    """Return the object that an entry point names, or None if it is not imported yet."""
     found: object = sys.modules.get(entry.module)
     for attribute in filter(None, (entry.attr or "").split(".")):
         found = getattr(found, attribute, None)
@@ -183,7 +183,7 @@ def _imported(entry: metadata.EntryPoint) -> object:
 
 
 def _object(given: object) -> object:
-    """The plugin itself, or None where only the name of one is known."""
+    """Return the plugin object, or None where only its name is known."""
     if not isinstance(given, str):
         return given
     entry = _entry_point(given)

@@ -46,14 +46,14 @@ __all__ = ["KIND"]
 
 
 def batch(subject: Subject) -> None:
-    """A batch, or a list, has for each element the value and the gradient of the element alone."""
+    """A batch or a list gives each element the same value and gradient as the element alone."""
     regulariser = subject.make()
     if _is_between_layers(regulariser):
-        raise NotApplicable("it values layers together, and no batch of one layer")
+        raise NotApplicable("it compares layers, and takes no batch of one layer")
     first, second = (examples.generic(seed=subject.seed + k) for k in (0, 1))
     with on(
         f"{first.name} and {second.name}",
-        mend="use torch operations that do not branch on the values of tensors, or return False "
+        mend="use torch operations and do not branch on the values of tensors, or return False "
         "from the property vmappable",
     ):
         both = Example("", (first.activations, second.activations))
@@ -66,7 +66,7 @@ def batch(subject: Subject) -> None:
         ):
             require(
                 together[0].shape == (2,) and close(together, expected),
-                expected=f"{expected[0].tolist()}, one by one, and the same gradients",
+                expected=f"{expected[0].tolist()}, as for each alone, and the same gradients",
                 received=difference(together, expected),
                 mend="reduce over the axes of one element only",
             )
@@ -74,22 +74,22 @@ def batch(subject: Subject) -> None:
 
 @builds_on("graph", "finite", "gradient", "precision", "nonfinite")
 def of_layers(subject: Subject) -> None:
-    """The value of layers, which `attach` asks for, is one finite number with the right gradient.
+    """`of_layers`, which `attach` calls, gives one finite number with the right gradient.
 
-    Tried where a regulariser has both `compute` and an `of_layers` of its own.
+    Checked if a regulariser implements both `compute` and `of_layers`.
     """
     regulariser = subject.make()
     made = type(regulariser)
     if made.of_layers is Regulariser.of_layers or made.compute is Regulariser.compute:
-        raise NotApplicable("it values layers in one way alone")
+        raise NotApplicable("it does not implement both compute and of_layers")
     if regulariser.labels:
-        raise NotApplicable("it takes labels, which no layer comes with")
+        raise NotApplicable("it takes labels, and the examples of layers have none")
 
     def apply(regulariser: Regulariser, *layers: Tensor) -> list[Tensor]:
         return [regulariser.of_layers(dict(zip(_names(regulariser), layers, strict=True)))]
 
     def generic(regulariser: Regulariser, seed: int) -> Example:
-        # Two numbers correlate 1 or -1 with two others: samples of two neurons would tie.
+        # No layer has two neurons: all correlations between samples of two numbers are 1 or -1.
         layers = [examples.generic(9, n, seed + 2 * k) for k, n in enumerate((4, 5, 3))]
         name = ", ".join(layer.name for layer in layers)
         return Example(f"of_layers of {name}", tuple(layer.activations for layer in layers))
@@ -102,7 +102,7 @@ def of_layers(subject: Subject) -> None:
 
 @builds_on("graph", "finite")
 def one_neuron(subject: Subject) -> None:
-    """One neuron alone has a finite value that still carries a graph."""
+    """A single neuron has a finite value with an autograd graph."""
     regulariser = subject.make()
     example: Example = examples.generic(neurons=1, seed=subject.seed)
     if _is_between_layers(regulariser):
@@ -111,9 +111,9 @@ def one_neuron(subject: Subject) -> None:
         (value,) = _apply(regulariser, *(x.requires_grad_() for x in example.tensors))
         require(
             torch.isfinite(value).all() and value.requires_grad,
-            expected="a finite value with a gradient",
+            expected="a finite value with an autograd graph",
             received=value,
-            mend="return a sum over the deaths or pairs: a sum over none is 0 and keeps its graph",
+            mend="return a sum over the deaths or pairs: an empty sum is 0 and keeps its graph",
         )
 
 
@@ -131,17 +131,17 @@ def autocast(subject: Subject) -> None:
             close(received, plain),
             expected="the value without autocast",
             received=difference(received, plain),
-            mend="begin an of_layers of your own with torch.autocast(x.device.type, enabled=False)",
+            mend="let of_layers compute under torch.autocast(x.device.type, enabled=False)",
         )
 
 
 @builds_on("finite")
 def each_layer(subject: Subject) -> None:
-    """Of several layers each counts: other numbers in one alone change the value."""
+    """Each of several layers affects the value: other numbers in one layer change it."""
     regulariser = subject.make()
     drawn, others = (subject.kind.generic(regulariser, subject.seed + k) for k in (0, 1))
     if len(drawn.tensors) == 1:
-        raise NotApplicable("it is given no layers apart from each other")
+        raise NotApplicable("it is not given several layers")
     values = subject.kind.apply(regulariser, *drawn.tensors)
     for k, other in enumerate(others.tensors):
         with on(f"{drawn.name}, with other numbers in layer {k}"):
@@ -153,7 +153,7 @@ def each_layer(subject: Subject) -> None:
             )
             require(
                 any(not same(value, values) for value in changed),
-                expected="another value",
+                expected="a value that changes",
                 received="the same value",
                 mend="use every layer: look for a zip or a slice that ends too early",
             )
@@ -163,7 +163,7 @@ def convolution(subject: Subject) -> None:
     """The weight of a convolution has a value, or is refused with a clear error."""
     regulariser = subject.make()
     if regulariser.source != "weights" or regulariser.structure == "chain":
-        raise NotApplicable("no weight of a convolution is handed to it")
+        raise NotApplicable("it is given no weights of convolutions")
     weight = torch.ones(2, 3, 1, 2, dtype=torch.float64, requires_grad=True)
     with on("weights 'filters', torch.ones(2, 3, 1, 2)"):
         try:
@@ -185,7 +185,7 @@ def convolution(subject: Subject) -> None:
 
 
 def nonfinite(subject: Subject) -> None:
-    """NaN or infinity is an error, or gives 0 under `on_nonfinite="skip"`."""
+    """NaN or infinity raises an error, or gives 0 under `on_nonfinite="skip"`."""
     regulariser = subject.make()
     example = subject.kind.generic(regulariser, subject.seed)
     for bad, k in itertools.product((torch.nan, torch.inf), range(len(example.tensors))):
@@ -230,16 +230,16 @@ def definition(subject: Subject) -> None:
                 abs(received - expected) <= 1e-7 * (1 + abs(expected)),
                 expected=f"{expected:.9g} by definition",
                 received=f"{received:.9g}",
-                mend="compare the formula with the definition: a sum or a mean, and what a "
-                "standard deviation divides by (correction=0 for the number of deaths)",
+                mend="compare the formula with the definition: a sum or a mean, and the divisor of "
+                "a standard deviation (correction=0 for the number of deaths)",
             )
 
 
 def diagrams(subject: Subject) -> None:
     """The diagram in dimension 0 has ascending deaths, one for each edge of a spanning forest.
 
-    These are n - 1 for a clique, zeros included. The graph may be listed, or cut off at a
-    threshold: what the edges up to the last death join counts.
+    For a clique there are n - 1 of them, zeros included. For a graph that is listed, or cut off
+    at a threshold, the forest is that of the edges up to the last death.
     """
     regulariser = subject.make()
     for example in activations.special():
@@ -251,12 +251,12 @@ def diagrams(subject: Subject) -> None:
                 deaths.shape == (count,) and bool((deaths.diff() >= 0).all()),
                 expected=f"{count} ascending deaths",
                 received=deaths,
-                mend="take a persistence engine that keeps points of lifetime 0",
+                mend="use a persistence engine that keeps points of lifetime 0",
             )
 
 
 def _joined(regulariser: Regulariser, x: Tensor, deaths: Tensor) -> int:
-    """Count the components that edges no longer than the last death join."""
+    """Count the edges of a spanning forest of all edges up to the last death."""
     if not isinstance(regulariser, Pipeline):
         return x.shape[1] - 1
     graph = graph_of(regulariser.filtration, x)
@@ -269,7 +269,7 @@ def _joined(regulariser: Regulariser, x: Tensor, deaths: Tensor) -> int:
 
 @builds_on("gradient", "precision", "diagrams")
 def change_of_tree(subject: Subject) -> None:
-    """Where the tree changes the value is continuous, with the right gradient on each side."""
+    """Where the tree changes, the value is continuous, with the right gradient on each side."""
     regulariser = subject.make()
     derivatives.skip_where_surrogate(regulariser)
     first, last = (examples.generic(seed=subject.seed + k) for k in (0, 1))
@@ -300,12 +300,12 @@ _LAYERS = ("first", "second", "third")
 
 
 def _names(regulariser: Regulariser) -> tuple[str, ...]:
-    """Name three layers, the first of them as `attach` names the input of a model."""
+    """Name three layers; with `inputs = True` the first as `attach` names the input of a model."""
     return ("(input)", *_LAYERS[1:]) if regulariser.inputs else _LAYERS
 
 
 def _shapes(source: str) -> dict[str, tuple[int, ...]]:
-    """Name the tensors of three layers, by the source of a regulariser."""
+    """Return the shapes of the tensors of three layers by name, for the source of a regulariser."""
     weights: dict[str, tuple[int, ...]] = {"stem": (2, 3), "blocks.0.proj": (3, 2), "head": (1, 3)}
     if source == "weights":
         return weights
@@ -316,7 +316,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
 
 
 def _named(source: str, seed: int, times: int = 1) -> Example:
-    """Draw tensors of three layers, as they are or so many times as wide and high."""
+    """Draw tensors of three layers, with every dimension `times` as large."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: tuple(times * k for k in shape) for name, shape in _shapes(source).items()}
     values = [
@@ -333,7 +333,7 @@ def _layers(*layers: Example) -> Example:
 
 
 def _dependent_layers(example: Example) -> Example:
-    """Make three layers of one, so that its ties, duplicates and constants are in all of them."""
+    """Make three layers from one, so that its ties, duplicates and constants are in all of them."""
     (x,) = example.tensors
     others = torch.cat((x.flip(0), x[:, :1]), 1), x.roll(1, 0)[:, :2].clone()
     return Example(f"three layers of the columns of {example.name}", (x, *others))
@@ -388,7 +388,7 @@ def _given(regulariser: Regulariser, *tensors: Tensor) -> Any:
 
 
 def _is_between_layers(regulariser: Regulariser) -> bool:
-    """Whether it values layers together, and none by itself."""
+    """Whether a regulariser of activations only compares layers, and has no value for one."""
     made = type(regulariser)
     return (
         regulariser.source == "activations"

@@ -23,7 +23,7 @@ _FRACTIONS = ("0.1", "0.29", "0.5", "1.0")
 
 @foundation
 def indices(subject: Subject) -> None:
-    """The chosen neurons are int64 indices, ascending and each once, in every dtype."""
+    """The chosen neurons are int64 indices, ascending without repeats, for input of every dtype."""
     for neurons in _SIZES:
         example = examples.many(neurons, seed=subject.seed)
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
@@ -53,7 +53,7 @@ def determinism(subject: Subject) -> None:
         first, second = ([s.select(*example.tensors) for _ in range(3)] for s in samplers)
         require(
             all(map(torch.equal, first, second)),
-            expected=f"{first}, as chosen by the other",
+            expected=f"{first}, as the other sampler chose",
             received=second,
             mend="draw from a torch.Generator with a seed that is an option",
         )
@@ -62,7 +62,7 @@ def determinism(subject: Subject) -> None:
 def fraction(subject: Subject) -> None:
     """With the option `fraction` it chooses fraction * n neurons, rounded up or down.
 
-    The product is that of the decimal number as it is written: 0.29 of 100 is 29.
+    The fraction counts as the decimal number that was written: 0.29 of 100 is 29.
     """
     reason = why_without(subject.factory, "fraction", 1.0)
     if reason:

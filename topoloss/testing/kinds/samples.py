@@ -1,4 +1,4 @@
-"""The rule for how many samples a component of activations is given."""
+"""The rule that a component uses all of its input, and accepts one sample."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from topoloss.testing.examples import Example
 __all__ = ["SCALES", "samples"]
 
 _MANY = 130
-# Some of these make a number an extreme, or none.
+# Replaced numbers are scaled by these, as a value may depend on the largest or smallest alone.
 SCALES = (1, 2**10, 2**-10)
 
 
 @builds_on("finite")
 def samples(subject: Subject) -> None:
-    """Of many samples both halves count, and one sample alone gives finite values.
+    """Both halves of many samples affect the value, and a single sample gives finite values.
 
-    A component that needs several samples may raise a `TopolossError` that says so. Of weights
-    and parameters both halves of each row count.
+    A component that needs several samples may raise a `TopolossError` that says so. For weights
+    and parameters both halves of each row must affect the value.
     """
     component = subject.make()
     of_samples = component.source == "activations"
@@ -40,7 +40,7 @@ def samples(subject: Subject) -> None:
         values = values_of(drawn.tensors)
         depends = not same(values_of(others.tensors), values)
         for second in (False, True):
-            # Other numbers of that size change no extreme that the other half has.
+            # Other numbers of the same size may not change an extreme, if it is in the other half.
             mixed = (
                 [
                     torch.where(_half(x, of_samples) == second, y * scale, x)
@@ -50,10 +50,10 @@ def samples(subject: Subject) -> None:
             )
             require(
                 not depends or any(not same(values_of(tensors), values) for tensors in mixed),
-                expected="another value for some other numbers in the "
+                expected="a value that changes with the numbers in the "
                 f"{'second' if second else 'first'} half {what}",
-                received="the same value",
-                mend="use all that is given: look for a cut at a fixed number",
+                received="a value that does not change",
+                mend="use the whole input: look for a limit on its length",
             )
     if not of_samples:
         return
@@ -67,7 +67,7 @@ def samples(subject: Subject) -> None:
             bad is None,
             expected="finite values, or a topoloss.InputError",
             received=bad,
-            mend="divide by the number of samples, and not by one less; or raise a "
+            mend="divide by the number of samples, not by one less; or raise a "
             "topoloss.InputError that says how many samples are needed",
         )
 
@@ -85,7 +85,7 @@ def _many(subject: Subject, component: Any, second: int) -> Example:
 
 
 def _half(x: Tensor, of_samples: bool) -> Tensor:
-    """Say of which samples, or of which entries of each row, the second half consists."""
+    """Return a mask of the second half of the samples, or of the entries of each row."""
     size = len(x) if of_samples else x.shape[-1]
     late = torch.arange(size) >= size // 2
     return late[:, None] if of_samples else late

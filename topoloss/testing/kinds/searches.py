@@ -1,4 +1,4 @@
-"""What the kit asks a persistence engine: each of its operators, on cliques with known trees."""
+"""Calls of each operator of a persistence engine, on cliques with known trees."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FEATURES = 3
 
 
 class Clique:
-    """The keys of all pairs of vertices, and the lightest tree by them.
+    """The keys of all pairs of vertices, and the minimum spanning tree by these keys.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Clique:
 
     @cached_property
     def tree(self) -> Tensor:
-        """The tree of Kruskal by (key, lower index, higher index)."""
+        """The tree of Kruskal's algorithm by (key, lower index, higher index)."""
         return by_value_then_indices(self.key)
 
 
@@ -58,13 +58,13 @@ class Search:
     Attributes
     ----------
     name : str
-        What the call is called in reports.
+        The call's name in reports.
     tensors : tuple of Tensor
-        What the operator is given.
+        The operator's arguments.
     operator : callable
-        From the tensors to critical edges.
+        Maps the tensors to critical edges.
     clique : Clique
-        The tree should be the lightest of this clique.
+        The expected tree is the minimum spanning tree of this clique.
     """
 
     name: str
@@ -99,7 +99,7 @@ def dtypes_of(engine: Persistence) -> list[torch.dtype]:
 
 
 def at_most(engine: Persistence, n: int) -> int:
-    """Return n, or as many vertices as an engine says it takes if that is less."""
+    """Return n, or the engine's `max_vertices` if that is less."""
     return n if engine.max_vertices is None else min(n, engine.max_vertices)
 
 
@@ -120,19 +120,19 @@ def searches_of_features(engine: Persistence, v: Tensor) -> Iterator[Search]:
 
 
 def searches_of_matrix(engine: Persistence, values: Tensor) -> Iterator[Search]:
-    """Yield a search over the same edge values for each operator that is given edge values."""
+    """Yield a search over the same edge values for each operator that takes edge values."""
     yield from _searches_of_matrix(engine, values, Clique(values.double()))
 
 
 def require_tree(search: Search, critical: Sequence[CriticalEdges], mend: str) -> None:
-    """Require the tree of Kruskal by (key, lower index, higher index) in dimension 0."""
+    """Require Kruskal's tree by (key, lower index, higher index) in dimension 0."""
     received = set(map(tuple, critical[0].death_edges.sort(-1).values.tolist()))
     expected = set(map(tuple, search.tree.tolist()))
     wrong, absent = sorted(received - expected), sorted(expected - received)
     require(
         not wrong and not absent,
-        expected=f"the edges {absent[:3]} among those of the tree",
-        received=f"{wrong[:3]} in their place",
+        expected=f"a spanning tree with the edges {absent[:3]}",
+        received=f"{wrong[:3]} instead",
         mend=mend,
     )
 
@@ -143,19 +143,19 @@ def edge_tensors(critical: Sequence[CriticalEdges]) -> list[Tensor]:
 
 
 def integers(n: int, seed: int) -> Tensor:
-    """Draw vertices of small integers: keys are exact, and many of them tie."""
+    """Draw vertices with small integer features: keys are exact, and many of them tie."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-1, 2, (n, _FEATURES), generator=generator).double()
 
 
 def random_walk(n: int, seed: int, features: int = _FEATURES) -> Tensor:
-    """Draw vertices of integers, each close to the one before: keys are exact in float32 too."""
+    """Draw vertices with integer features, each near the one before: keys are exact in float32."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-2, 3, (n, features), generator=generator).cumsum(0).double()
 
 
 def key_of(order: str, v: Tensor) -> Tensor:
-    """Return the keys, ascending in an order, of all pairs of vertices."""
+    """Return the keys of all pairs of vertices, which ascend in the given order."""
     if order == "sq_dist_ascending":
         return (v[:, None] - v[None]).square().sum(-1)
     dot = v @ v.T
@@ -164,7 +164,7 @@ def key_of(order: str, v: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def shuffled_pairs(n: int) -> Tensor:
-    """List the edges of the clique in no order, and in both directions."""
+    """List the edges of the clique in random order, each in a random direction."""
     generator = torch.Generator().manual_seed(n)
     pairs = torch.triu_indices(n, n, 1).T
     pairs = pairs[torch.randperm(len(pairs), generator=generator)]
@@ -187,6 +187,6 @@ def _clique(order: str, v: Tensor) -> Clique:
 
 @lru_cache(maxsize=64)
 def _clique_of(order: str, shape: tuple[int, ...], numbers: bytes) -> Clique:
-    """Find the same clique for every engine, as the tree of a large one takes long to find."""
+    """Share a clique between engines, because the tree of a large one takes long to find."""
     v = torch.frombuffer(bytearray(numbers), dtype=torch.float64).view(shape)
     return Clique(key_of(order, v))

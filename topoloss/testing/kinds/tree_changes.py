@@ -1,4 +1,4 @@
-"""Values and gradients along a line of activations that crosses a change of tree."""
+"""Values and gradients along a line of activations on which the tree changes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def require_smoothness_across_a_change(
         bound = _RELATIVE_ERROR * (1 + abs(difference))
         require(
             abs(slopes[-1] - difference) <= bound,
-            expected=f"the slope {difference:.9g} of finite differences {side} t={change:.9g}",
-            received=f"a gradient of slope {slopes[-1]:.9g}",
-            mend="value the edges that were chosen under autograd, with nothing detached",
+            expected=f"a slope of {difference:.9g} by finite differences, {side} the tree changes "
+            f"at t={change:.9g}",
+            received=f"a slope of {slopes[-1]:.9g} by autograd",
+            mend="compute the values of the chosen edges under autograd, and detach nothing",
         )
     jump = at(change + h) - at(change - h)
     bound = h * (abs(slopes[0]) + abs(slopes[1]) + _RELATIVE_ERROR)
@@ -59,12 +60,12 @@ def require_smoothness_across_a_change(
         abs(jump) <= 2 * bound,
         expected=f"a continuous value where the tree changes, at t={change:.9g}",
         received=f"a jump of {jump:.3g}",
-        mend="depend on the values of the edges of the tree, and not on which edges they are",
+        mend="let the value depend on the values of the tree's edges, not on which edges they are",
     )
 
 
 def _only_change(tree_at: Callable[[float], list[list[int]]]) -> float:
-    """Bisect for a point with one tree on 3 steps before it and another tree on 3 after it."""
+    """Bisect for a point with one tree at 3 steps before it, and another at 3 steps after it."""
     for k in range(_STEPS):
         low, high = k / _STEPS, (k + 1) / _STEPS
         first = tree_at(low)
