@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is first asked for.
+    """Import a public name or a submodule when it is first used.
 
     The public names need torch, which takes seconds to import, and the command line must answer
-    before that. No module has the name of a public function, so both can be looked up.
+    before that. No module has the name of a public function, so the two cannot be confused.
     """
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ def main() -> None:
     if here not in sys.path:
         sys.path.insert(0, here)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that lacks a letter shows another one
+        if hasattr(stream, "reconfigure"):  # show "?" for letters that a terminal lacks
             stream.reconfigure(errors="replace")
     sys.exit(status_of(_command))
 

@@ -1,4 +1,4 @@
-"""Text to components: what a name means, and the check of options."""
+"""Make components from their names, and check their options."""
 
 from __future__ import annotations
 
@@ -130,20 +130,20 @@ def pipeline(
 
 
 def look_up(kind: plugins.Kind, text: str, options: Mapping[str, Any]) -> Callable[[], Any]:
-    """Return what makes the component that a text stands for.
+    """Return a function that makes the component that a text describes.
 
     Parameters
     ----------
     kind : str
     text : str
-        As :mod:`topoloss.expressions` reads it.
+        In the grammar of :mod:`topoloss.expressions`.
     options : mapping
         Further options.
 
     Raises
     ------
     UnknownNameError, OptionError
-        At once, for names and options that there are not.
+        At once, if a name or an option does not exist.
     """
     parts = parse(text).parts if isinstance(text, str) else (Part(text),)
     if len(parts) == 1:
@@ -154,7 +154,7 @@ def look_up(kind: plugins.Kind, text: str, options: Mapping[str, Any]) -> Callab
         _look_up_part(stage, part, {})
         if stage in options:
             raise OptionError(
-                f"{text!r} was given {stage}={shown(options[stage])} beside it; give it once."
+                f"{text!r} was given {stage}={shown(options[stage])} as well; give it once."
             )
     check_options("pipeline", Pipeline, dict.fromkeys(_STAGES) | dict(options))
     return partial(pipeline, *map(str, parts), **options)
@@ -171,14 +171,14 @@ def _look_up_part(kind: plugins.Kind, part: Part, options: Mapping[str, Any]) ->
     if twice is not None:
         raise OptionError(
             f"{what} was given {twice}={shown(written[twice])} in its name and "
-            f"{twice}={shown(options[twice])} beside it; give it once."
+            f"{twice}={shown(options[twice])} as an option; give it once."
         )
     check_options(what, factory, written | dict(options))
     return partial(_made, kind, part.name, partial(factory, **written, **options))
 
 
 def _factory(kind: plugins.Kind, name: str) -> plugins.Factory:
-    """What a plugin offers under this name or, if none does, the user's own object."""
+    """The factory that a plugin offers under this name; without one, the user's own object."""
     try:
         return plugins.find(kind, name)
     except UnknownNameError as unknown:
@@ -188,11 +188,11 @@ def _factory(kind: plugins.Kind, name: str) -> plugins.Factory:
             found = objects.find(name, kind, "object")
         except InputError as error:
             raise UnknownNameError(
-                f"{unknown} An object of your own is not found either: {error}"
+                f"{unknown} There is no object of your own with that name either: {error}"
             ) from error
     base = plugins.KINDS[kind][1]
     if isinstance(found, base):
-        return lambda: copy.deepcopy(found)  # a name makes a new component each time
+        return lambda: copy.deepcopy(found)  # each call makes a new component
     if isinstance(found, tuple(base for _, base in plugins.KINDS.values())) or not callable(found):
         raise OptionError(
             f"{kind} {name!r} is {shown(found)}; expected a topoloss.{base.__name__}, or a class "
@@ -214,12 +214,12 @@ def _made(kind: plugins.Kind, name: str, make: Callable[[], Any]) -> Any:
 
 
 def check_options(what: str, factory: plugins.Factory, options: Mapping[str, Any]) -> None:
-    """Refuse options that the factory does not take, naming those that it does."""
+    """Raise an `OptionError` for options that the factory does not take, listing those it takes."""
     try:
         signature = inspect.signature(factory)
-    except ValueError as error:  # of some that are written in C
+    except ValueError as error:  # some callables written in C have no signature
         raise OptionError(
-            f"{what} is {shown(factory)}, whose options Python cannot tell; expected a class or "
+            f"{what} is {shown(factory)}, whose options Python cannot read; expected a class or "
             "function that makes a component."
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Diagrams: what critical edges become under autograd."""
+"""Diagrams: the values of critical edges, under autograd."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Diagram:
     """A persistence diagram in one homology dimension, differentiable in its values.
 
     Points are sorted by death, ascending. In dimension 0 of a clique on n vertices there
-    are always n - 1 points, zeros included, and one essential class; of a graph with k
+    are always n - 1 points, zeros included, and one essential class. In a graph with k
     components, listed or cut off at a threshold, there are n - k points and k essential classes.
-    With a batch every tensor has a leading axis. Two diagrams are equal only if they are one
-    object: compare their tensors.
+    With a batch every tensor has a leading axis. Two diagrams are equal only if they are the same
+    object: compare their tensors instead.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Diagram:
     def lifetimes(self) -> Tensor:
         """Deaths minus births, shape (points,).
 
-        Rounding may leave a lifetime slightly below 0, as births and deaths are valued one by one.
+        Births and deaths are computed separately: rounding may make a lifetime slightly negative.
         """
         return self.deaths - self.births
 
@@ -90,18 +90,18 @@ class Diagram:
         return array
 
     def to_linkage(self) -> npt.NDArray[np.float64]:
-        """Return the joining of clusters in SciPy's form: deaths are single linkage.
+        """Return the single linkage of the vertices, in SciPy's form.
 
         Returns
         -------
         ndarray of float64, shape (n - 1, 4)
-            For ``scipy.cluster.hierarchy.dendrogram``, ``fcluster`` and their like: two
-            clusters, the death that joins them, and how many vertices they have together.
+            For ``scipy.cluster.hierarchy.dendrogram``, ``fcluster`` and the like. In each row:
+            two clusters, the death at which they join, and how many vertices they then have.
 
         Raises
         ------
         InputError
-            For another dimension than 0, a batch, or a graph that is not connected.
+            For a dimension other than 0, a batch, or a graph that is not connected.
 
         Examples
         --------
@@ -131,7 +131,7 @@ class Diagram:
 
 
 def _root(parents: list[int], k: int) -> int:
-    """The cluster that `k` is in, shortening the way to it."""
+    """Find the cluster that `k` is in, and shorten the path to it."""
     while parents[k] != k:
         parents[k] = parents[parents[k]]
         k = parents[k]
@@ -162,7 +162,7 @@ def _diagram(
     else:
         birth_edges = edges.birth_edges.index_select(0, rank)
         births = _values(filtration, v, birth_edges)
-        # A class that dies with the edge of its birth is no point: it fills up a batch.
+        # A row with equal birth and death edges is padding for a batch.
         weights = weights * (birth_edges != death_edges).any(-1)
         essential = (
             deaths.new_zeros(0)

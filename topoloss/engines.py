@@ -23,11 +23,11 @@ class CriticalEdges(NamedTuple):
     ----------
     death_edges : Tensor of int64, shape (points, 2)
     birth_edges : Tensor of int64, shape (points, 2), or None
-        Row by row the birth edges of the same classes. None in dimension 0, where vertices
+        In each row the birth edge of the same class. None in dimension 0, where vertices
         are born at 0.
     essential_births : Tensor of int64, shape (essential, 2), or None
         Birth edges of the classes that never die. None in dimension 0, where each component
-        of the graph has one, born at 0; above it None stands for no such class.
+        of the graph is such a class, born at 0; in higher dimensions None means no such class.
     """
 
     death_edges: Tensor
@@ -36,21 +36,21 @@ class CriticalEdges(NamedTuple):
 
 
 class Persistence(nn.Module):
-    """An engine that picks critical edges: integers only, never values.
+    """An engine that picks critical edges: it returns integers, never values.
 
     Because the values are re-evaluated by the filtration, an engine may be written in
     any language and run on any device, and is differentiable to every order for free. An
-    engine knows no filtration: the pipeline gives it features, a matrix, or listed edges, all
-    detached from the graph of gradients. An engine implements one of these three operators or
-    more.
+    engine does not see the filtration: the pipeline gives it features, a matrix, or listed edges,
+    all detached from the autograd graph. An engine implements at least one of the three operators
+    ``from_features``, ``from_matrix`` and ``from_edges``.
 
     Attributes
     ----------
     orders : frozenset of str
         Orders (see :class:`Filtration`) for which :meth:`from_features` works.
     vmappable : bool
-        Whether :func:`torch.vmap` can map over the engine. Where it cannot, the engine may
-        leave PyTorch, and is called for one element of a batch after another.
+        Whether :func:`torch.vmap` can map over the engine. If not, the engine may leave
+        PyTorch, and is called on one element of a batch at a time.
     max_vertices : int or None
         The engine may refuse more vertices than this. None: it takes any number.
     dtypes : frozenset of torch.dtype, or None
@@ -60,14 +60,14 @@ class Persistence(nn.Module):
     Notes
     -----
     **Order.** Edges enter the filtration one by one, ordered by (value, lower index, higher
-    index), so that there is one diagram also where values tie. Which end of an edge comes first
-    makes no difference, except for listed edges. Nor does the order of the points.
+    index), so that the diagram is unique even where values tie. The order of the points makes no
+    difference. Nor does the order of an edge's two ends, except for listed edges.
 
     **Above dimension 0** every clique enters with its last edge (the Vietoris-Rips complex).
     Coefficients are in Z/2, unless an option of the engine says otherwise. A class is born with
     the edge that closes its cycle and dies with the edge that fills it. A class that dies with the
-    edge of its birth is no point: where one is given, to fill up a batch, it has weight 0. A point
-    of two different edges may be left out where their values are equal.
+    edge of its birth is not a point: a row for one may pad a batch, and has weight 0. A point
+    whose two edges differ may be left out if their values are equal.
     """
 
     orders: ClassVar[frozenset[str]] = frozenset()
@@ -75,7 +75,7 @@ class Persistence(nn.Module):
     max_vertices: int | None = None
     dtypes: frozenset[torch.dtype] | None = None
 
-    # nn.Module takes any arguments; a stage has no options unless its class adds some.
+    # The signature of nn.Module takes any arguments; a stage has only those that its class adds.
     def __init__(self) -> None:
         super().__init__()
 
@@ -103,16 +103,16 @@ class Persistence(nn.Module):
         Returns
         -------
         sequence of CriticalEdges
-            Rows of `edges`, as they stand there: in dimension 0 the n - k edges of the minimum
-            spanning forest, for a graph of k components. Self-loops join nothing. Of several
-            edges between two vertices the lightest counts, and of equals the first.
+            Rows of `edges`, with their ends in the same order: in dimension 0 the n - k edges of
+            the minimum spanning forest, for a graph of k components. Self-loops join nothing. Of
+            several edges between two vertices the lightest counts; among equals, the first.
         """
         raise NotImplementedError(f"{type(self).__name__} has no engine for listed edges")
 
     def check_matrix(self, n: int, dtype: torch.dtype) -> None:
         """Raise a `TooLargeError` if n x n values are more than :meth:`from_matrix` may take.
 
-        A pipeline asks before it fills the matrix. By default ``check_limits`` answers.
+        A pipeline calls this before it fills the matrix. By default it calls ``check_limits``.
         """
         self.check_limits(n, dtype)
 
@@ -149,7 +149,7 @@ def chosen_outside(
     """Call an operator of an engine that leaves PyTorch.
 
     Under :func:`torch.vmap` the elements of a batch may have differing numbers of points above
-    dimension 0. Those that have fewer get points that die with the edge of their birth.
+    dimension 0. Those that have fewer are padded with points whose two edges are equal.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def chosen_outside(
 
 def _padded(each: Sequence[Indices]) -> Indices:
     """Join the critical edges of a batch, three tensors for each dimension."""
-    # An edge that each element has, or no edge at all; dimension 0 has no other tensor.
+    # What each element is padded with: its first death edge in dimension 0, if it has any.
     spare = [edges[:1] for edges, *_ in each if edges is not None]
     joined: list[Tensor | None] = []
     for place, same in enumerate(zip(*each, strict=True)):

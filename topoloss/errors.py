@@ -65,11 +65,11 @@ class MissingExtraError(TopolossError, ImportError):
 
 
 class AttachmentError(TopolossError, RuntimeError):
-    """A model that cannot be observed, or was not in the way that was asked for."""
+    """A model that cannot be observed, or was not observed as asked."""
 
 
 class AttachmentWarning(UserWarning):
-    """A layer that is left out, or an attachment that nobody kept."""
+    """A layer that is left out, or an attachment that was not kept in a variable."""
 
 
 class PluginWarning(UserWarning):
@@ -80,7 +80,7 @@ class PluginWarning(UserWarning):
 
 
 def listed(words: Iterable[str], last: str = "and") -> str:
-    """Write words as a sentence does.
+    """Join words by commas and a last "and".
 
     Examples
     --------
@@ -100,7 +100,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
 
 
 def shown(given: object) -> str:
-    """What was given, as an error message can show it: short, and whatever its `repr` does."""
+    """Show a value in an error message: briefly, and even if its `repr` fails."""
     try:
         return _SHORT.repr(given)
     except Exception:  # an integer of thousands of digits, or an object of the user's own
@@ -158,8 +158,8 @@ def check_number(
     option : str
         Its name, for the message.
     given : object
-        True and False are no numbers, nor is an integer that no float can hold, unless the
-        number must be whole.
+        True and False do not count as numbers. Nor does an integer too large for a float,
+        unless `whole` is set.
     whole : bool
         Whether the number must be an ``int``.
     least, above, most : float, optional

@@ -7,11 +7,11 @@ The whole grammar::
     option     = word "=" value
     value      = number | "true" | "false" | "none" | text
 
-A name is that of a component (``t1``), one that says which plugin offers it
-(``decorrelation:t1``), or an object of the user's own (``package.module:object``). No name holds
-a plus sign, which adds up the terms of an arm in a comparison. A value that
-is neither a number nor one of the three words is text; quotes, single or double, make text of
-anything. Text without quotes holds quotes, commas and equals signs only in brackets of its own.
+A name stands for a component (``t1``), a component of a certain plugin (``decorrelation:t1``), or
+an object of the user's own (``package.module:object``). It contains no plus sign: in a comparison,
+plus signs join the terms of an arm. A value that is neither a number nor one of the three words is
+text; single or double quotes turn any value into text. Text without quotes may contain quotes,
+commas and equals signs only inside brackets of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^\[\]/=,+\"']+")
 _WORD = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)")
-# Python reads no integer of more than 4,300 digits.
+# Python refuses to read an integer of more than 4,300 digits.
 _WHOLE = re.compile(r"[+-]?\d{1,4000}")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
@@ -37,7 +37,7 @@ _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 class Part:
     """One component: a name, and options in alphabetical order.
 
-    Printing it gives the text again, without needless blanks and quotes.
+    ``str()`` gives the text again, without needless blanks and quotes.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Part:
 class Expression:
     """One part, or the three parts of a pipeline.
 
-    Printing it gives the text that stands for it in tables and files: texts that mean the same
-    names and the same options print alike.
+    ``str()`` gives the form used in tables and files: texts with the same names and the same
+    options have the same form.
     """
 
     parts: tuple[Part, ...]
@@ -126,7 +126,7 @@ def _part(text: str, rest: str) -> tuple[Part, str]:
 
 
 def _options(text: str, rest: str) -> tuple[dict[str, Any], str]:
-    """Read what stands between the brackets, and the closing one."""
+    """Read the options after an opening bracket, and the closing bracket."""
     options: dict[str, Any] = {}
     if rest.lstrip().startswith("]"):
         return options, rest.lstrip()[1:]
@@ -158,7 +158,7 @@ def _value(text: str, rest: str) -> tuple[Any, str]:
 
 
 def _bare_length(rest: str) -> int:
-    """How far text without quotes goes: brackets within it are its own."""
+    """The length of the text without quotes at the start, which may contain pairs of brackets."""
     depth = 0
     for position, sign in enumerate(rest):
         depth += (sign == "[") - (sign == "]")
@@ -168,12 +168,12 @@ def _bare_length(rest: str) -> int:
 
 
 def _meaning(bare: str) -> Any:
-    """What text without quotes stands for."""
+    """The value that text without quotes stands for."""
     if _WHOLE.fullmatch(bare):
         return int(bare)
     if _NUMBER.fullmatch(bare):
         return float(bare)
-    # As the documentation writes them, and as Python does.
+    # Both "true", as in the documentation, and "True", as in Python.
     return _WORDS.get(bare[0].lower() + bare[1:], bare)
 
 
@@ -183,7 +183,7 @@ def _written(value: Any) -> str:
             return word
     if not isinstance(value, str):
         return repr(value)
-    # Without quotes, if it is then read as the same text.
+    # Leave out the quotes if the text reads the same without them.
     try:
         if value and _value(value, f"{value}]") == (value, "]"):
             return value

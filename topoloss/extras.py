@@ -50,7 +50,7 @@ _OPTIONAL = re.compile(r"""([\w.-]+).*;.*\bextra\s*==\s*['"]([\w.-]+)['"]""")
 
 
 def remedy(module: str, distribution: metadata.Distribution) -> str:
-    """Say which extra of a distribution brings a missing module, as far as its metadata tell."""
+    """Say which extra of a distribution provides a missing module, if its metadata show it."""
     matches = map(_OPTIONAL.match, distribution.requires or ())
     optional = [(_normalised(match[1]), match[2]) for match in matches if match]
     wanted = _normalised(module.partition(".")[0])
@@ -59,9 +59,9 @@ def remedy(module: str, distribution: metadata.Distribution) -> str:
             return f"; run: pip install '{distribution.name}[{extra}]'"
     if not optional:
         return ""
-    # What is imported may be named otherwise than what is installed: sklearn, scikit-learn.
+    # The name to import may differ from the name to install: sklearn, scikit-learn.
     extras = ", ".join(sorted({extra for _, extra in optional}))
-    return f"; perhaps an extra of {distribution.name} brings it: {extras}"
+    return f"; perhaps an extra of {distribution.name} provides it: {extras}"
 
 
 def _normalised(name: str) -> str:

@@ -27,8 +27,8 @@ ORDERS: tuple[str, ...] = get_args(Order)
 Source: TypeAlias = Literal["activations", "weights", "parameters"]
 Structure: TypeAlias = Literal["chain"] | None
 
-# Of the features that are gathered for one end of the edges: 64 MiB in float32. Where an edge has
-# fewer than four, its indices and its value weigh as much.
+# How many feature entries a block of edges gathers for one of its ends: 64 MiB in float32. An edge
+# counts as having at least four features, since its indices and its value need memory, too.
 _ENTRIES_PER_BLOCK = 1 << 24
 
 
@@ -49,11 +49,11 @@ class Filtration(nn.Module):
         is given a mapping for the sources ``"weights"`` and ``"parameters"``.
     order : {"abs_dot_descending", "dot_descending", "sq_dist_ascending"} or None
         A promise that edge values ascend as ``|v_i . v_j|`` or ``v_i . v_j`` descends,
-        or as ``|v_i - v_j|^2`` ascends. With it engines work on the vertices and the
-        matrix of all edge values is never formed from :meth:`edge_values`. A wrong
-        promise gives a wrong tree. Nobody asks for it where :meth:`edges` lists a graph.
+        or as ``|v_i - v_j|^2`` ascends. An engine that supports the order works on the
+        vertices, without the matrix of all edge values. A wrong promise gives a wrong tree.
+        The order is not used where :meth:`edges` lists a graph.
     surrogate_gradient : bool
-        Whether the gradient is meant to be another than that of the value (straight-through,
+        Whether the gradient is deliberately not that of the value (straight-through,
         stop-gradient). The conformance kit then does not compare the two.
 
     Examples
@@ -78,7 +78,7 @@ class Filtration(nn.Module):
         super().__init_subclass__(**options)
         check_declared(cls)
 
-    # nn.Module takes any arguments; a stage has no options unless its class adds some.
+    # The signature of nn.Module takes any arguments; a stage has only those that its class adds.
     def __init__(self) -> None:
         super().__init__()
 
@@ -88,18 +88,19 @@ class Filtration(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (samples, n), or dict of str to Tensor
-            Activations, finite, in the dtype in which the model produced them. Tensors by name
-            for the sources ``"weights"`` and ``"parameters"``.
+            Finite activations, in the dtype in which the model produced them. For the sources
+            ``"weights"`` and ``"parameters"``, tensors by name.
 
         Returns
         -------
         Tensor, shape (n, d)
-            With ``edges`` any tensor, or tuple of tensors, that :meth:`edge_values` takes.
+            If ``edges`` lists a graph: any tensor, or tuple of tensors, that
+            :meth:`edge_values` takes.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement vertices(x)")
 
     def edges(self, v: Any) -> tuple[int, Int[Tensor, "e 2"]] | None:
-        """List the edges of the graph; by default None, which stands for the clique.
+        """List the edges of the graph. The default is None, which stands for the clique.
 
         Parameters
         ----------
@@ -109,9 +110,9 @@ class Filtration(nn.Module):
         Returns
         -------
         tuple of int and Tensor of int64, shape (e, 2), or None
-            The number of vertices, and the two ends of each edge, which :meth:`edge_values` is
-            given as they stand here. An edge joins two different vertices; of several edges
-            between two vertices only the lightest joins anything.
+            The number of vertices, and the two ends of each edge, which :meth:`edge_values` gets
+            in the same order. An edge joins two different vertices; of several edges between two
+            vertices only the lightest counts.
 
         Examples
         --------
@@ -140,7 +141,7 @@ class Filtration(nn.Module):
             What :meth:`vertices` returned.
         i, j : Tensor of int64, shape (e,)
             End points. The value must not depend on which comes first, unless ``edges``
-            lists them: then they come as listed.
+            lists the edges: then the ends come in the listed order.
 
         Returns
         -------
@@ -159,9 +160,9 @@ class Filtration(nn.Module):
     def pairwise(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
         """Fill the symmetric matrix of all edge values, without gradients.
 
-        Blocks of rows go through :meth:`edge_values`; override it where a matrix product
-        is faster. The diagonal is whatever the edge value of a vertex with itself is,
-        and engines never look at it.
+        The default passes blocks of rows to :meth:`edge_values`; override `pairwise` where a
+        matrix product is faster. The diagonal holds whatever value an edge from a vertex to
+        itself has, and engines never look at it.
         """
         n, d = v.shape
         index = torch.arange(n, device=v.device)
@@ -197,7 +198,7 @@ def checked_edge_weights(filtration: Filtration, v: Any, i: Tensor, j: Tensor) -
 
 
 def _one_for_each(i: Tensor, found: Tensor, method: str) -> Tensor:
-    # Another shape might be broadcast, to a wrong sum.
+    # A wrong shape might be broadcast, and give a wrong sum.
     if not isinstance(found, Tensor) or found.shape != i.shape:
         raise InputError(
             f"{method} returned {describe(found)} for {len(i)} edges; expected a tensor of shape "

@@ -1,4 +1,4 @@
-"""What input is accepted, and what NaN and infinity in it do."""
+"""Check input, and handle NaN and infinity in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topoloss.errors import InputError, NonFiniteError, check_choice, check_flag
 
 __all__ = ["Guarded", "check_activations", "check_finite", "check_named", "describe"]
 
-# Several threads may use one module. No attribute, as a lock can be neither copied nor pickled.
+# Several threads may use one module. Not an attribute: a lock can be neither copied nor pickled.
 _COUNTING = threading.Lock()
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,7 +40,7 @@ class Guarded(nn.Module):
         self._nonfinite_neurons: Tensor | _OnItsWay | None = None
 
     def guard(self, activations: object) -> tuple[Tensor, Tensor | None]:
-        """Return checked activations, and which of the batch to value, or None for all."""
+        """Return checked activations, and a mask of the elements to value, or None for all."""
         x = check_activations(activations)
         # Inside vmap or grad we may neither branch on a value nor store a tensor.
         transformed = bool(torch._C._are_functorch_transforms_active())
@@ -61,7 +61,7 @@ class Guarded(nn.Module):
         return x, None
 
     def _count(self, skipped: Tensor) -> None:
-        if torch.compiler.is_compiling():  # a graph can take no lock
+        if torch.compiler.is_compiling():  # a compiled graph cannot take a lock
             self.skipped = self.skipped.to(skipped.device) + skipped
             return
         with _COUNTING:
@@ -84,9 +84,9 @@ class Guarded(nn.Module):
 
 
 class _OnItsWay:
-    """An integer that is copied to the host behind the device's work so far.
+    """An integer whose copy to the host is queued after the device's work so far.
 
-    Reading it waits for that work alone, not for all that was launched since.
+    Reading it waits for that work only, not for what was launched later.
     """
 
     def __init__(self, number: Tensor) -> None:

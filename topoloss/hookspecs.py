@@ -26,59 +26,59 @@ hookimpl = pluggy.HookimplMarker("topoloss")
 
 @hookspec
 def topoloss_filtrations() -> Mapping[str, Callable[..., Filtration]]:  # type: ignore[empty-body]
-    """Offer filtrations: activations to vertices, and the value of each edge.
+    """Offer filtrations, which turn activations into vertices and give each edge a value.
 
     Returns
     -------
     dict of str to callable
-        Each returns a :class:`topoloss.Filtration`. Asked for by
+        Each makes a :class:`topoloss.Filtration`. Used by
         :func:`topoloss.filtration` and the first stage of :func:`topoloss.pipeline`.
     """
 
 
 @hookspec
 def topoloss_persistence() -> Mapping[str, Callable[..., Persistence]]:  # type: ignore[empty-body]
-    """Offer persistence engines: features, a matrix or listed edges to critical edges.
+    """Offer persistence engines, which pick critical edges.
 
     Returns
     -------
     dict of str to callable
-        Each returns a :class:`topoloss.Persistence`. Asked for by
+        Each makes a :class:`topoloss.Persistence`. Used by
         :func:`topoloss.persistence` and the second stage of :func:`topoloss.pipeline`.
     """
 
 
 @hookspec
 def topoloss_losses() -> Mapping[str, Callable[..., Loss]]:  # type: ignore[empty-body]
-    """Offer losses: persistence diagrams to one number.
+    """Offer losses, which turn persistence diagrams into one number.
 
     Returns
     -------
     dict of str to callable
-        Each returns a :class:`topoloss.Loss`. Asked for by :func:`topoloss.loss` and the
+        Each makes a :class:`topoloss.Loss`. Used by :func:`topoloss.loss` and the
         third stage of :func:`topoloss.pipeline`.
     """
 
 
 @hookspec
 def topoloss_regularisers() -> Mapping[str, Callable[..., Regulariser]]:  # type: ignore[empty-body]
-    """Offer regularisers: activations, weights or parameters to one number.
+    """Offer regularisers, which turn activations, weights or parameters into one number.
 
     Returns
     -------
     dict of str to callable
-        Each returns a :class:`topoloss.Regulariser`. Asked for by
+        Each makes a :class:`topoloss.Regulariser`. Used by
         :func:`topoloss.regulariser` and :func:`topoloss.attach`.
     """
 
 
 @hookspec
 def topoloss_samplers() -> Mapping[str, Callable[..., Sampler]]:  # type: ignore[empty-body]
-    """Offer samplers: which neurons of a layer take part.
+    """Offer samplers, which choose the neurons of a layer that take part.
 
     Returns
     -------
     dict of str to callable
-        Each returns a :class:`topoloss.Sampler`. Asked for by :func:`topoloss.sampler` and
+        Each makes a :class:`topoloss.Sampler`. Used by :func:`topoloss.sampler` and
         ``topoloss.attach(..., sampler=name)``.
     """

@@ -41,7 +41,7 @@ class Loss(nn.Module):
 
     surrogate_gradient: bool = False
 
-    # nn.Module takes any arguments; a stage has no options unless its class adds some.
+    # The signature of nn.Module takes any arguments; a stage has only those that its class adds.
     def __init__(self) -> None:
         super().__init__()
 

@@ -22,10 +22,10 @@ def call(reference: str, purpose: str) -> Any:
     """
     function = find(reference, purpose, "function")
     if not callable(function):
-        raise InputError(f"{purpose} {reference!r} is no function.")
+        raise InputError(f"{purpose} {reference!r} is not a function.")
     try:
         inspect.signature(function).bind()
-    except (TypeError, ValueError) as error:  # the latter of some that are written in C
+    except (TypeError, ValueError) as error:  # ValueError: some written in C have no signature
         raise InputError(
             f"{purpose} {reference!r} is called without arguments: {error}."
         ) from error

@@ -1,4 +1,4 @@
-"""Whose code raised an error: the user's own, a plugin's, or that of the library."""
+"""Find out whose code raised an error: the user's own, a plugin's, or the library's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LIBRARIES = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "pureli
 
 
 def note(error: BaseException) -> None:
-    """Add a note that says whose code raised an error and where, if it is not the library's.
+    """Add a note to an error that says whose code raised it and where, unless the library did.
 
-    The library's own errors say themselves what is wrong.
+    The library's own errors already say what is wrong.
     """
     if isinstance(error, TopolossError) or has_note(error):
         return
@@ -40,13 +40,13 @@ def has_note(error: BaseException) -> bool:
 
 
 def is_of_others(error: BaseException) -> bool:
-    """Whether code of the user's own, or of a plugin of somebody else, took part."""
+    """Whether the traceback contains the user's own code, or that of a third-party plugin."""
     return _first_of_others(error) is not None
 
 
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
-    """Turn an attempt to end Python inside into an error, for nothing would be told otherwise.
+    """Turn a ``sys.exit()`` in the block into an error; Python would end without a word otherwise.
 
     Raises
     ------
@@ -63,19 +63,19 @@ def no_exit(whose: str) -> Iterator[None]:
 
 
 def picklable(error: Exception) -> Exception:
-    """The error, or one that says the same where another process could not be given it."""
+    """The error, or one that says the same if it cannot be pickled for another process."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:  # whatever the error's own methods raise
-        told = TopolossError(f"{type(error).__name__}: {error}")
+        substitute = TopolossError(f"{type(error).__name__}: {error}")
         for each in getattr(error, "__notes__", ()):
-            told.add_note(each)
-        return told
+            substitute.add_note(each)
+        return substitute
 
 
 def _first_of_others(error: BaseException) -> tuple[str, TracebackType] | None:
-    """The first frame that is not the library's: whose it is, and the traceback from there."""
+    """The owner of the first frame in a user's or a plugin's code, and the traceback from there."""
     traceback = error.__traceback__
     # Read once, as that takes long where many distributions are installed.
     plugins = metadata.entry_points(group="topoloss")

@@ -1,7 +1,7 @@
-"""One look for each regulariser, in every picture: a colour, a marker and a kind of line.
+"""One look for each regulariser, in every picture: a colour, a marker and a line style.
 
-The colours are those of Okabe and Ito, which colour-blind readers tell apart; marker and line
-are the second cue.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. The marker and
+the line style are a second cue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLOURS = {
     "vermilion": "#D55E00",
     "purple": "#CC79A7",
 }
-# For what is no regulariser: before training, reference lines.
+# For anything but a regulariser: the state before training, reference lines.
 NEUTRAL = "#999999"
 
 Look: TypeAlias = dict[str, Any]
@@ -46,15 +46,15 @@ _FIXED = {
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Return a look for each name, as keywords of matplotlib.
+    """Return a look for each name, as keyword arguments of matplotlib.
 
-    Those of the best-known regularisers never change; others get what is free, in the order in
-    which they are given, beginning with colours that no other name has.
+    The looks of the best-known regularisers never change. Other names get free looks in the order
+    in which they are given; colours that no fixed look among the names uses come first.
     """
     names = list(dict.fromkeys(names))
     given = {name: _FIXED[name] for name in names if name in _FIXED}
     taken = {look["color"] for look in given.values()}
-    # Every colour with one marker, then with the next; when all are used up they begin anew.
+    # Every colour with one marker, then with the next; when all are used, from the beginning again.
     colours = sorted(COLOURS, key=lambda colour: COLOURS[colour] in taken)
     free = cycle(
         _look(colour, marker, line)

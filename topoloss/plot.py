@@ -1,8 +1,8 @@
 """Pictures of neurons, diagrams and trees, drawn with matplotlib.
 
-Each function draws on an Axes and returns it; ``ax.figure.savefig("name.pdf")`` writes what is
-drawn as PNG, PDF or SVG. Without ``ax`` the Axes is that of a new figure of ``matplotlib.pyplot``:
-a notebook shows it, ``pyplot.show()`` opens it, and ``pyplot.close(ax.figure)`` frees it.
+Each function draws on an Axes and returns it; ``ax.figure.savefig("name.pdf")`` writes the picture
+as PNG, PDF or SVG. Without ``ax`` a function makes a new figure with ``matplotlib.pyplot``: a
+notebook shows it, ``pyplot.show()`` opens it, and ``pyplot.close(ax.figure)`` frees it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def correlations(
 
     Parameters
     ----------
-    neurons : Tensor of shape (samples, n), dict of layer to such, Observation or Attachment
-        Of an observation or attachment the latest forward pass.
+    neurons : Tensor of shape (samples, n), dict of str to such, Observation or Attachment
+        A dict is by layer. Of an observation or attachment the latest forward pass is drawn.
     ax : matplotlib Axes, optional
         By default a new one.
     most : int
-        An error for more neurons than that, as the picture has a square for each pair.
+        More neurons than this are an error, as the picture has a square for each pair.
     colour_bar : bool
 
     Returns
@@ -72,8 +72,8 @@ def correlations(
     n = x.shape[1]
     if n > most:
         raise TooLargeError(
-            f"{n:,} neurons were given, and the picture has a square for each pair of at most "
-            f"{most:,}; observe fewer layers, or a fraction of each, or raise most=."
+            f"{n:,} neurons were given; expected at most {most:,}, as the picture has a square for "
+            "each pair. Observe fewer layers, or a fraction of each, or raise most=."
         )
     filtration = components.filtration("correlation")
     found = components.pipeline(filtration, "mst", "t1").diagrams(x)[0]
@@ -98,7 +98,7 @@ def diagram(diagrams: Diagrams, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     diagrams : Diagram or sequence of Diagram
-        As from ``diagrams()``, one for each dimension.
+        As ``diagrams()`` returns them, one for each dimension.
     ax : matplotlib Axes, optional
         By default a new one.
 
@@ -178,14 +178,14 @@ def deaths(
     label: str = "",
     colour: str = COLOURS["vermilion"],
 ) -> Axes:
-    """Draw how deaths change over training: the median, half of them, and nine tenths.
+    """Draw how deaths change over training: the median, the middle half, the middle nine tenths.
 
     Parameters
     ----------
     history : sequence of Tensor, or dict of step to Tensor
         Deaths as ``penalty.diagrams()[0].deaths`` gives them, kept now and then while training.
     ax : matplotlib Axes, optional
-        By default a new one. Several histories may be drawn on one.
+        By default a new one. Several histories may be drawn on the same Axes.
     label : str
         For the legend.
     colour : str
@@ -222,7 +222,7 @@ def deaths(
 
 
 def dendrogram(found: Diagram, ax: Axes | None = None, **options: Any) -> Axes:
-    """Draw at which death neurons are joined: single linkage.
+    """Draw the deaths at which neurons are joined: single linkage.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def dendrogram(found: Diagram, ax: Axes | None = None, **options: Any) -> Axes:
     ax : matplotlib Axes, optional
         By default a new one.
     **options
-        Those of ``scipy.cluster.hierarchy.dendrogram``, such as ``labels=`` or
+        Options of ``scipy.cluster.hierarchy.dendrogram``, such as ``labels=`` or
         ``truncate_mode="lastp"``.
 
     Returns
@@ -267,13 +267,13 @@ def dendrogram(found: Diagram, ax: Axes | None = None, **options: Any) -> Axes:
 def tree(penalty: Attachment, ax: Axes | None = None) -> Axes:
     """Draw the spanning tree on the layers: the darker an edge, the more its neurons are alike.
 
-    An edge whose death is 0 is black. The faintest have a death of 1, or the largest death where
-    one is above 1.
+    An edge whose death is 0 is black. The faintest edges have a death of 1, or the largest death if
+    that is above 1.
 
     Parameters
     ----------
     penalty : Attachment
-        After a forward pass; its regulariser has a tree.
+        After a forward pass, with a regulariser that has a tree.
     ax : matplotlib Axes, optional
         By default a new one.
 
@@ -326,7 +326,7 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
         from matplotlib import pyplot
     if ax is not None:
         return ax
-    # Of pyplot, so that a notebook shows it by itself.
+    # Made by pyplot, so that a notebook shows it without being asked.
     _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
     return ax
 
@@ -347,7 +347,7 @@ def _look(found: Diagram) -> dict[str, Any]:
 
 
 def _matrix(neurons: Activations) -> Tensor:
-    """What is drawn as one matrix, shape (samples, n)."""
+    """Join the neurons to draw into one matrix, shape (samples, n)."""
     if isinstance(neurons, Observation):
         with torch.no_grad():
             neurons = neurons.activations()
@@ -356,7 +356,7 @@ def _matrix(neurons: Activations) -> Tensor:
     if not isinstance(neurons, Tensor) or neurons.ndim != 2:
         raise InputError(
             f"neurons is {shown(neurons)}; expected a tensor of shape (samples, n), a dict of "
-            "layers with such, or what topoloss.observe or attach returned."
+            "such tensors by layer, or what topoloss.observe or attach returned."
         )
     return neurons.detach()
 
@@ -369,5 +369,5 @@ def _diagrams(given: Diagrams) -> list[Diagram]:
             "returns it (with per='layer', those of one layer)."
         )
     if any(d.deaths.ndim != 1 for d in found):
-        raise InputError("the diagrams are of a batch; draw those of one element.")
+        raise InputError("the diagrams are those of a batch; draw the diagrams of one element.")
     return list(found)

@@ -1,4 +1,4 @@
-"""What plugins offer: their entry points, registration, and the factory behind each name."""
+"""Plugins: their entry points, their registration, and the factory behind each name."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ _INSTALL = "In a bare checkout of topoloss run: pip install -e ."
 
 
 class PluginRegistry:
-    """Who offers what: the entry points, loaded at the first lookup, and what was registered.
+    """All plugins: the installed ones, loaded at the first lookup, and those registered.
 
-    A process has one, which the functions of this module ask; :func:`using_registry` puts
-    another in its place. Everything happens under one lock: nobody sees half a change.
+    A process has one registry, which the functions of this module use; :func:`using_registry`
+    replaces it. Everything happens under one lock, so no thread sees half a change.
     """
 
     def __init__(self) -> None:
@@ -148,19 +148,19 @@ class PluginRegistry:
             return self._clashes()
 
     def register(self, plugin: object, name: str | None = None) -> str:
-        """Take a plugin in and return its name: see :func:`register`."""
+        """Register a plugin and return its name: see :func:`register`."""
         with self._loaded():
             name = name or _plugin_name(plugin)
             if name in self._infos:
                 raise PluginError(
-                    f"a plugin named {name!r} is already there ({self._infos[name].source}); "
+                    f"a plugin named {name!r} already exists ({self._infos[name].source}); "
                     "pass register(plugin, name=...) another name, or unregister that one first."
                 )
             self._accept(plugin, name, "registered", unique=True)
             return name
 
     def unregister(self, name_or_plugin: object) -> None:
-        """Take a plugin out again: see :func:`unregister`."""
+        """Unregister a plugin: see :func:`unregister`."""
         with self._loaded():
             name = (
                 name_or_plugin if isinstance(name_or_plugin, str) else self._name_of(name_or_plugin)
@@ -174,7 +174,7 @@ class PluginRegistry:
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
-        """Hold the lock, with the entry points loaded: at the first lookup, once."""
+        """Hold the lock; at the first lookup, load the entry points."""
         with self._lock:
             if self._state == "loading":
                 raise PluginError(
@@ -193,14 +193,14 @@ class PluginRegistry:
             self._clear()  # interrupted: the next lookup starts afresh
             raise
         self._state = "loaded"
-        # Where warnings are errors the first ends the loop, and every plugin is in by then.
+        # If warnings are errors, the first one ends the loop; by then every plugin is loaded.
         for complaint in complaints:
             warnings.warn(complaint, PluginWarning, stacklevel=2)
 
     def _load_entry_points(self) -> list[str]:
-        """Load one after another, and return what there is to warn of."""
+        """Load the entry points one by one, and return the warnings to give."""
         disabled = {n.strip() for n in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-        # Of one name the shipped entry point comes first, and keeps the name.
+        # Among entry points of one name the shipped one comes first, and keeps the name.
         found = sorted(
             metadata.entry_points(group=GROUP), key=lambda e: (e.name, not _is_shipped(e))
         )
@@ -302,10 +302,10 @@ class PluginRegistry:
         return sorted(spelling for n in names for spelling in self._spellings(kind, n).values())
 
     def _spellings(self, kind: str, name: str) -> dict[str, str]:
-        """How to write what each plugin offers under this name.
+        """How to write this name for each plugin that offers it.
 
         The plain name means the only plugin that offers it or, of several, the shipped one. So
-        no other plugin takes a shipped name away, or changes what it means.
+        no other plugin can take over a shipped name.
         """
         owners = list(self._table[kind].get(name, ()))
         entitled = owners if len(owners) == 1 else [o for o in owners if self._infos[o].shipped]
@@ -357,7 +357,7 @@ _current = PluginRegistry()
 
 
 def _with_stage(stage: str, name: object) -> str:
-    """A pipeline that has a stage of this name."""
+    """An example of a pipeline that has a stage of this name."""
     return "/".join(str(name) if each == stage else usual for each, usual in _STAGES.items())
 
 
@@ -379,7 +379,7 @@ def _cause(error: BaseException, distribution: metadata.Distribution | None) -> 
 
 def _checked_offer(offer: object, kind: str, plugin: str) -> Mapping[str, Factory]:
     hook, base = KINDS[kind]
-    # An instance is refused, though a module can be called: all users would share it.
+    # Refuse a component, though it may be callable: all users would share that one instance.
     if not isinstance(offer, Mapping) or not all(
         isinstance(name, str) and callable(factory) and not isinstance(factory, base)
         for name, factory in offer.items()
@@ -399,14 +399,14 @@ def _checked_offer(offer: object, kind: str, plugin: str) -> Mapping[str, Factor
 
 
 def register(plugin: object, name: str | None = None) -> str:
-    """Register a plugin of this process.
+    """Register a plugin in this process.
 
     Parameters
     ----------
     plugin : object
         A module or an instance with methods marked ``@topoloss.hookimpl``.
     name : str, optional
-        Name to :func:`unregister` by; the module's or class's name by default.
+        Name for :func:`unregister`; by default that of the module or class.
 
     Returns
     -------
@@ -439,7 +439,7 @@ def register(plugin: object, name: str | None = None) -> str:
 
 
 def unregister(name_or_plugin: object) -> None:
-    """Take a plugin out again, with every name that it offers.
+    """Unregister a plugin, with every name that it offers.
 
     Parameters
     ----------
@@ -456,7 +456,7 @@ def unregister(name_or_plugin: object) -> None:
 
 @contextmanager
 def registered(plugin: object, name: str | None = None) -> Iterator[str]:
-    """Register a plugin for the length of a ``with`` block, and undo it also after an error.
+    """Register a plugin, and unregister it at the end of a ``with`` block, even after an error.
 
     Parameters
     ----------
@@ -477,7 +477,7 @@ def registered(plugin: object, name: str | None = None) -> Iterator[str]:
 
     Notes
     -----
-    Registration is that of the process: other threads see the plugin as well.
+    The plugin is registered in the whole process: other threads see it as well.
 
     Examples
     --------
@@ -505,7 +505,8 @@ def registered(plugin: object, name: str | None = None) -> Iterator[str]:
 def available(kind: Kind) -> list[str]:
     """Return the names of a kind of component, sorted.
 
-    A name that several plugins offer is listed as ``plugin:name``, unless the plain name means it.
+    A name that several plugins offer is listed once for each, as ``plugin:name``; the one that the
+    plain name means is listed as the plain name.
 
     Examples
     --------
@@ -534,7 +535,7 @@ def find(kind: Kind, name: str) -> Factory:
     ----------
     kind : str
     name : str
-        As a plugin offers it, or ``plugin:name``. Of several plugins that offer the plain name it
+        As a plugin offers it, or ``plugin:name``. If several plugins offer the plain name, it
         means the shipped one.
 
     Raises
@@ -549,7 +550,7 @@ def find(kind: Kind, name: str) -> Factory:
 
 @contextmanager
 def using_registry(registry: PluginRegistry) -> Iterator[PluginRegistry]:
-    """Put another registry in the place of the process's for the length of a ``with`` block.
+    """Replace the registry of the process for the length of a ``with`` block.
 
     Parameters
     ----------
@@ -560,11 +561,11 @@ def using_registry(registry: PluginRegistry) -> Iterator[PluginRegistry]:
     Yields
     ------
     PluginRegistry
-        The same.
+        The one that was given.
 
     Notes
     -----
-    The registry is that of the process: other threads see the change as well.
+    The whole process uses the registry: other threads see the change as well.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The processes of a group: what one has found, all are told, failures included."""
+"""Exchange results, failures included, among the processes of a group."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes of a group of :mod:`torch.distributed`, which work on one thing together.
+    """The processes of a group of :mod:`torch.distributed`, which work together.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup
-        For example ``torch.distributed.group.WORLD``. Every process of it makes the same calls
-        in the same order.
+        For example ``torch.distributed.group.WORLD``. Every process of the group must make the
+        same calls in the same order.
 
     Attributes
     ----------
     group : torch.distributed.ProcessGroup
     rank : int
-        Of this process in the group.
+        The rank of this process in the group.
     size : int
         How many processes there are.
 
@@ -39,11 +39,11 @@ class Processes:
 
     Notes
     -----
-    Where a process fails, the others raise an error that says which one and why. Where it ends or
-    never comes, they raise one as soon as the group notices, at the latest after its timeout
+    If a process fails, the others raise an error that says which one and why. If it ends, or never
+    makes the call, they raise an error as soon as the group notices, at the latest at its timeout
     (``torch.distributed.init_process_group(timeout=...)``).
 
-    A copy works with the same group. It cannot be pickled, as a group cannot.
+    A copy works with the same group. It cannot be pickled, because a group cannot.
     """
 
     def __init__(self, group: Any) -> None:
@@ -59,38 +59,38 @@ class Processes:
         self.size: int = dist.get_world_size(group)
 
     def all_gather(self, work: Callable[[], T]) -> list[T]:
-        """Do some work in every process, and return what each found, by rank.
+        """Call `work` in every process, and return what each call returned, by rank.
 
         Parameters
         ----------
         work : callable
-            Returns something that can be pickled.
+            Its result must be picklable.
 
         Raises
         ------
         TopolossError
-            If another process failed. The error of this process's own work is raised as it is.
+            If another process failed. An error of `work` in this process is raised as it is.
         """
         mine = _outcome(work)
         every: list[Any] = [None] * self.size
         with self.talking(mine[1]):
-            dist.all_gather_object(every, (_told(mine[1]), mine[0]), self.group)
+            dist.all_gather_object(every, (_message(mine[1]), mine[0]), self.group)
         return self._found(every, mine[1])
 
     def broadcast(self, work: Callable[[], T]) -> T:
-        """Do some work in the first process, and return in all of them what it found."""
+        """Call `work` in the first process only, and return its result in every process."""
         mine = _outcome(work) if self.rank == 0 else (None, None)
-        first = [(_told(mine[1]), mine[0])]
+        first = [(_message(mine[1]), mine[0])]
         with self.talking(mine[1]):
             dist.broadcast_object_list(first, group=self.group, group_src=0)
         found: list[T] = self._found(first, mine[1])
         return found[0]
 
     def _found(self, outcomes: list[Any], failure: Exception | None) -> list[Any]:
-        """What the processes found, or an error if one of them failed."""
+        """Return the results of all processes, or raise an error if one of them failed."""
         if failure is not None:
             raise failure
-        failed = [f"rank {rank}: {told}" for rank, (told, _) in enumerate(outcomes) if told]
+        failed = [f"rank {rank}: {why}" for rank, (why, _) in enumerate(outcomes) if why]
         if failed:
             raise TopolossError(
                 f"rank {self.rank} of {self.size} processes cannot go on, as others failed: "
@@ -100,25 +100,26 @@ class Processes:
 
     @contextmanager
     def talking(self, failure: Exception | None = None) -> Iterator[None]:
-        """In this context a function of torch.distributed is called.
+        """Explain the errors of functions of torch.distributed that are called in this context.
 
         Parameters
         ----------
         failure : Exception, optional
-            What this process has to tell. It is raised if the others cannot be told.
+            The failure that this process reports to the others. It is raised if they cannot be
+            reached.
 
         Raises
         ------
         TopolossError
-            If a process has ended, or never comes.
+            If a process has ended, or never makes the call.
         """
         try:
             yield
         except RuntimeError as error:
             raise failure or TopolossError(
-                f"rank {self.rank} of {self.size} processes heard nothing from another one: that "
-                "one has ended, or did not make the same call within the group's timeout. Its own "
-                f"output says why. torch.distributed reports: {error}"
+                f"rank {self.rank} of {self.size} processes got no answer from another one, "
+                "which has ended, or did not make the same call within the group's timeout. Its "
+                f"own output says why. torch.distributed reports: {error}"
             ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
@@ -126,7 +127,7 @@ class Processes:
 
     def __reduce__(self) -> NoReturn:
         raise TopolossError(
-            "a group of processes cannot be pickled; pickle what has group=None, or keep a "
+            "a group of processes cannot be pickled; pickle an object with group=None, or keep its "
             "state_dict()."
         )
 
@@ -145,5 +146,5 @@ def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def _told(failure: Exception | None) -> str:
+def _message(failure: Exception | None) -> str:
     return "" if failure is None else f"{type(failure).__name__}: {failure}"

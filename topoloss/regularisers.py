@@ -1,4 +1,4 @@
-"""Regularisers: activations, weights or parameters to one number to add to the training loss."""
+"""Regularisers turn activations, weights or parameters into one number to add to the loss."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Activations: TypeAlias = Tensor | Sequence[Tensor]
 
 
 class Regulariser(Guarded):
-    """Value tensors by one number to add to the training loss.
+    """Turn tensors into one number to add to the training loss.
 
     Subclasses implement :meth:`compute`. A regulariser never sees a model:
     :func:`topoloss.attach` takes the tensors out of the model and hands them over.
@@ -46,13 +46,12 @@ class Regulariser(Guarded):
     Parameters
     ----------
     on_nonfinite : {"raise", "skip"}
-        What NaN or infinity in the activations does. ``"skip"`` returns zero with a zero
+        What to do about NaN or infinity in the activations. ``"skip"`` returns zero with a zero
         gradient for that element of the batch and counts it in ``skipped``.
     check_finite : bool, optional
-        Whether ``"raise"`` looks at once. By default it does for eager code on the CPU;
-        elsewhere looking would synchronise the device, so a flag is kept there and raised
-        by the next call. Inside :func:`torch.vmap` and :func:`torch.func.grad` neither is
-        possible.
+        Whether ``"raise"`` checks at once. By default it does for eager code on the CPU;
+        elsewhere that would synchronise the device, so the next call raises the error.
+        Inside :func:`torch.vmap` and :func:`torch.func.grad` no check is possible.
 
     Attributes
     ----------
@@ -61,20 +60,20 @@ class Regulariser(Guarded):
         ``"weights"``: a mapping from each layer's name to its weight (fan_out, fan_in, ...).
         ``"parameters"``: a mapping from names to all trainable parameters, biases included.
     structure : {None, "chain"}
-        ``"chain"`` asks :func:`topoloss.attach` for an error unless each layer feeds only the
+        With ``"chain"`` :func:`topoloss.attach` raises an error unless each layer feeds only the
         next one; weights then come in that order.
     inputs : bool
         Whether :func:`topoloss.attach` adds the model's input to the activations, as a first
         layer named ``"(input)"``.
     labels : bool
-        Whether it takes a list of the samples of each class. :func:`topoloss.attach` knows no
-        labels, and refuses it.
+        Whether it takes a list with the samples of each class. :func:`topoloss.attach` has no
+        labels, and refuses such a regulariser.
     vmappable : bool
         Whether :func:`torch.vmap` can map over :meth:`compute`.
     surrogate_gradient : bool
         As for :class:`Filtration`. A pipeline need not repeat what its stages declare.
     skipped : Tensor of int64, shape ()
-        Elements of batches skipped so far under ``on_nonfinite="skip"``.
+        How many elements of batches were skipped so far under ``on_nonfinite="skip"``.
 
     Examples
     --------
@@ -115,13 +114,13 @@ class Regulariser(Guarded):
         return True
 
     def compute(self, given: Any) -> Tensor:
-        """Value the activations of one batch, or the weights or parameters of one model.
+        """Value the activations of one element of a batch, or the weights or parameters of a model.
 
         Parameters
         ----------
         given : Tensor, shape (samples, neurons), or dict of str to Tensor
-            Checked activations; ``forward`` maps over batches and sequences. A mapping
-            for the sources ``"weights"`` and ``"parameters"``.
+            Checked activations; ``forward`` maps over batches and sequences. For the sources
+            ``"weights"`` and ``"parameters"``, a mapping.
 
         Returns
         -------
@@ -135,9 +134,9 @@ class Regulariser(Guarded):
         Parameters
         ----------
         given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
-            Floating-point activations; or a sequence of activations of differing shapes, of which
-            those of one shape are valued together, as a batch. A mapping from names to tensors for
-            the sources ``"weights"`` and ``"parameters"``.
+            Floating-point activations; or a sequence of activations of differing shapes, in which
+            those of equal shape are valued together, as a batch. For the sources ``"weights"`` and
+            ``"parameters"``, a mapping from names to tensors.
 
         Returns
         -------
@@ -180,7 +179,7 @@ class Regulariser(Guarded):
         Parameters
         ----------
         layers : dict of str to Tensor
-            By layer: activations of shape (samples, neurons), or weights. Parameters by name.
+            Activations of shape (samples, neurons) or weights, by layer; or parameters, by name.
 
         Returns
         -------
@@ -189,8 +188,8 @@ class Regulariser(Guarded):
         Raises
         ------
         InputError
-            If layers have differing numbers of samples, with their names and shapes; or for a
-            regulariser that needs labels.
+            If the layers have differing numbers of samples; or for a regulariser that needs
+            labels.
 
         Examples
         --------
@@ -206,7 +205,7 @@ class Regulariser(Guarded):
         return value
 
     def check_layers(self, layers: Mapping[str, Tensor]) -> None:
-        """Raise unless this is what :meth:`of_layers` takes; one that is overridden calls it first.
+        """Raise unless `layers` suit :meth:`of_layers`; an override of that calls this first.
 
         Parameters
         ----------
@@ -224,7 +223,7 @@ class Regulariser(Guarded):
             _check_shapes(layers)
 
     def diagrams(self, given: Activations) -> Any:
-        """Return the persistence diagrams; an error for a regulariser that has none."""
+        """Return the persistence diagrams, or raise an error if the regulariser has none."""
         raise TopolossError(
             f"{type(self).__name__} has no persistence diagrams: it is not a pipeline of "
             "filtration, persistence and loss. Use for example "
@@ -232,7 +231,7 @@ class Regulariser(Guarded):
         )
 
     def _of_sequence(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Value tensors (samples, neurons), those that are alike as one batch."""
+        """Value tensors (samples, neurons); those of equal shape, dtype and device as one batch."""
         alike: dict[Any, list[int]] = {}
         for k, x in enumerate(given):
             alike.setdefault((x.shape, x.dtype, x.device), []).append(k)
@@ -252,7 +251,7 @@ class Regulariser(Guarded):
 
 
 def title(regulariser: Regulariser) -> str:
-    """What errors call a regulariser: its class, or the stages of a pipeline."""
+    """The name of a regulariser in errors: its class, or the stages of a pipeline."""
     if not isinstance(regulariser, Pipeline):
         return type(regulariser).__name__
     stages = (regulariser.filtration, regulariser.persistence, regulariser.loss)
@@ -265,7 +264,7 @@ def refuse_labels(regulariser: Regulariser) -> None:
     Raises
     ------
     InputError
-        With a way to value the classes by hand.
+        It says how to value the classes by hand.
     """
     if regulariser.labels:
         name = type(regulariser).__name__
@@ -328,7 +327,7 @@ class Pipeline(Regulariser):
     -----
     The persistence engine sees detached values and returns integers. Only the chosen
     edges are valued under autograd, so the backward pass costs O(n d) for a spanning tree
-    on n vertices with d features, and is differentiable again.
+    on n vertices with d features, and is itself differentiable.
 
     Its ``source`` and ``structure`` are those that the filtration declares.
     """
@@ -370,7 +369,7 @@ class Pipeline(Regulariser):
         ----------
         given : Tensor, shape (samples, neurons) or (batch, samples, neurons)
             What ``forward`` takes. With a batch every tensor of a diagram has a leading
-            batch axis. For a sequence a list of such lists is returned.
+            batch axis. For a sequence, a list of such lists is returned.
 
         Returns
         -------
@@ -391,7 +390,7 @@ class Pipeline(Regulariser):
             return [_stack(same) for same in zip(*map(self._diagrams, x), strict=True)]
 
     def vertices(self, given: Any) -> Any:
-        """Let the filtration make vertices.
+        """Let the filtration compute the vertices.
 
         Parameters
         ----------
@@ -416,8 +415,8 @@ class Pipeline(Regulariser):
         Returns
         -------
         sequence of CriticalEdges
-            Of the listed edges, if the filtration lists any; otherwise of the features, if the
-            engine works on them in the filtration's order; otherwise of the matrix of all edge
+            Found in the graph, if the filtration lists its edges; otherwise from the features, if
+            the engine supports the filtration's order; otherwise from the matrix of all edge
             values.
         """
         return self._choose(v)[0]
@@ -440,7 +439,7 @@ class Pipeline(Regulariser):
         Raises
         ------
         InputError
-            If the filtration returns another shape than this.
+            If the filtration returns any other shape.
         """
         i, j = edges.unbind(1)
         values = checked_edge_values(self.filtration, v, i, j)
@@ -479,7 +478,7 @@ class Pipeline(Regulariser):
     def _chosen(
         self, operator: Callable[..., Sequence[CriticalEdges]], *tensors: Tensor
     ) -> Sequence[CriticalEdges]:
-        # An engine that cannot be mapped over may leave PyTorch.
+        # An engine that vmap cannot map over may leave PyTorch.
         return operator(*tensors) if self.vmappable else chosen_outside(operator, *tensors)
 
 
@@ -489,7 +488,7 @@ def _needs_gradient(given: Tensor | Mapping[str, Tensor]) -> bool:
 
 
 def _each(function: Callable[[Tensor], Tensor], v: Any) -> Any:
-    """Apply a function to the tensor, or to each tensor of a tuple, which may be a named one."""
+    """Apply a function to a tensor, or to each tensor of a tuple or named tuple."""
     if isinstance(v, Tensor):
         return function(v)
     each = [function(x) for x in v]
@@ -525,7 +524,7 @@ def _check_features(filtration: Filtration, v: Any, given: Any) -> None:
 
 
 def _checked_graph(filtration: Filtration, graph: Any) -> tuple[int, Tensor]:
-    """Return the number of vertices and the edges, or raise unless they have that form."""
+    """Return the number of vertices and the edges of `graph`, or raise if it is anything else."""
     if isinstance(graph, tuple) and len(graph) == 2:
         n, edges = graph
         pairs = isinstance(edges, Tensor) and edges.ndim == 2 and edges.shape[1] == 2
@@ -539,8 +538,8 @@ def _checked_graph(filtration: Filtration, graph: Any) -> tuple[int, Tensor]:
 
 
 def _check_ends(filtration: Filtration, n: int, edges: Tensor) -> None:
-    """Raise unless edges join the vertices 0 to n - 1, as far as their values may be looked at."""
-    # Looking would synchronise a GPU; inside a graph or a transform it is impossible.
+    """Raise if an edge has an end outside 0 to n - 1, if values can be read cheaply."""
+    # Reading values would synchronise a GPU; inside a graph or a transform it is impossible.
     if (
         edges.device.type != "cpu"
         or torch.compiler.is_compiling()
@@ -563,8 +562,8 @@ def _matrix(filtration: Filtration, v: Tensor) -> Tensor:
         size = len(v) ** 2 * v.element_size() / 2**30
         raise TooLargeError(
             f"{v.device} ran out of memory for the {len(v)} x {len(v)} values of all edges, "
-            f"{size:.1f} GiB each time they are held. To hold none, give the filtration an order, "
-            "so that engines work on its features; or take a fraction of the neurons "
+            f"{size:.1f} GiB for each copy. Give the filtration an order, so that engines work on "
+            "its features and need no such matrix; or take a fraction of the neurons "
             "(attach(..., fraction=0.1))."
         ) from error
 

@@ -11,7 +11,7 @@ __all__ = ["Sampler"]
 
 
 class Sampler(ABC):
-    """Choose neurons of one layer. The last layer is always taken whole and is not asked about.
+    """Choose neurons of one layer. The last layer is always taken whole, without asking.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Functions that leave PyTorch, such as engines in NumPy, under every transform of PyTorch."""
+"""Call functions that leave PyTorch, such as engines in NumPy, under any PyTorch transform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Indices: TypeAlias = tuple[Tensor | None, ...]
 
 
 def stacked(each: Sequence[Indices]) -> Indices:
-    """Join what the elements of a batch gave, tensor by tensor."""
+    """Stack the results for the elements of a batch, tensor by tensor."""
     return tuple(None if x[0] is None else torch.stack(x) for x in zip(*each, strict=True))
 
 
@@ -23,17 +23,17 @@ def outside(
     *tensors: Tensor,
     join: Callable[[Sequence[Indices]], Indices] = stacked,
 ) -> tuple[Any, ...]:
-    """Call a function that leaves PyTorch; inside `vmap` and `grad`, too, it gets plain tensors.
+    """Give plain tensors to a function that leaves PyTorch, even inside `vmap` and `grad`.
 
     Parameters
     ----------
     function : callable
-        From tensors to a tuple of integer tensors, or None in their place.
+        Takes tensors, and returns a tuple of which each item is an integer tensor or None.
     *tensors : Tensor
         Without a gradient: detach them.
     join : callable, optional
-        Under :func:`torch.vmap` the function is called for each element of the batch, and this
-        makes one tuple of what it returned. By default tensors of equal shapes are stacked.
+        Under :func:`torch.vmap` the function is called for each element of the batch, and `join`
+        combines the results into one tuple. The default stacks tensors of equal shapes.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def _apply(function: Any, join: Any, *tensors: Tensor) -> Indices:
 
 
 class _Outside(torch.autograd.Function):
-    """PyTorch takes the wrappers of its transforms off the arguments of such functions."""
+    """The call as an autograd function, whose arguments PyTorch unwraps under its transforms."""
 
     @staticmethod
     def forward(function: Any, join: Any, *tensors: Tensor) -> Indices:

@@ -1,4 +1,4 @@
-"""What `torch.compile` leaves out of its graphs. Importing this module loads the compiler."""
+"""A call that `torch.compile` leaves out of its graphs. Importing this loads the compiler."""
 
 from __future__ import annotations
 

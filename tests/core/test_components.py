@@ -107,8 +107,8 @@ def test_a_pipeline_refuses_unknown_options():
     [
         ({"chek_finite": True}, "Did you mean 'check_finite'"),
         ({"reduction": "mean"}, "pipeline: .*'reduction'"),
-        ({"loss": "t2"}, "'correlation/mst/t1' was given loss='t2' beside it; give it once"),
-        ({"filtration": None}, "was given filtration=None beside it"),
+        ({"loss": "t2"}, "'correlation/mst/t1' was given loss='t2' as well; give it once"),
+        ({"filtration": None}, "was given filtration=None as well"),
     ],
 )
 def test_options_of_a_written_pipeline_are_checked_when_it_is_looked_up(options, message):
@@ -121,7 +121,7 @@ def test_options_of_a_written_pipeline_are_checked_when_it_is_looked_up(options,
 @pytest.mark.parametrize("kind", SHIPPED)
 @pytest.mark.parametrize("name", ["dict", "type"])
 def test_an_object_whose_options_python_cannot_tell_is_refused(kind, name):
-    message = f"{kind} 'builtins:{name}' is .*options Python cannot tell"
+    message = f"{kind} 'builtins:{name}' is .*options Python cannot read"
     with pytest.raises(topoloss.OptionError, match=message):
         getattr(topoloss, kind)(f"builtins:{name}")
 

@@ -80,7 +80,7 @@ Requires-Dist: scikit-learn; extra == 'learn'
     ("module", "requires", "remedy"),
     [
         ("fast_trees.tree", OPTIONAL, "; run: pip install 'third_party_broken[fast]'"),
-        ("learn", OPTIONAL, "; perhaps an extra of third_party_broken brings it: fast, learn"),
+        ("learn", OPTIONAL, "; perhaps an extra of third_party_broken provides it: fast, learn"),
         ("fast_trees", "", ""),
     ],
 )

@@ -194,7 +194,7 @@ def test_options_may_stand_in_the_text_and_beside_it():
     made = topoloss.loss("t2[alpha=0.25]", beta=0.75)
     assert (made.alpha, made.beta) == (0.25, 0.75)
     assert topoloss.regulariser("cosine/mst/t1", on_nonfinite="skip").on_nonfinite == "skip"
-    with pytest.raises(topoloss.OptionError, match=r"alpha=0.25 in its name and alpha=1 beside"):
+    with pytest.raises(topoloss.OptionError, match=r"alpha=0.25 in its name and alpha=1 as an"):
         topoloss.loss("t2[alpha=0.25]", alpha=1)
 
 

@@ -65,7 +65,7 @@ def test_a_plugin_is_registered_once(registered):
     for name in (None, "other"):
         with pytest.raises(topoloss.PluginError, match="already"):
             topoloss.register(plugin, name)
-    with pytest.raises(topoloss.PluginError, match="already there"):
+    with pytest.raises(topoloss.PluginError, match="already exists"):
         topoloss.register(Plugin({}), "correlation")
     assert isinstance(topoloss.loss("median"), Median)
 

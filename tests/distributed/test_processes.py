@@ -31,7 +31,7 @@ def test_processes_find_together_what_one_would(size, tmp_path):
     check_rewired([one["rewired"] for one in found])
     for one in found:
         for told in one["one has ended"].values():
-            assert "heard nothing from another one" in told
+            assert "got no answer from another one" in told
 
 
 # The search for a tree
