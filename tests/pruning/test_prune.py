@@ -303,7 +303,7 @@ def test_a_skip_connection_is_an_error_by_name_and_passed_over_by_default(caplog
     told = caplog.messages
     assert "inner: 3 of 6 channels stay" in told
     assert any(note.startswith("outer: all channels stay, as it is read by") for note in told)
-    assert any(n == "head: all channels stay, as it is put out by the model" for n in told)
+    assert any(n == "head: all channels stay, as it is an output of the model" for n in told)
 
 
 @dataclass
@@ -344,8 +344,8 @@ class Around(nn.Module):
         (lambda m, h: m.b(h) @ m.b.weight @ h.T, "read by "),
         (lambda m, h: m.b(h.softmax(1)), "read by softmax"),
         (lambda m, h: m.b(F.layer_norm(h, (6,))), "read by layer_norm"),
-        (lambda m, h: (m.b(h), h), "put out by the model"),
-        (lambda m, h: Outputs(m.b(h), [h]), "put out by the model"),
+        (lambda m, h: (m.b(h), h), "is an output of the model"),
+        (lambda m, h: Outputs(m.b(h), [h]), "is an output of the model"),
         (lambda m, h: m.b(h) + m.b(2 * h), "'b', which is called more than once"),
         (lambda m, h: m.b(h) + m.b(torch.ones(5, 6)), "'b', which is called more than once"),
         (lambda m, h: m.b(h) + m.b.weight.sum(), "'b', which has parameters that sum reads"),
@@ -359,7 +359,7 @@ class Around(nn.Module):
         (lambda m, h: m.b(h.T.contiguous().T), "read by"),
         (lambda m, h: F.linear(h, m.b.weight * 2), "weight of no single layer"),
         (lambda m, h: m.b(h * m.scale), "read by mul"),
-        (lambda m, h: m.b(torch.zeros(len(h), 6)), "read by nothing"),
+        (lambda m, h: m.b(torch.zeros(len(h), 6)), "no reader that was seen"),
     ],
 )
 def test_whatever_else_reads_a_layer_keeps_it_whole(further, reason):
@@ -444,7 +444,7 @@ def test_a_model_without_anything_to_cut_is_told():
         ({"share": False}, "share=False"),
         ({"share": 1.5}, "share=1.5"),
         ({"refit": 1}, "refit=1"),
-        ({"layers": "1"}, "none of the linear layers"),
+        ({"layers": "1"}, "not among the linear layers"),
         ({"layers": "9"}, "matches no module"),
     ],
 )

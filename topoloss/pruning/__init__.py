@@ -1,4 +1,4 @@
-"""Which neurons copy which, and a smaller model without them."""
+"""Find out which neurons copy which, and make a smaller model without the copies."""
 
 from topoloss.pruning.copies import Group, Redundancy, redundancy
 from topoloss.pruning.removal import prune

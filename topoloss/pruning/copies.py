@@ -1,4 +1,4 @@
-"""Which neurons copy which: the groups into which short edges of the spanning tree join them."""
+"""Which neurons copy which: groups that short edges of the spanning tree join."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _COLUMNS = ("layer", "unit", "kind", "copies_layer", "copies_unit", "correlation
 
 @dataclass(frozen=True)
 class Group:
-    """Neurons that copy one of them.
+    """A neuron and those that copy it.
 
     Attributes
     ----------
     representative : (layer, unit)
-        The one that correlates most with the others.
+        The neuron of the group that correlates most with the others.
     copies : dict of (layer, unit) to float
         The others, and the correlation of each with the representative: negative for a mirror
         image.
@@ -63,12 +63,12 @@ class Redundancy:
     ----------
     level : float
     neurons : dict of str to int
-        How many there are, by layer.
+        How many neurons there are, by layer.
     groups : list of Group
         The largest first. Each has a ``representative``, as (layer, unit), and ``copies``: a dict
         of (layer, unit) to its correlation with the representative.
     constant : dict of (layer, unit) to float
-        Neurons that put out one value whatever the sample, and the value; 0 is a dead neuron.
+        Neurons whose output is the same for every sample, and that output; 0 is a dead neuron.
     """
 
     level: float
@@ -83,8 +83,8 @@ class Redundancy:
         -------
         list of dict
             With the keys ``layer``, ``unit``, ``kind`` ("copy", "constant" or "dead"),
-            ``copies_layer``, ``copies_unit``, ``correlation`` and ``value``, None where one does
-            not apply.
+            ``copies_layer``, ``copies_unit``, ``correlation`` and ``value``; keys that do not
+            apply hold None.
         """
         empty = dict.fromkeys(_COLUMNS)
         rows = []
@@ -106,7 +106,7 @@ class Redundancy:
             writer.writerows(self.rows())
 
     def __str__(self) -> str:
-        """A line for each layer."""
+        """A table with a line for each layer, and one for all of them."""
         counts = Counter((row["layer"], row["kind"]) for row in self.rows())
         kinds = ("copy", "constant", "dead")
         header = ("layer", "neurons", "copies", "constant", "dead")
@@ -135,7 +135,7 @@ def redundancy(
     units: Units = "channel",
     per: Literal["network", "layer"] = "layer",
 ) -> Redundancy:
-    """Say which neurons copy which.
+    """Find out which neurons copy which.
 
     Two neurons belong to one group if a path of edges of the minimum spanning tree, each with a
     death of at most `level`, joins them: single linkage of ``1 - |r|``, cut at `level`. Within a
@@ -150,12 +150,13 @@ def redundancy(
         What the model takes, without labels: one batch, or several. All of their activations
         are held in memory at once.
     level : float
-        From 0 to 1: 0.05 joins neurons from ``|r| = 0.95`` on.
+        From 0 to 1: 0.05 joins neurons with ``|r|`` of at least 0.95.
     layers, units
         As for :func:`topoloss.observe`; channels by default, as only whole channels can be taken
         out of a model.
     per : {"layer", "network"}
-        Copies within each layer, or across layers as well, which needs samples in common.
+        Look for copies within each layer, or across layers as well. For the latter all layers must
+        have the same samples.
 
     Returns
     -------
@@ -168,12 +169,12 @@ def redundancy(
 
     See Also
     --------
-    prune : Fold what is redundant into what is left.
+    prune : Take redundant neurons out of a model.
 
     Examples
     --------
     >>> import torch, topoloss
-    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and no copy
+    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and not a copy
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> with torch.no_grad():
     ...     _ = model[0].weight[2].copy_(2 * model[0].weight[0])
@@ -193,7 +194,7 @@ def redundancy(
                 if before and before[0].shape[1] != x.shape[1]:
                     raise InputError(
                         f"layer {name!r} has {before[0].shape[1]} neurons in one batch and "
-                        f"{x.shape[1]} in another, as each unit at each position is one; pass "
+                        f"{x.shape[1]} in another, as each unit at each position is a neuron; pass "
                         "inputs of one size, or units='channel'."
                     )
                 before.append(x)
@@ -205,7 +206,7 @@ def redundancy(
 def copies_in(
     layers: Mapping[str, Tensor], level: float, per: Literal["network", "layer"]
 ) -> Redundancy:
-    """Say which neurons copy which, as :func:`redundancy` does, of recorded activations.
+    """Find out which neurons copy which, as :func:`redundancy` does, from recorded activations.
 
     Parameters
     ----------
@@ -215,10 +216,10 @@ def copies_in(
         As for :func:`redundancy`.
     """
     sizes = {name: x.shape[1] for name, x in layers.items()}
-    problems = {"": side_by_side(layers)} if per == "network" else layers
+    matrices = {"": side_by_side(layers)} if per == "network" else layers
     groups: list[Group] = []
     constant: dict[Neuron, float] = {}
-    for name, x in problems.items():
+    for name, x in matrices.items():
         where = _neurons(sizes if per == "network" else {name: sizes[name]})
         of_x = tree(x)
         for k in of_x.constant:
@@ -231,16 +232,17 @@ def copies_in(
 
 @dataclass(frozen=True)
 class Tree:
-    """The spanning tree on those columns of a matrix that are not constant.
+    """The spanning tree on the columns of a matrix, without the constant ones.
 
     Attributes
     ----------
     constant : list of int
-        Columns that the filtration would compare with nothing.
+        Columns whose feature vector is 0: for correlations the constant ones, for cosines the
+        zero ones.
     deaths : Tensor, shape (n - len(constant) - 1,)
         Ascending.
     edges : Tensor of int64, shape (n - len(constant) - 1, 2)
-        Columns that they join.
+        The two columns that each edge joins.
     """
 
     constant: list[int]
@@ -254,7 +256,7 @@ def tree(x: Tensor, filtration: str = "correlation") -> Tree:
     if x.shape[0] < 2:
         raise InputError(f"{x.shape[0]} samples were given; a correlation needs at least 2.")
     made = components.filtration(filtration)
-    # In the dtype of x it is decided what is constant, and in float64 how far copies are apart.
+    # The dtype of x decides which columns are constant; their distances are found in float64.
     live = (made.vertices(x) != 0).any(1)
     constant = (~live).nonzero()[:, 0].tolist()
     columns = live.nonzero()[:, 0]
@@ -285,13 +287,13 @@ def joined(edges: Tensor) -> list[list[int]]:
 
 
 def products(x: Tensor, members: Sequence[int], filtration: str = "correlation") -> Tensor:
-    """Correlations, or cosines, of some columns of `x`, none of them constant."""
+    """Correlations, or cosines, between some columns of `x`, none of them constant."""
     v: Tensor = components.filtration(filtration).vertices(x[:, list(members)].double())
     return (v @ v.T).clamp(-1, 1)
 
 
 def central(r: Tensor) -> int:
-    """Which one is most alike the others."""
+    """The index of the column that is most like the others."""
     return int(r.abs().sum(1).argmax())
 
 

@@ -1,4 +1,4 @@
-"""Data for a model without labels: one batch, or batches one after the other."""
+"""Unlabelled data for a model: one batch, or several batches one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Data: TypeAlias = Batch | Iterable[Batch]
 
 
 def batches(data: Data | Any) -> Iterator[Batch]:
-    """Yield the batches of `data`: it is one itself, or a list, a loader or a generator of them."""
+    """Yield the batches of `data`: one batch, or a list, a loader or a generator of batches."""
     if isinstance(data, (Tensor, tuple, Mapping)):
         yield data
         return
@@ -28,7 +28,7 @@ def batches(data: Data | Any) -> Iterator[Batch]:
     empty = True
     for batch in data:
         empty = False
-        # A loader's default is to put inputs and labels into a list.
+        # By default a DataLoader turns the tuples of a dataset into lists.
         yield tuple(batch) if isinstance(batch, list) else batch
     if empty:
         raise InputError("data holds no batch; expected at least one.")

@@ -1,4 +1,4 @@
-"""What stands in for neurons that are taken out: combinations of those that stay."""
+"""Replace the channels that are taken out of a layer by combinations of those that stay."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from topoloss.pruning.copies import Tree, central, joined, products, tree
 
 __all__ = ["Channels", "Fold", "cheapest", "copies", "fold"]
 
-# Rounding of a product is within so many units in the last place of the largest activation.
+# Rounding errors are at most this many units in the last place of the largest activation.
 _ROUNDING = 256
-# Copies up to rounding are at most that far apart; whether they are copies is then tried.
+# Copies up to rounding are at most this far apart. Closer channels are tested for being copies.
 _NEAR = 1e-6
 
 
 class Channels:
-    """What the readers of a layer see of it.
+    """The channels of a layer, as its readers see them.
 
     Parameters
     ----------
     x : Tensor, shape (samples, n)
-        In the dtype of the model; positions are samples.
+        In the dtype of the model; each position of an image counts as a sample.
     read_by : Tensor of float64, shape (m, n)
         All weights that multiply each channel.
     shifts : bool
-        Whether a constant can go into the readers' biases, which is not so where one adds zeros at
-        the border. Channels are compared by correlation then, otherwise by cosine.
+        Whether a constant can go into the readers' biases: not if one of them pads with zeros. If
+        it can, channels are compared by correlation, otherwise by cosine.
     """
 
     def __init__(self, x: Tensor, read_by: Tensor, shifts: bool) -> None:
@@ -42,7 +42,7 @@ class Channels:
         self.rounding = _ROUNDING * torch.finfo(x.dtype).eps
 
     def constant(self) -> list[int]:
-        """Constant channels that can go; one channel stays."""
+        """Constant channels that can go; if all channels are constant, one stays."""
         constant = self.tree.constant
         return constant[int(len(constant) == self.x.shape[1]) :]
 
@@ -56,7 +56,7 @@ class Fold:
     kept : Tensor of int64, shape (k,)
     removed : Tensor of int64, shape (n - k,)
     weights : Tensor of float64, shape (n - k, k)
-        Channel ``removed[i]`` is replaced by ``kept @ weights[i] + shifts[i]``.
+        Channel ``removed[i]`` of `x` is replaced by ``x[:, kept] @ weights[i] + shifts[i]``.
     shifts : Tensor of float64, shape (n - k,)
     """
 
@@ -67,9 +67,9 @@ class Fold:
 
 
 def copies(channels: Channels, level: float) -> list[int]:
-    """Channels that can go as they are constant or copies, of each group all but one.
+    """Channels that can go: the constant ones, and all but one of each group of copies.
 
-    At level 0 only those that equal what stands in for them, up to rounding.
+    At level 0 only those copies go that equal their stand-in up to rounding.
     """
     found = channels.constant()
     x = channels.x
@@ -86,11 +86,13 @@ def copies(channels: Channels, level: float) -> list[int]:
 
 
 def cheapest(channels: Channels) -> Iterator[tuple[float, int]]:
-    """Yield channels in the order in which they can go, and how much each changes.
+    """Yield channels in the order in which they can go, each after how much its removal changes.
 
-    Each time that one goes whose stand-in changes least what is read: the part of its variance
-    that the most similar channel left does not explain, times its squared weights, over what is
-    read in all. The weights of a channel grow by those that it stands in for.
+    Each time the channel goes whose replacement changes the readers' sums least. The change is the
+    part of its power that the most similar remaining channel does not explain, times its squared
+    weights, as a share of the power of all sums. The weights of that similar channel then grow by
+    those of the channel that it replaces. Power is the variance if a constant can go into the
+    biases, otherwise the mean square.
     """
     for k in channels.constant():
         yield 0.0, k
@@ -121,10 +123,11 @@ def cheapest(channels: Channels) -> Iterator[tuple[float, int]]:
 
 
 def fold(channels: Channels, removed: Sequence[int], refit: bool) -> Fold:
-    """Let the channels that stay stand in for those that go.
+    """Replace the channels that go by those that stay.
 
-    Each constant goes into the shift; another channel is the multiple of the one that stays and is
-    most similar, or with `refit` a combination of all that stay, by least squares.
+    With `refit` each becomes the least-squares combination of all that stay. Without it, a constant
+    goes into the shift, and any other channel becomes a multiple of the most similar one that
+    stays, plus a shift where one is possible.
     """
     x, shifts = channels.x, channels.shifts
     gone = torch.tensor(sorted(removed), dtype=torch.int64)
@@ -146,14 +149,14 @@ def fold(channels: Channels, removed: Sequence[int], refit: bool) -> Fold:
 
 
 def _nearest(channels: Channels, gone: Tensor, kept: Tensor) -> list[int]:
-    """For each channel that goes the place, among those kept, of the most similar one."""
+    """For each channel that goes, the position in `kept` of the most similar one."""
     v = components.filtration(channels.filtration).vertices(channels.x)
     found: list[int] = (v[gone] @ v[kept].T).abs().argmax(1).tolist()
     return found
 
 
 def _line(x: Tensor, y: Tensor, shifts: bool) -> tuple[float, float]:
-    """Slope and shift of the line from `x` to `y`; through 0 unless it may be shifted."""
+    """Slope and shift of the least-squares line from `x` to `y`; no shift unless `shifts`."""
     x_mean, y_mean = (x.mean(), y.mean()) if shifts else (x.new_zeros(()), y.new_zeros(()))
     slope = ((x - x_mean) * (y - y_mean)).sum() / (x - x_mean).square().sum()
     return float(slope), float(y_mean - slope * x_mean)
@@ -161,9 +164,9 @@ def _line(x: Tensor, y: Tensor, shifts: bool) -> tuple[float, float]:
 
 def _least_squares(x: Tensor, y: Tensor, shifts: bool) -> tuple[Tensor, Tensor]:
     x_mean, y_mean = (x.mean(0), y.mean(0)) if shifts else (x.new_zeros(()), y.new_zeros(()))
-    if not y.shape[1]:  # LAPACK takes no empty problems
+    if not y.shape[1]:  # LAPACK refuses empty matrices
         return y.new_zeros(0, x.shape[1]), y.new_zeros(0)
-    # Of the smallest norm, should there be fewer samples than channels.
+    # With fewer samples than channels, gelsd gives the solution of smallest norm.
     slopes = torch.linalg.lstsq(x - x_mean, y - y_mean, driver="gelsd").solution.T
     shift = y_mean - slopes @ x_mean if shifts else y.new_zeros(y.shape[1])
     return slopes, shift

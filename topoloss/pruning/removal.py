@@ -25,7 +25,7 @@ __all__ = ["prune"]
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-# What modules between layers call their number of channels.
+# Attributes in which modules between layers keep their number of channels.
 _COUNTS = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")
 _LOGGER = logging.getLogger("topoloss.pruning")
 
@@ -41,9 +41,9 @@ def prune(
 ) -> _Model:
     """Return a smaller copy of a model, without neurons that copy others or never change.
 
-    A constant is added to the biases of the layers that read it. A copy is added to the weights
-    that read the neuron that it copies. By default the outputs on the given data stay the same,
-    up to rounding; `level` or `share` take out more.
+    The effect of a constant neuron is added to the biases of the layers that read it. The weights
+    that read a copy are added to those that read the neuron it copies. By default the outputs on
+    the given data stay the same, up to rounding; `level` or `share` take out more.
 
     Parameters
     ----------
@@ -51,52 +51,52 @@ def prune(
         Linear layers and convolutions, with batch normalisation, elementwise activations, pooling
         and flattening between them. It is run in evaluation mode, and left as it was.
     data : Tensor, tuple, dict, or iterable of these
-        What the model takes, without labels: one batch, or several. What each layer reads of them
-        is held in memory at once.
+        What the model takes, without labels: one batch, or several. The inputs of all layers that
+        read neurons to prune are held in memory at once.
     level : float, optional
-        From 0, the default, to 1: neurons joined by edges of the spanning tree of their layer with
-        deaths ``1 - |r|`` up to that are represented by one of them. At 0, neurons that equal a
-        multiple of another, shifted by a constant, up to rounding.
+        From 0, the default, to 1. One neuron stays of each group that is joined by edges of the
+        layer's spanning tree with deaths ``1 - |r|`` of at most `level`. At 0 only neurons go that
+        equal a multiple of another plus a constant, up to rounding.
     share : float, optional
-        Instead of `level`: the share, from 0 to 1, of the neurons that can be taken out. First
-        go those that never change. Then, one by one, goes the neuron whose stand-in changes least
-        what the next layer reads, so a large neuron is kept even if it correlates. Each layer
-        keeps at least one.
+        Instead of `level`: the share to take out, from 0 to 1, of the neurons of all layers that
+        can lose some. Neurons that never change go first. Then, one by one, the neuron goes whose
+        removal changes least what the next layer computes, so a large neuron is kept even if it
+        correlates with another. Each layer keeps at least one.
     refit : bool
-        Replace each neuron that goes by the combination of all that stay in its layer that is
-        nearest on `data` (least squares), and not by a multiple of the most similar one alone.
+        Replace each neuron that goes by the least-squares combination, on `data`, of all that stay
+        in its layer, instead of a multiple of the most similar one.
     layers : "auto", str, type, or sequence of str and type
         Which linear layers and convolutions lose neurons. ``"auto"``: all whose readers are known.
-        Those of a layer that is given by name or type must be known.
+        A layer that is given by name or type must have known readers.
 
     Returns
     -------
     Module
         Of the same class, with modules of the same classes but fewer channels. The logger
-        ``topoloss.pruning`` tells at level INFO what became of each layer.
+        ``topoloss.pruning`` says at level INFO what became of each layer.
 
     Raises
     ------
     OptionError
         For options out of range, or both `level` and `share`.
     AttachmentError
-        Naming a layer whose readers are not known, such as one that a skip connection adds to
-        another. The model is left whole.
+        If the readers of a given layer are not known, for example because a skip connection adds
+        it to another layer; or if no layer can lose neurons. The model is not changed.
 
     Notes
     -----
-    Of a convolution only whole channels are cut. Where a convolution that reads a layer adds zeros
-    at the border, nothing can go into its bias: there a constant stays unless it is 0, and a copy
-    must be a multiple without a shift. Deaths are then those of the filtration ``cosine``.
+    A convolution loses only whole channels. If a convolution that reads the layer pads with zeros,
+    its bias cannot take up a constant: then only a constant of 0 goes as one, and a copy must be a
+    multiple without a shift. Deaths are then those of the filtration ``cosine``.
 
-    Correlations are computed in float64 on the CPU, at what the next layers read: after
-    activation, pooling and normalisation. A group is joined as in :func:`redundancy`; all stand-ins
-    are found on the activations of the whole model.
+    Correlations are computed in float64 on the CPU from what the next layers read: the outputs
+    after activation, pooling and normalisation. Groups are formed as in :func:`redundancy`. All
+    replacements are found on the activations of the unpruned model.
 
     Examples
     --------
     >>> import torch, topoloss
-    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and goes too
+    >>> _ = torch.manual_seed(0)  # with some weights a neuron is dead, and goes, too
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> with torch.no_grad():
     ...     _ = model[0].weight[4:].copy_(model[0].weight[:4])
@@ -124,7 +124,7 @@ def prune(
     folds = {name: fold(c, removed[name], refit) for name, c in channels.items()}
     smaller = copy.deepcopy(model)
     with torch.no_grad():
-        # All stand-ins first: they speak of channels as they are numbered now.
+        # All readers first: a fold refers to channels by their numbers before any is cut.
         for name, made in folds.items():
             for reader in chosen[name].readers:
                 _stand_in(smaller.get_submodule(reader.name), reader, made)
@@ -143,14 +143,14 @@ def _chosen(model: nn.Module, batch: Any, layers: Layers) -> dict[str, Wire]:
         others = [name for name in choice.named if name not in found]
         if others:
             raise AttachmentError(
-                f"layers={others} are none of the linear layers and convolutions {list(found)}."
+                f"layers={others} are not among the linear layers and convolutions {list(found)}."
             )
         found = {name: wire for name, wire in found.items() if name in choice.modules}
         blocked = [f"{name!r} {wire.obstacle}" for name, wire in found.items() if wire.obstacle]
         if blocked:
             raise AttachmentError(
-                f"layers= names some that cannot lose channels: {'; '.join(blocked)}. "
-                "layers='auto' passes over such layers."
+                f"layers= names layers that cannot lose channels: {'; '.join(blocked)}. "
+                "layers='auto' skips such layers."
             )
     for name, wire in found.items():
         if wire.obstacle:
@@ -166,7 +166,7 @@ def _chosen(model: nn.Module, batch: Any, layers: Layers) -> dict[str, Wire]:
 
 
 def _channels(model: nn.Module, given: list[Any], chosen: dict[str, Wire]) -> dict[str, Channels]:
-    """Run the model, and keep what the readers are given."""
+    """Run the model, and record the inputs of the readers."""
     seen: dict[str, list[Tensor]] = {name: [] for name in chosen}
     hooks = []
     for name, wire in chosen.items():
@@ -206,19 +206,19 @@ def _keeping(
             x = x.movedim(1, -1)
         elif reader.columns > 1:
             x = x.unflatten(-1, (-1, reader.columns)).movedim(-1, -2)
-        # A copy: what is computed in place afterwards would change it.
+        # A copy, because a later in-place operation would change the original.
         seen.append(x.reshape(-1, x.shape[-1]).to("cpu", copy=True))
 
     return keep
 
 
 def _share(channels: dict[str, Channels], share: float) -> dict[str, list[int]]:
-    """The channels that each layer loses, when those go first that change least."""
+    """The channels that each layer loses if those go first whose removal changes least."""
     removed: dict[str, list[int]] = {name: [] for name in channels}
     queues = {name: cheapest(c) for name, c in channels.items()}
     ahead = [(*first, name) for name, queue in queues.items() for first in islice(queue, 1)]
     heapify(ahead)
-    # As the share was written: 0.29 of 100 is 29, though the float 0.29 is a little less.
+    # The share as it was written: 0.29 of 100 is 29, though the float 0.29 is a little less.
     taken = floor(Fraction(str(share)) * sum(c.x.shape[1] for c in channels.values()))
     for _ in range(taken):
         if not ahead:
@@ -231,9 +231,9 @@ def _share(channels: dict[str, Channels], share: float) -> dict[str, list[int]]:
 
 
 def _stand_in(module: nn.Module, reader: Reader, made: Fold) -> None:
-    """Let a reader read the channels that stay in place of those that go."""
+    """Make a reader read the channels that stay, instead of those that go."""
     old = weight_of(module)
-    # One axis for the channels, and one for all that is multiplied for each.
+    # One axis for the channels, and one for all weights of a channel.
     weight = old.double().reshape(old.shape[0], len(made.kept) + len(made.removed), -1).cpu()
     gone = weight[:, made.removed]
     weight[:, made.kept] += torch.einsum("orp,rk->okp", gone, made.weights)
@@ -249,7 +249,7 @@ def _stand_in(module: nn.Module, reader: Reader, made: Fold) -> None:
 
 
 def _cut(model: nn.Module, wire: Wire, kept: Tensor) -> None:
-    """Take channels out of a layer, and out of what lies between it and its readers."""
+    """Take channels out of a layer, and out of the modules between it and its readers."""
     module = model.get_submodule(wire.name)
     for name in ("weight", "bias"):
         _keep(module, name, kept)

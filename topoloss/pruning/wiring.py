@@ -1,8 +1,9 @@
 """Which modules read the outputs of which linear layers, and what lies between them.
 
-A model is run once, and each torch function that it calls is seen. The output of a linear layer
-or convolution is followed through functions that treat each channel alone, up to the linear
-layers that multiply it. Where anything else reads it, the layer is left out with the reason.
+A model is run once while each torch function that it calls is watched. The output of a linear layer
+or convolution is followed through functions that treat each channel alone, up to the linear layers
+that read it. If anything else reads it, the layer cannot lose channels, and the reason is noted.
+Further runs find readers that no torch function shows.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ _POOLS = frozenset(
     for kind in ("max", "avg", "lp", "adaptive_max", "adaptive_avg")
     for axes in (1, 2, 3)
 )
-_MEANS = frozenset(("mean", "sum", "amax", "amin"))
+_REDUCTIONS = frozenset(("mean", "sum", "amax", "amin"))
 _SHAPES = frozenset(("flatten", "view", "reshape", "squeeze"))
 _CONVOLUTIONS = frozenset(("conv1d", "conv2d", "conv3d"))
-# Functions that tell of a tensor, and nothing of what it holds.
-_TELLING = frozenset(
+# Functions that depend on the metadata of a tensor, not on its values.
+_METADATA = frozenset(
     "__get__ size dim ndimension numel nelement stride is_contiguous is_floating_point is_complex "
     "get_device __len__ element_size storage_offset __hash__ is_same_size".split()
 )
@@ -54,15 +55,16 @@ _TELLING = frozenset(
 
 @dataclass(frozen=True)
 class Reader:
-    """A linear module that multiplies the channels.
+    """A linear module that reads the channels.
 
     Attributes
     ----------
     name : str
     columns : int
-        Of its weight, for each channel: more than 1 behind a flattened image.
+        How many columns of its weight belong to each channel: more than 1 after an image is
+        flattened.
     pads : bool
-        Whether it adds zeros at the border, where no channel has its value.
+        Whether it pads with zeros, so that even a constant channel is not constant at the border.
     """
 
     name: str
@@ -72,14 +74,15 @@ class Reader:
 
 @dataclass
 class Wire:
-    """The output of a linear module, and who reads it.
+    """The output of a linear module, and the modules that read it.
 
     Attributes
     ----------
     name : str
         The module.
     between : dict of str to int
-        Modules on the way with parameters for each channel, and how many for each.
+        Modules on the way that have parameters for each channel, and how many entries of such a
+        parameter belong to one channel.
     readers : list of Reader
     obstacle : str
         Why its channels cannot be cut, or an empty string.
@@ -100,7 +103,7 @@ def wires(model: nn.Module, batch: Batch) -> dict[str, Wire]:
     with torch.no_grad(), watch:
         outputs = run(model, batch)
     for tensor in tensors_within(outputs):
-        watch.block(tensor, "is put out by the model")
+        watch.block(tensor, "is an output of the model")
     found = watch.wires
     for name, module in model.named_modules():
         if isinstance(module, _LINEAR) and not watch.calls[name]:
@@ -117,7 +120,7 @@ def wires(model: nn.Module, batch: Batch) -> dict[str, Wire]:
 
 @dataclass(frozen=True)
 class _Flow:
-    """Whose channels a tensor holds: `columns` after each other along `axis`."""
+    """Which wire's channels a tensor holds: along `axis`, `columns` entries for each channel."""
 
     wire: Wire
     axis: int
@@ -149,7 +152,7 @@ class _Product:
 
     @property
     def alone(self) -> bool:
-        """Whether each channel goes into one of its own."""
+        """Whether each channel is turned into one channel, by itself (a depthwise convolution)."""
         return 1 < self.groups == self.x.shape[1] == self.weight.shape[0] and self.batched
 
 
@@ -158,7 +161,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.wires: dict[str, Wire] = {}
         self._flows: dict[int, _Flow] = {}
-        # An id is a tensor's only while the tensor lives.
+        # Keeps tensors alive: the id of a freed one may be used again.
         self._kept: list[Tensor] = []
         owners: dict[int, list[tuple[str, nn.Module]]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
@@ -167,7 +170,7 @@ class _Watch(TorchFunctionMode):
                     owners.setdefault(id(tensor), []).append((name, module))
         self._owners = owners
         self.calls: Counter[str] = Counter()
-        # Modules whose parameters something else reads, and what.
+        # Modules whose parameters another function reads, and that function.
         self._other_uses: dict[str, str] = {}
 
     def __torch_function__(
@@ -185,7 +188,7 @@ class _Watch(TorchFunctionMode):
         if name == "linear" or name in _CONVOLUTIONS:
             self._multiplied(name, args, kwargs, result)
             return result
-        tells = name in _TELLING and not any(True for _ in tensors_in((result,)))
+        tells = name in _METADATA and not any(True for _ in tensors_in((result,)))
         if not tells:
             self._note_owners(name, args, kwargs)
         if reads and not tells:
@@ -193,21 +196,21 @@ class _Watch(TorchFunctionMode):
             for tensor in reads:
                 if after is None:
                     self.block(tensor, f"is read by {name}")
-            # What comes of an obstacle need not be followed.
+            # The result of an obstacle need not be followed.
             if after is not None:
                 self._keep(result, after)
         return result
 
     def block(self, tensor: Tensor, reason: str) -> None:
-        """Say that something reads a tensor in a way that is not understood."""
+        """Note that a tensor is read in a way that keeps its channels from being cut."""
         flow = self._flows.get(id(tensor))
         if flow is not None and not flow.wire.obstacle:
             flow.wire.obstacle = reason
 
     def obstacle(self, wire: Wire) -> str:
-        """What else, after the pass, speaks against cutting a wire, or an empty string."""
+        """Why a wire cannot be cut, as is known only after the pass, or an empty string."""
         if not wire.readers:
-            return "is read by nothing that was seen"
+            return "has no reader that was seen"
         for module in (wire.name, *wire.between, *(reader.name for reader in wire.readers)):
             its = "" if module == wire.name else f"is followed by {module!r}, which "
             if self.calls[module] > 1:
@@ -217,7 +220,7 @@ class _Watch(TorchFunctionMode):
         return ""
 
     def why_not_called(self, name: str, module: nn.Module) -> str:
-        """Why no function was seen to multiply by the weight of a module as its own."""
+        """Why no function was seen that multiplies by the weight of this module."""
         weight = module._parameters.get("weight")
         if weight is None:
             return "computes its weight from other parameters"
@@ -239,7 +242,7 @@ class _Watch(TorchFunctionMode):
             if tensor is not product.x:
                 self.block(tensor, f"is an operand of {function}")
         if module is None:
-            self.block(product.x, f"is read by {function} with a weight of no single layer")
+            self.block(product.x, f"is read by {function} with the weight of no single layer")
             self._note_owners(function, args, kwargs)
             return
         self.calls[module] += 1
@@ -255,7 +258,7 @@ class _Watch(TorchFunctionMode):
         if product.groups != 1:
             wire.obstacle = "convolves in groups"
         elif not product.batched:
-            wire.obstacle = "was given a sample without an axis of samples"
+            wire.obstacle = "was given an input without an axis of samples"
         self._keep(result, _Flow(wire, product.axis, 1))
 
     def _read(self, flow: _Flow, product: _Product, module: str) -> None:
@@ -267,14 +270,14 @@ class _Watch(TorchFunctionMode):
             flow.wire.readers.append(Reader(module, flow.columns, product.pads))
 
     def _owner(self, tensor: Any, kinds: tuple[type[nn.Module], ...]) -> str | None:
-        """The module that a parameter or buffer is of, if it is one alone and of these kinds."""
+        """The module that holds a parameter or buffer, if just one does and is of these kinds."""
         found = self._owners.get(id(tensor), [])
         return found[0][0] if len(found) == 1 and isinstance(found[0][1], kinds) else None
 
-    # Functions between them
+    # Functions between linear layers
 
     def _note_owners(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Count calls of normalisations and slopes, and note what else reads parameters."""
+        """Count calls of normalisations and PReLUs; note other functions that read parameters."""
         kinds = {"batch_norm": _NORMS, "prelu": (nn.PReLU,)}.get(name, ())
         owners = [self._owners.get(id(t), ()) for t in tensors_in((args, kwargs))]
         found = {owner: module for owned in owners for owner, module in owned}
@@ -293,7 +296,7 @@ class _Watch(TorchFunctionMode):
         shape: tuple[int, ...],
         result: Any,
     ) -> _Flow | None:
-        """Whose channels the result holds, if each of them comes of one channel alone."""
+        """The flow of the result, if each of its channels depends on one channel alone."""
         if not isinstance(result, Tensor):
             return None
         flow = self._flows[id(reads[0])]
@@ -317,7 +320,7 @@ class _Watch(TorchFunctionMode):
             mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
             spatial = len(args[1] if len(args) > 1 else kwargs["pad"]) // 2 <= len(shape) - 2
             return flow if mode != "constant" and spatial else None
-        if name in _MEANS:
+        if name in _REDUCTIONS:
             return _reduced(flow, args, kwargs, shape, result)
         if name in _SHAPES:
             return _reshaped(flow, shape, tuple(result.shape))
@@ -326,7 +329,7 @@ class _Watch(TorchFunctionMode):
     def _with_parameters(
         self, flow: _Flow, parameters: list[Tensor], kinds: tuple[type[nn.Module], ...]
     ) -> _Flow | None:
-        """Go on behind a module that holds parameters for each channel."""
+        """The flow after a module with parameters for each channel, which is noted on the wire."""
         owners = {self._owner(p, kinds) for p in parameters}
         if owners == {None} and all(p.numel() == 1 for p in parameters):
             return flow
@@ -346,7 +349,7 @@ def _reduced(
     shape: tuple[int, ...],
     result: Tensor,
 ) -> _Flow | None:
-    """Behind a mean over other axes than those of samples and channels."""
+    """The flow after a mean or the like over axes other than those of samples and channels."""
     given = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if given is None or flow.axis != 1:
         return None
@@ -356,7 +359,7 @@ def _reduced(
 
 
 def _reshaped(flow: _Flow, shape: tuple[int, ...], after: tuple[int, ...]) -> _Flow | None:
-    """Behind a change of shape that leaves the channels' order."""
+    """The flow after a change of shape that keeps the order of the channels."""
     if after == shape:
         return flow
     if flow.axis == len(shape) - 1:
@@ -388,10 +391,11 @@ def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 class _Probe:
-    """Whether a model depends on a wire through its readers alone.
+    """Tests whether a model depends on a wire through its readers alone.
 
-    With the readers given what they read before, another output of the wire's module must change
-    nothing. This sees what no torch function shows, such as a compiled part.
+    The output of the wire's module is negated while its readers get the inputs that they had
+    before: the model's outputs must stay the same. This finds readers that no torch function
+    shows, such as a compiled part of the model.
     """
 
     def __init__(self, model: nn.Module, batch: Batch, readers: set[str]) -> None:
@@ -443,7 +447,7 @@ class _Probe:
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two outputs are the same but for rounding: equal products may round differently."""
+    """Whether two outputs are equal up to rounding: the same product may be rounded differently."""
     if first.shape != second.shape or not first.is_floating_point():
         return torch.equal(first, second)
     finite = first[first.isfinite()].abs()
