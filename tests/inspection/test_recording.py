@@ -188,7 +188,7 @@ def test_one_neuron_is_refused_and_nothing_is_written(tmp_path):
     model = nn.Linear(3, 1)
     with topoloss.observe(model) as seen, Recorder(tmp_path) as run:
         model(torch.randn(9, 3))
-        with pytest.raises(topoloss.InputError, match="1 neuron is observed"):
+        with pytest.raises(topoloss.InputError, match="neurons observed: 1; expected at least two"):
             run.add(0, seen)
     assert list(tmp_path.iterdir()) == []
 
@@ -224,7 +224,7 @@ def changed(lines, number, **values):
     [
         (lambda lines: [], "is empty; record one with"),
         (lambda lines: lines[:1], "holds no epoch"),
-        (lambda lines: [*lines[:2], *lines[3:]], "2 epochs are there, and its end says 3"),
+        (lambda lines: [*lines[:2], *lines[3:]], "it has 2 epochs, and its end says 3"),
         (lambda lines: lines[1:], "its format is None, expected 'topoloss run 1'"),
         (lambda lines: changed(lines, 0, format="topoloss run 2"), "format is 'topoloss run 2'"),
         (lambda lines: changed(lines, 0, layers=[]), "line 1 is cut off or damaged: fewer than"),
@@ -232,15 +232,15 @@ def changed(lines, number, **values):
         (lambda lines: changed(lines, 0, drawn=[9]), "neuron [9] is not one of the 4"),
         (lambda lines: changed(lines, 2, deaths=[0.1]), "line 3 is cut off or damaged: it has 1"),
         (lambda lines: changed(lines, 2, deaths=[0.3, 0.1, 0.2]), "its deaths do not ascend"),
-        (lambda lines: changed(lines, 2, deaths=["<b>"] * 3), "['<b>'] is no number"),
+        (lambda lines: changed(lines, 2, deaths=["<b>"] * 3), "['<b>'] is not a finite number"),
         (lambda lines: changed(lines, 2, edges=[[0, 1], [1, 2], [3, 4]]), "neuron [4] is not"),
         (lambda lines: changed(lines, 2, correlations="AAAA"), "3 correlations, and 4 neurons"),
         (lambda lines: changed(lines, 2, groups=[[0, [[9, 1.0]]]]), "neuron [9] is not"),
         (lambda lines: changed(lines, 2, constant=[-1]), "neuron [-1] is not"),
-        (lambda lines: changed(lines, 2, notes={"loss": "<b>"}), "['<b>'] is no number"),
+        (lambda lines: changed(lines, 2, notes={"loss": "<b>"}), "['<b>'] is not a finite number"),
         (lambda lines: changed(lines, 2, more=1), "line 3 is cut off or damaged"),
         (lambda lines: changed(lines, 2, epoch=0), "epoch 0 comes after epoch 0"),
-        (lambda lines: [*lines[:2], [1, 2]], "line 3 is cut off or damaged: it is no JSON object"),
+        (lambda lines: [*lines[:2], [1, 2]], "line 3 is cut off or damaged: it is not a JSON"),
     ],
 )
 def test_a_run_that_is_empty_or_damaged_is_refused(tmp_path, whole, change, message):

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Numbers: nothing here knows the page.
+  // Computations: nothing here depends on the page.
 
   const quantile = (ascending, share) => {
     const at = share * (ascending.length - 1);
@@ -9,7 +9,7 @@
     return ascending[low] + (at - low) * (ascending[high] - ascending[low]);
   };
 
-  // Single linkage as SciPy writes it: two clusters, the death that joins them, how many they are.
+  // Single linkage as SciPy writes it: two clusters, the death that joins them, their joint size.
   const linkage = (edges, deaths) => {
     const n = deaths.length + 1;
     const cluster = Array.from({ length: 2 * n - 1 }, (_, k) => k);
@@ -39,7 +39,7 @@
     return found;
   };
 
-  // For each joining of clusters the two places from left to right, and the heights, it goes between.
+  // For each pair of joined clusters the place and the height of both, and the death that joins them.
   const brackets = (rows) => {
     const n = rows.length + 1;
     const place = Array(n);
@@ -62,7 +62,7 @@
     };
   };
 
-  // Drawn neurons, as places in `drawn`, in the order of the tree on all of them.
+  // Drawn neurons, as places in `drawn`, in the order of the tree on all neurons.
   const ordered = (rows, drawn) => {
     const place = new Map(drawn.map((neuron, k) => [neuron, k]));
     return leaves(rows).filter((neuron) => place.has(neuron)).map((neuron) => place.get(neuron));
@@ -72,7 +72,7 @@
 
   globalThis.topoloss = { quantile, linkage, leaves, brackets, correlations, ordered };
 
-  // The page. Whatever is shown goes through textContent or attributes, so that no name is markup.
+  // The page. All text goes through textContent or attributes, so that no name acts as markup.
 
   const run = JSON.parse(document.getElementById("run").textContent);
   const at = (id) => document.getElementById(id);
@@ -88,7 +88,7 @@
     return made;
   };
 
-  // A figure's own coordinates: data from 0 to 1 lie in this frame.
+  // The frame of a figure, in its own coordinates: data from 0 to 1 lie in it.
   const LEFT = 34, RIGHT = 330, TOP = 10, BOTTOM = 205;
   const x = (share) => LEFT + share * (RIGHT - LEFT);
   const y = (share) => BOTTOM - share * (BOTTOM - TOP);
@@ -152,7 +152,7 @@
     }).join("");
     const thick = Math.min(4, 150 / neurons.length);
     draw(svg, "path", { class: "now", "stroke-width": thick, d: bars(chosen.deaths) });
-    // Of what was before only the ends, as a staircase, so that both are seen.
+    // The first epoch is a staircase of the ends of its bars, so that both epochs can be seen.
     const height = (BOTTOM - TOP) / neurons.length;
     const stairs = before.deaths.map((death, k) => `H${x(death)}V${BOTTOM - (k + 1) * height}`);
     draw(svg, "path", { class: "before", "stroke-width": 2, d: `M${LEFT} ${BOTTOM}${stairs.join("")}` });
@@ -166,7 +166,7 @@
     const points = (deaths, shift, name) => deaths.forEach((death) => {
       draw(svg, "circle", { class: name, cx: x(0) + shift, cy: y(death), r: 3, "fill-opacity": 0.4 });
     });
-    // Side by side, or the later ones would hide the earlier.
+    // Side by side, as the later points would hide the earlier ones.
     points(before.deaths, 12, "before");
     points(chosen.deaths, 0, "point");
     draw(svg, "circle", { class: "never", cx: x(0), cy: y(1.03), r: 3 });
@@ -263,7 +263,7 @@
     const total = run.layers.reduce((sum, { of }) => sum + of, 0);
     const fewer = seen.length < run.recorded ? `${seen.length} of ` : "";
     const drawn = run.drawn.length < neurons.length
-      ? `; correlations are drawn of ${run.drawn.length}` : "";
+      ? `; correlations are drawn for ${run.drawn.length}` : "";
     say("about", `${neurons.length} of ${total} neurons in ${run.layers.length} layers${drawn}; `
       + `${fewer}${run.recorded} recorded epochs`
       + (run.finished ? "." : "; the recording has no end: training still runs or was interrupted."));

@@ -1,4 +1,4 @@
-"""One HTML page of a recorded run, which asks nothing of the network."""
+"""Turn a recorded run into one HTML page, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from topoloss.palette import COLOURS, NEUTRAL
 
 __all__ = ["page", "write"]
 
-# With as many as that, of 1000 neurons, a page has about 2 MB.
+# With this many epochs of 1000 neurons a page has about 2 MB.
 MOST_EPOCHS = 60
 
 
@@ -30,7 +30,7 @@ def write(run: Run, path: Path) -> Path:
 def page(run: Run) -> str:
     """Return the page of a run as HTML.
 
-    Of more than 60 epochs evenly spaced ones are shown, and always the one that training kept.
+    Of more than 60 epochs, evenly spaced ones are shown, and always the one that training kept.
     """
     shown = set(spaced(len(run.snapshots), MOST_EPOCHS))
     shown |= {k for k, each in enumerate(run.snapshots) if each.epoch == run.kept}
@@ -38,7 +38,7 @@ def page(run: Run) -> str:
         "snapshots": [asdict(run.snapshots[k]) for k in sorted(shown)],
         "recorded": len(run.snapshots),
     }
-    # The names of layers are anybody's: no "</script>" in one may end the script that holds them.
+    # A name may contain anything: a "</script>" in it must not end the script that holds the data.
     data = json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     style, script = _part("page.css") + _colours(), _part("page.js")
     filled = {
@@ -65,6 +65,6 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """By which the page's policy knows its own script and style, and lets no other run."""
+    """The hash by which the page's content security policy allows only its own script and style."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"

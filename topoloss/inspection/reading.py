@@ -1,4 +1,4 @@
-"""Read a recorded run, and say what does not match in one that is empty or damaged."""
+"""Read a recorded run, and say what is wrong with one that is empty or damaged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Layer:
     units : list of int
         Their indices in the layer.
     of : int
-        How many the layer has that were observed.
+        How many neurons of the layer were observed.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Run:
     ----------
     title : str
     level : float
-        Up to which death neurons belong to one group.
+        Neurons joined by deaths of at most this belong to one group.
     layers : list of Layer
     drawn : list of int
         The neurons whose correlations are kept.
     snapshots : list of Snapshot
         At least one.
     finished : bool
-        Whether the recording came to its end.
+        Whether the recording was completed.
     kept : int or None
         The epoch whose weights training kept, if that is known.
     """
@@ -82,7 +82,7 @@ def read(path: Path) -> Run:
     end = lines.pop()[1] if lines and "kept" in lines[-1][1] else None
     snapshots = [_snapshot(file, number, found, neurons, len(drawn)) for number, found in lines]
     if not snapshots:
-        raise InputError(f"{file} holds no epoch: no training went as far; {_RECORD}.")
+        raise InputError(f"{file} holds no epoch: training ended before the first one; {_RECORD}.")
     for before, after in pairwise(snapshots):
         if after.epoch <= before.epoch:
             raise InputError(
@@ -91,7 +91,7 @@ def read(path: Path) -> Run:
             )
     if end is not None and end.get("epochs") != len(snapshots):
         raise InputError(
-            f"{file} lacks lines: {len(snapshots)} epochs are there, and its end says "
+            f"{file} lacks lines: it has {len(snapshots)} epochs, and its end says "
             f"{end.get('epochs')}. Restore the file, or {_RECORD}."
         )
     kept = None if end is None else end["kept"]
@@ -113,7 +113,7 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
         try:
             read = json.loads(line)
             if not isinstance(read, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
         except ValueError as error:
             raise _damaged(file, number, error) from error
         found.append((number, read))
@@ -135,7 +135,7 @@ def _header(
     number, found = line
     if found.get("format") != FORMAT:
         raise InputError(
-            f"{file} is no run of this version of topoloss: its format is "
+            f"{file} cannot be read by this version of topoloss: its format is "
             f"{found.get('format')!r}, expected {FORMAT!r}; {_RECORD}."
         )
     try:
@@ -153,8 +153,8 @@ def _header(
 def _snapshot(file: Path, number: int, found: dict[str, Any], neurons: int, drawn: int) -> Snapshot:
     try:
         made = Snapshot(**found)
-        _check(isinstance(made.epoch, int), "its epoch is no integer")
-        _check(isinstance(made.notes, dict), "its notes are no object")
+        _check(isinstance(made.epoch, int), "its epoch is not an integer")
+        _check(isinstance(made.notes, dict), "its notes are not an object")
         for name in ("deaths", "edges"):
             count = len(getattr(made, name))
             _check(
@@ -179,7 +179,7 @@ def _snapshot(file: Path, number: int, found: dict[str, Any], neurons: int, draw
 
 def _check_numbers(given: Sequence[float]) -> None:
     wrong = [n for n in given if not isinstance(n, (int, float)) or not isfinite(n)]
-    _check(not wrong, f"{wrong[:1]} is no number")
+    _check(not wrong, f"{wrong[:1]} is not a finite number")
 
 
 def _check_neurons(given: Sequence[int], neurons: int) -> None:

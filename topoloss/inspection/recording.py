@@ -26,21 +26,22 @@ FORMAT = "topoloss run 1"
 class Recorder:
     """Record what training does to the neurons, for ``topoloss inspect FOLDER``.
 
-    Each epoch is written at once, so an interrupted training keeps those before. Recording draws
-    no random numbers and changes nothing in the model.
+    Each epoch is written at once, so if training is interrupted the earlier epochs are kept.
+    Recording draws no random numbers and changes nothing in the model.
 
     Parameters
     ----------
     folder : str or Path
-        Gets the file ``run.jsonl``, instead of one that is there.
+        Where the file ``run.jsonl`` is written; it replaces an existing one.
     title : str
-        Heads the page.
+        The heading of the page.
     most : int
-        How many neurons are watched; of more than that, evenly spaced ones.
+        How many neurons are watched; if there are more, evenly spaced ones.
     drawn : int
-        Of how many of these each correlation is kept, for the picture of correlations.
+        How many of these the picture of correlations shows; only their correlations are kept.
     level : float
-        Up to which death neurons belong to one group, as for :func:`topoloss.redundancy`.
+        Neurons joined by deaths of at most this belong to one group, as for
+        :func:`topoloss.redundancy`.
 
     Examples
     --------
@@ -85,18 +86,18 @@ class Recorder:
         *,
         kept: bool = False,
     ) -> None:
-        """Record the latest forward pass of what is observed.
+        """Record the latest forward pass of an observed model.
 
         Parameters
         ----------
         epoch : int
-            Or a step: greater than the last one.
+            The epoch, or step: greater than the last one.
         seen : Observation or Attachment
-            Of the same neurons each time. Take the same samples each time, in evaluation mode.
+            Of the same neurons each time. Use the same samples each time, in evaluation mode.
         notes : dict of str to float, optional
             Other numbers to show, such as the validation loss.
         kept : bool
-            Whether these weights are those that training keeps, unless a later call says so too.
+            Whether training keeps the weights of this epoch, unless a later call sets this, too.
 
         Raises
         ------
@@ -130,7 +131,7 @@ class Recorder:
             self._kept = epoch
 
     def __enter__(self) -> Recorder:
-        self.path.unlink(missing_ok=True)  # or an earlier run would pass for this one
+        self.path.unlink(missing_ok=True)  # otherwise an earlier run could pass for this one
         return self
 
     def __exit__(
@@ -149,11 +150,11 @@ class Recorder:
             self._file.close()
 
     def _choose(self, neurons: dict[str, list[int]]) -> None:
-        """Choose what is watched, at the first epoch; it stays so."""
+        """Choose the neurons to watch at the first epoch; refuse other neurons later."""
         neurons = {name: units for name, units in neurons.items() if units}
         total = sum(map(len, neurons.values()))
         if total < 2:
-            raise InputError(f"{total} neuron is observed, which has no other to be compared with.")
+            raise InputError(f"neurons observed: {total}; expected at least two, to compare them.")
         if not self._neurons:
             self._neurons, self._watched = neurons, spaced(total, self._most)
         elif neurons != self._neurons:
@@ -200,7 +201,7 @@ class Recorder:
 
 
 def spaced(n: int, most: int) -> list[int]:
-    """At most so many of the numbers below `n`, evenly spaced, with the first and the last.
+    """At most `most` of the numbers below `n`, evenly spaced, with the first and the last.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from topoloss.pruning.copies import copies_in
 
 __all__ = ["Group", "Snapshot", "snapshot"]
 
-# A representative and its copies: neurons, each with its correlation.
+# A representative and its copies, each with its correlation.
 Group = tuple[int, list[tuple[int, float]]]
 
 
@@ -23,7 +23,7 @@ Group = tuple[int, list[tuple[int, float]]]
 class Snapshot:
     """The neurons of a network after one epoch, as plain numbers that JSON can hold.
 
-    A neuron is a number: its place among those that are watched.
+    A neuron is given by its place among those that are watched.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Snapshot:
     groups : list of (int, list of (int, float))
         As :func:`topoloss.redundancy` finds them across layers.
     constant : list of int
-        Neurons that do not vary.
+        Neurons whose output is the same for every sample.
     """
 
     epoch: int
@@ -56,7 +56,7 @@ class Snapshot:
 def snapshot(
     epoch: int, x: Tensor, drawn: list[int], level: float, notes: Mapping[str, float]
 ) -> Snapshot:
-    """Measure neurons.
+    """Measure the neurons after one epoch.
 
     Parameters
     ----------
