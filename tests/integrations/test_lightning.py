@@ -295,9 +295,9 @@ class CallsAChild(Holder):
 @pytest.mark.parametrize(
     ("make", "options", "match"),
     [
-        (ByHand, {}, "optimises by hand"),
+        (ByHand, {}, "uses manual optimisation"),
         (TwoNets, {}, r"2 children .*\['net', 'other'\]; say with module="),
-        (Holder, {"module": "nets"}, r"module='nets' is no module of Holder.*\['net'"),
+        (Holder, {"module": "nets"}, r"module='nets' is not a module of Holder.*\['net'"),
         (Classifier, {"layers": "conv*"}, r"conv\*"),
         (CallsAChild, {}, "was not run"),
     ],

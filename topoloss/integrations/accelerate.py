@@ -1,4 +1,4 @@
-"""A penalty in a loop that Hugging Face's accelerate runs."""
+"""A penalty in a training loop that uses Hugging Face's accelerate."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def attach(
     ----------
     accelerator : Accelerator
     model : Module
-        As it is, or as ``prepare`` returned it: what DDP, FSDP or ``torch.compile`` wrapped is
-        unwrapped.
+        As it is, or as ``prepare`` returned it: wrappers of DDP, FSDP or ``torch.compile`` are
+        taken off.
     regulariser : str or Regulariser
         As for :func:`topoloss.attach`.
     global_batch : bool
-        Value the batches of all processes together, instead of each process its own.
+        Value the batches of all processes together, instead of each process its own batch.
     **options
-        Of :func:`topoloss.attach`.
+        Options of :func:`topoloss.attach`.
 
     Returns
     -------
     Attachment
-        Add it to the loss before ``accelerator.backward(loss)``, which divides the sum by the
-        number of micro-batches and scales it for mixed precision.
+        Add its value to the loss before ``accelerator.backward(loss)``, which divides the sum by
+        the number of micro-batches and scales it for mixed precision.
 
     Raises
     ------
     OptionError
-        For both `global_batch` and ``group=``, and where :func:`topoloss.attach` raises it.
+        If both `global_batch` and ``group=`` are given, or where :func:`topoloss.attach` raises it.
 
     Notes
     -----
@@ -61,7 +61,7 @@ def attach(
     if global_batch and options.get("group") is not None:
         raise OptionError(
             "global_batch=True and group= were given; expected one of them: global_batch=True "
-            "values the batches of all processes together, group= those of its own processes."
+            "values the batches of all processes together, group= those of the group's processes."
         )
     if global_batch and accelerator.num_processes > 1:
         options["group"] = torch.distributed.group.WORLD

@@ -18,9 +18,9 @@ from topoloss.regularisers import Regulariser
 
 __all__ = ["PenaltyCallback"]
 
-# Two packages hold the same code, with classes of their own.
+# Two packages contain the same code, each with its own classes.
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-# Options that a run may be resumed without, or with others: nothing of the state hangs on them.
+# Options that may differ when a run is resumed: the state does not depend on them.
 _NOT_IN_STATE = frozenset({"max_neurons", "on_small_batch"})
 
 
@@ -56,21 +56,21 @@ class PenaltyCallback(_Callback):
         LightningModule itself if it has a ``forward`` of its own, otherwise its only child that
         has parameters.
     **options
-        Of :func:`topoloss.attach`.
+        Options of :func:`topoloss.attach`.
 
     Attributes
     ----------
     penalty : Attachment or None
-        While ``fit`` runs.
+        The attachment while ``fit`` runs, otherwise None.
 
     Notes
     -----
-    The loss is that of each micro-batch, before Lightning divides it by the number of
-    micro-batches and scales it for mixed precision. The model is observed from the start of ``fit``
-    to its end or failure, and not in validation. Checkpoints hold the state of the penalty.
+    The penalty is added to the loss of each micro-batch, before Lightning divides it by the number
+    of micro-batches and scales it for mixed precision. The model is observed from the start of
+    ``fit`` to its end or failure, except in validation. Checkpoints hold the state of the penalty.
 
     Every ``log_every_n_steps`` steps the trainer's loggers get the numbers of
-    :meth:`topoloss.Attachment.metrics`, and that of TensorBoard a histogram of deaths.
+    :meth:`topoloss.Attachment.metrics`; TensorBoard's logger also gets a histogram of deaths.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PenaltyCallback(_Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of its state in checkpoints; it tells penalties of one trainer apart."""
+        """The name of its state in checkpoints, different for each penalty of one trainer."""
         defaults = signature(attach).parameters
         options = {
             name: _stable(option)
@@ -110,14 +110,14 @@ class PenaltyCallback(_Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if not pl_module.automatic_optimization:
             raise AttachmentError(
-                f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), so "
-                "no callback can add to its loss; call topoloss.attach in it, and add the penalty "
-                "in training_step."
+                f"{type(pl_module).__name__} uses manual optimisation "
+                "(automatic_optimization=False), so no callback can add to its loss; call "
+                "topoloss.attach in it, and add the penalty in training_step."
             )
         self.penalty = attach(self._observed(pl_module), self._regulariser, **self._options)
         self._logged = trainer.global_step
         _Step.of(trainer.strategy).callbacks.append(self)
-        # Last, as it may raise: what was done until now is undone by on_exception.
+        # Last, as it may raise: on_exception then undoes the steps before.
         if self._state:
             self.penalty.load_state_dict(self._state)
 
@@ -172,7 +172,7 @@ class PenaltyCallback(_Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        # With accumulation several batches are one step.
+        # With accumulation, several batches make one step.
         due = step != self._logged and step % trainer.log_every_n_steps == 0
         if due and self.penalty is not None and self._loss is not None:
             self._logged = step
@@ -195,7 +195,7 @@ class PenaltyCallback(_Callback):
         return self._state if self.penalty is None else self.penalty.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what ``state_dict()`` returned; some strategies do so after the start."""
+        """Load what ``state_dict()`` returned; some strategies do that after ``on_fit_start``."""
         self._state = state_dict
         if self.penalty is not None:
             self.penalty.load_state_dict(state_dict)
@@ -213,7 +213,7 @@ class PenaltyCallback(_Callback):
             modules: dict[str, nn.Module] = dict(pl_module.named_modules())
             if self._module not in modules:
                 raise OptionError(
-                    f"module={self._module!r} is no module of {name}, whose children are "
+                    f"module={self._module!r} is not a module of {name}, whose children are "
                     f"{list(children)}."
                 )
             return modules[self._module]
@@ -229,9 +229,9 @@ class PenaltyCallback(_Callback):
 
 
 def _stable(option: Any) -> Any:
-    """What stands for an option in a checkpoint: the same in the process that loads it.
+    """A form of an option that is the same in the process that loads the checkpoint.
 
-    The ``repr`` of a function holds its address, and sets of names have no order of their own.
+    The ``repr`` of a function contains its address, and a set of names has no fixed order.
     """
     if isinstance(option, (list, tuple)):
         return [_stable(each) for each in option]
@@ -243,10 +243,10 @@ def _stable(option: Any) -> Any:
 
 
 class _Step:
-    """The ``training_step`` of a strategy, which calls that of the model, with penalties.
+    """Replaces the ``training_step`` of a strategy: calls it, and adds the penalties to its loss.
 
     A strategy that wraps the model, as DDP does, calls the model's own ``training_step`` inside a
-    forward pass. The pass is over when the strategy returns.
+    forward pass. That pass is over only when the strategy's ``training_step`` returns.
     """
 
     def __init__(self, strategy: Any) -> None:
@@ -256,7 +256,7 @@ class _Step:
 
     @classmethod
     def of(cls, strategy: Any) -> _Step:
-        """The one that stands in for the step of a strategy; made if there is none."""
+        """Return the replacement of a strategy's ``training_step``; make it if there is none."""
         if not isinstance(strategy.training_step, cls):
             strategy.training_step = cls(strategy)
         step: _Step = strategy.training_step
@@ -269,7 +269,7 @@ class _Step:
         return output
 
     def leave(self, callback: PenaltyCallback) -> None:
-        """Take a callback out; the last one gives the strategy its own step back."""
+        """Remove a callback; after the last one, restore the strategy's own ``training_step``."""
         self.callbacks.remove(callback)
         if not self.callbacks:
             del self._strategy.training_step

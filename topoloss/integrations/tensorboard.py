@@ -12,7 +12,7 @@ __all__ = ["Writer", "log"]
 
 
 class Writer(Protocol):
-    """What is asked of a ``torch.utils.tensorboard.SummaryWriter``."""
+    """The methods that are used of a ``torch.utils.tensorboard.SummaryWriter``."""
 
     def add_scalar(self, tag: str, scalar_value: Any, global_step: Any) -> None: ...
 
@@ -31,7 +31,8 @@ def log(
     Parameters
     ----------
     writer : SummaryWriter
-        Of ``torch.utils.tensorboard``, or anything with its `add_scalar` and `add_histogram`.
+        That of ``torch.utils.tensorboard``, or any object with the same `add_scalar` and
+        `add_histogram`.
     penalty : Attachment
     step : int
     loss, weight
@@ -39,8 +40,8 @@ def log(
 
     Notes
     -----
-    The tags are ``topoloss/value``, ``topoloss/copies`` and so on, and ``topoloss/deaths``. A
-    regulariser without diagrams has no histogram.
+    The tags are ``topoloss/value``, ``topoloss/copies`` and so on, and ``topoloss/deaths`` for the
+    histogram, which is not written for a regulariser without diagrams.
     """
     numbers = penalty.metrics(loss, weight)
     for name, number in numbers.items():

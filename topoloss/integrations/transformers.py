@@ -38,7 +38,7 @@ class PenaltyMixin(_Base):
     Parameters
     ----------
     *args, **kwargs
-        Of the Trainer.
+        Arguments of the Trainer.
     penalty : str or Regulariser
         As for :func:`topoloss.attach`.
     penalty_weight : float
@@ -52,18 +52,18 @@ class PenaltyMixin(_Base):
     Attributes
     ----------
     attachment : Attachment or None
-        While ``train`` runs.
+        The attachment during ``train``, from the first step on; otherwise None.
 
     Notes
     -----
-    A step of the optimiser uses the mean of the penalties of its micro-batches, also where the
-    model's loss is a sum over ``num_items_in_batch``. With several processes each values its own
+    A step of the optimiser uses the mean of the penalties of its micro-batches, even where the
+    model's loss is a sum over ``num_items_in_batch``. With several processes, each values its own
     batches.
 
-    The model inside DDP, ``torch.compile`` or an adapter of PEFT is attached to at the first step,
-    which is not compiled, and left as it was at the end. It is not observed in evaluation.
-    Checkpoints hold the state of the penalty. What the Trainer logs beside the loss has the numbers
-    of :meth:`topoloss.Attachment.metrics`, as ``topoloss_value`` and so on.
+    The penalty is attached at the first step, which is not compiled, to the model inside DDP or
+    ``torch.compile``, which may be one of PEFT; it is removed at the end. The model is not observed
+    in evaluation. Checkpoints hold the state of the penalty. Whenever the Trainer logs the loss, it
+    also logs the numbers of :meth:`topoloss.Attachment.metrics`, as ``topoloss_value`` and so on.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class PenaltyMixin(_Base):
         first = self.attachment is None
         if self.attachment is None:
             self.attachment = self._attached(model)
-        # What follows each layer is seen in a pass that is not compiled.
+        # The first pass shows which activation follows each layer, if it is not compiled.
         with torch.compiler.set_stance("force_eager") if first else nullcontext():
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         weight = self._weight / self._micro_batches(num_items_in_batch)
@@ -120,7 +120,7 @@ class PenaltyMixin(_Base):
         return (loss, outputs) if return_outputs else loss
 
     def _micro_batches(self, num_items_in_batch: Tensor | int | None) -> int:
-        """By how many micro-batches the Trainer does not divide the loss."""
+        """The number of micro-batches to divide the penalty by; 1 if the Trainer divides it."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is None:
             accepted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
@@ -181,7 +181,7 @@ class _Saving(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         attachment = self._trainer.attachment
-        # A search for hyperparameters has folders of its own, and does not resume.
+        # A hyperparameter search has folders of its own, and does not resume.
         if attachment is not None and args.should_save and folder.is_dir():
             torch.save(attachment.state_dict(), folder / _FILE)
 
@@ -198,7 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _defaults(model: nn.Module, regulariser: Regulariser) -> dict[str, Any]:
-    """Options that fit the model, as far as they make a difference to the regulariser."""
+    """Options that fit the model, without those that make no difference to the regulariser."""
     options: dict[str, Any] = {"on_small_batch": "skip"}
     adapted = getattr(model, "get_base_model", lambda: model)()
     if "attention_mask" in inspect.signature(adapted.forward).parameters:
