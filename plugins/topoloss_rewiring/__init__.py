@@ -1,4 +1,4 @@
-"""Sparse training whose connections move, epoch by epoch, to where neurons are most alike."""
+"""Sparse training that moves connections, between epochs, to the most similar neurons."""
 
 from topoloss_rewiring.attaching import Rewiring, rewire
 from topoloss_rewiring.choosing import moved

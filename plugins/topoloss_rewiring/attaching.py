@@ -19,7 +19,7 @@ from topoloss_rewiring.choosing import moved
 
 __all__ = ["Rewiring", "rewire"]
 
-# Layers that are kept sparse now.
+# Layers that some `Rewiring` currently keeps sparse.
 _SPARSE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -32,24 +32,24 @@ def rewire(
     seed: int = 0,
     group: Any = None,
 ) -> Rewiring:
-    """Make linear layers sparse, and let their connections move when `step()` is called.
+    """Make linear layers sparse; each call of `step()` moves some of their connections.
 
     Parameters
     ----------
     model : Module
-        Changed in place: all but some weights of each layer become 0, chosen at random.
+        Changed in place: in each layer randomly chosen weights stay, and all others become 0.
     density : float
-        The share of connections that each layer keeps, above 0 and at most 1. It stays the same.
+        The share of its connections that each layer keeps, above 0 and at most 1.
     fraction : float
-        The share of these that move at each step, from 0 to 1.
+        The share of the kept connections that move at each step, from 0 to 1.
     layers : sequence of str, optional
-        Names of linear layers; by default all but those inside of attention, which it does not
-        call.
+        Names of linear layers. By default all except those inside ``nn.MultiheadAttention``, which
+        never calls them.
     seed : int
-        Of the first connections.
+        Seed of the initial connections.
     group : torch.distributed.ProcessGroup, optional
-        The processes that train replicas of the model together, as under DDP. The first of them
-        chooses the connections of all, by the samples of its own. Every process then calls
+        The processes that train replicas of the model together, as under DDP. The first of
+        them chooses the connections for all, from its own samples only. Every process must call
         ``step()``.
 
     Returns
@@ -60,25 +60,24 @@ def rewire(
     Raises
     ------
     OptionError
-        For a name that is no linear layer's or stands there twice, a model without such a layer,
-        or a layer whose weight is not its own to be kept sparse: frozen, shared with another
-        module, computed (as by a weight norm), or sparse already. Also if torch.distributed runs
-        several processes and no group was given.
+        If a name is repeated or names no linear layer; if the model has no linear layer; if the
+        weight of a layer is frozen, shared with another module, computed (as by a weight norm) or
+        already kept sparse; or if torch.distributed runs several processes and no group was given.
 
     Notes
     -----
-    At each step the connections of smallest absolute weight go. As many come between the neurons
-    whose activations in the latest training pass have the largest absolute cosine. These
-    begin with weight 0, so the network computes the same as without them.
+    Each step removes the connections of smallest absolute weight. It adds as many between
+    unconnected neurons, where the absolute cosine of their activations in the latest training pass
+    is largest. New connections start at weight 0, so adding them does not change the output.
 
-    **Checkpoints.** Save `state_dict()` beside those of the model and the optimiser. To go on,
-    rewire a new model first, as this cuts weights, and then load all of them.
+    **Checkpoints.** Save `state_dict()` along with those of the model and the optimiser. To resume,
+    first call `rewire` on a new model, because it zeroes weights; then load all three states.
 
-    **Several processes.** Pass ``group=torch.distributed.group.WORLD`` under DDP: replicas with
-    differing connections would drift apart.
+    **Several processes.** Pass ``group=torch.distributed.group.WORLD`` under DDP. Otherwise
+    each replica would choose other connections, and the replicas would drift apart.
 
-    **Copies.** A copy of the model alone is no longer kept sparse; `copy.deepcopy` of a structure
-    that holds model and rewiring copies both.
+    **Copies.** A copy of the model alone is not kept sparse. To copy the model with its rewiring,
+    apply `copy.deepcopy` to an object that holds both, such as a tuple.
 
     References
     ----------
@@ -110,7 +109,7 @@ def rewire(
 
 
 def _check_alone(processes: topoloss.Processes | None) -> None:
-    """Raise an `OptionError` where there are several processes, and no group of them was given."""
+    """Raise an `OptionError` if there are several processes and no group was given."""
     if processes is None and dist.is_available() and dist.is_initialized():
         size = dist.get_world_size()
         if size > 1:
@@ -123,10 +122,10 @@ def _check_alone(processes: topoloss.Processes | None) -> None:
 
 
 def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Linear]:
-    """Return the linear layers of these names; without names all that are called."""
+    """Return the linear layers with these names; without names, all that the model calls."""
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     if layers is None:
-        # Attention multiplies by the weight of such a layer itself.
+        # nn.MultiheadAttention uses the weight of this layer without calling the layer.
         uncalled = NonDynamicallyQuantizableLinear
         called = {name: m for name, m in linear.items() if not isinstance(m, uncalled)}
         if not called:
@@ -170,7 +169,7 @@ class Rewiring:
     Attributes
     ----------
     connected : dict of str to Tensor of bool, shape (outputs, inputs)
-        The connections of each layer, now.
+        The current connections of each layer.
     """
 
     def __init__(
@@ -187,44 +186,46 @@ class Rewiring:
         self._fraction = fraction
         self._processes = processes
         self._removed = False
-        # Neurons are what follows a layer, its activation included.
+        # The outputs of a layer are observed after the activation that follows it.
         self._seen = topoloss.observe(model, layers=list(layers), units="channel")
         self.connected = self._agreed(partial(_all_at_random, layers, density, seed))
         self._connect()
         self._cut()
 
     def _connect(self) -> None:
-        # Of the latest training pass.
+        # Whether the latest pass was in training mode, and the activations of the latest that was.
         self._trained = False
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] | None = None
-        # Before the observation's own, which forgets the pass before.
+        # Runs before the observation's own hook, which discards the previous pass.
         begin = register_first(self._model, OwnHook(self._before_pass))
-        # Torch keeps this hook for all optimisers, and would keep the model with it.
+        # Torch keeps this hook globally, for all optimisers; a strong reference in it would keep
+        # the model alive.
         step = register_optimizer_step_post_hook(_weakly(self._after_step))
         weakref.finalize(self, step.remove)
         self._handles: list[Any] = [step, begin]
         for name, layer in self._layers.items():
             note = OwnHook(partial(self._note, name))
             self._handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-            # What a layer put out holds its weight, out of sight of Python's garbage collector.
+            # A recorded output keeps the weight and its hooks alive through the autograd graph,
+            # which Python's garbage collector cannot see. So the hook must not hold this object.
             mask = partial(_weakly(self._masked), name)
             self._handles.append(layer.weight.register_hook(mask))  # type: ignore[no-untyped-call]
             _SPARSE.add(layer)
 
     def __call__(self) -> Tensor:
-        """Return 0: connections are no term of the loss."""
+        """Return 0: rewiring adds nothing to the loss."""
         return torch.zeros((), device=next(iter(self._layers.values())).weight.device)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move connections, by what the neurons did in the latest training pass.
+        """Move connections according to the activations in the latest training pass.
 
         Raises
         ------
         AttachmentError
-            If there was none, or the rewiring was removed. In a group, the first process alone
-            needs such a pass.
+            If there was no training pass since the last step, or the rewiring was removed. In a
+            group, only the first process needs a training pass.
         OptionError
             If torch.distributed runs several processes, and `rewire` was given no group.
         NonFiniteError
@@ -234,19 +235,19 @@ class Rewiring:
             raise topoloss.AttachmentError(
                 "this rewiring was removed; call topoloss_rewiring.rewire again."
             )
-        # The other processes may have come after `rewire`.
+        # torch.distributed may have been initialised after the call of `rewire`.
         _check_alone(self._processes)
         self.connected = self._agreed(self._moved)
         self._inputs, self._outputs = {}, None
         self._cut()
 
     def _agreed(self, choose: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The connections that the first process of the group chooses, or else this process."""
+        """Return the choice of the group's first process or, without a group, of this one."""
         chosen = choose() if self._processes is None else self._processes.broadcast(choose)
         return {name: chosen[name].to(layer.weight.device) for name, layer in self._layers.items()}
 
     def _moved(self) -> dict[str, Tensor]:
-        """The connections after a step, on the CPU."""
+        """Return the connections after a step, on the CPU."""
         if not self._inputs:
             raise topoloss.AttachmentError(
                 "no training pass was seen since the last step; run the model in training mode "
@@ -255,7 +256,7 @@ class Rewiring:
         if self._outputs is None and not self._trained:
             raise topoloss.AttachmentError(
                 "the latest pass of this compiled model was in evaluation mode; call step() after "
-                "training and before it."
+                "training and before evaluation."
             )
         outputs = self._seen.activations() if self._outputs is None else self._outputs
         found = {}
@@ -266,16 +267,16 @@ class Rewiring:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, beside the model's state, to go on with the connections."""
+        """Return what a checkpoint needs, besides the model's state, to keep the connections."""
         return {"connected": {name: c.clone() for name, c in self.connected.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the connections that ``state_dict()`` returned, and cut all others.
+        """Restore the connections that ``state_dict()`` returned, and zero all other weights.
 
         Raises
         ------
         OptionError
-            If it is the state of something else.
+            If the layers or shapes in the state are not those of this rewiring.
         """
         expected = {name: tuple(c.shape) for name, c in self.connected.items()}
         connected = state.get("connected") if isinstance(state, Mapping) else None
@@ -294,7 +295,7 @@ class Rewiring:
         self._cut()
 
     def remove(self) -> None:
-        """Let all connections learn again; those that are 0 begin there."""
+        """Let all weights learn again; those of cut connections start from 0."""
         if self._removed:
             return
         for handle in self._handles:
@@ -326,21 +327,22 @@ class Rewiring:
             layer.weight.mul_(self.connected[name].to(layer.weight.device))
 
     def _after_step(self, *step: object) -> None:
-        # Momentum moves a weight also where it has no gradient.
+        # Momentum can move a weight whose gradient is 0.
         self._cut()
 
     def _before_pass(self, model: nn.Module, args: object) -> None:
         if model.training:
             self._inputs, self._outputs = {}, None
         elif not torch.compiler.is_compiling() and self._trained and self._inputs:
-            # This pass, an evaluation, is about to take the place of the training pass.
+            # This evaluation pass is about to overwrite the activations of the training pass.
             self._outputs = {name: y.detach() for name, y in self._seen.activations().items()}
         self._trained = model.training
 
     def _note(
         self, name: str, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
     ) -> None:
-        # Of several calls in a pass the first, as the observation names it.
+        # If a pass calls the layer several times, keep the first call: the observation, too, has
+        # that one under the layer's plain name.
         if module.training and name not in self._inputs:
             self._inputs[name] = (args[0] if args else kwargs["input"]).detach()
 

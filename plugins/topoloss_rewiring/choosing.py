@@ -1,4 +1,4 @@
-"""Which connections go, and which come."""
+"""Choose which connections to remove and which to add."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def moved(
     y: Float[Tensor, "samples outputs"],
     fraction: float,
 ) -> Bool[Tensor, "outputs inputs"]:
-    """Return connections of which the weakest have given way to the most alike.
+    """Replace the weakest connections by connections between the most similar neurons.
 
     Parameters
     ----------
@@ -29,13 +29,14 @@ def moved(
     x, y : Tensor, shape (samples, inputs) and (samples, outputs)
         Activations of the neurons on both sides.
     fraction : float
-        floor(fraction * connections) of them move, or as many as there are free places.
+        floor(fraction * connections) connections move, or fewer if there are not as many
+        unconnected pairs.
 
     Returns
     -------
     Tensor of bool, shape (outputs, inputs)
-        As many connections. Those of the smallest ``|weight|`` are gone. In their stead stand
-        those of the largest ``|cos|`` between two neurons' activations, among pairs that were not
+        The same number of connections. Those of smallest ``|weight|`` are replaced by the pairs
+        of largest ``|cos|`` between the two neurons' activations, among pairs that were not
         connected before.
 
     Raises
@@ -47,7 +48,8 @@ def moved(
 
     Notes
     -----
-    Of equals the first, row by row, goes or comes. ``|cos|`` is 1 less the filtration ``cosine``.
+    Of equal values the first in row-major order is taken. ``|cos|`` is 1 minus the value of the
+    filtration ``cosine``.
 
     Examples
     --------
@@ -60,9 +62,9 @@ def moved(
     """
     _check(connected, weight, x, y, fraction)
     free = int((~connected).sum())
-    # As it is written: 0.29 of 100 are 29, and 28 by rounded numbers.
+    # Exact arithmetic on the decimal: 0.29 of 100 is 29, but floor(0.29 * 100) in floats is 28.
     count = min(int(Fraction(str(fraction)) * int(connected.sum())), free)
-    # The vectors of the filtration, of which |cos| of all pairs is one product.
+    # The unit vectors of the filtration: one matrix product gives the cosines of all pairs.
     unit = topoloss.filtration("cosine").vertices(torch.cat((x, y), 1))
     alike = (unit[x.shape[1] :] @ unit[: x.shape[1]].mT).abs()
     gone = _first(weight.abs().masked_fill(~connected, torch.inf), count)
@@ -83,13 +85,13 @@ def _check(connected: Tensor, weight: Tensor, x: Tensor, y: Tensor, fraction: fl
     bad = [name for name in ("weight", "x", "y") if not torch.isfinite(given[name]).all()]
     if bad:
         raise topoloss.NonFiniteError(
-            f"{' and '.join(bad)} hold NaN or infinity, so that nothing says which connections are "
-            "weak and which neurons alike; lower the learning rate."
+            f"{' and '.join(bad)} hold NaN or infinity, so the weakest connections or the most "
+            "similar neurons are undefined; lower the learning rate."
         )
 
 
 def _first(values: Tensor, count: int) -> Tensor:
-    """Mark the lowest entries, of equals the first."""
+    """Mark the `count` lowest entries; of equal entries, the first."""
     chosen = values.flatten().sort(stable=True).indices[:count]
     return (
         torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
