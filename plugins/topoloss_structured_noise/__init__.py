@@ -1,4 +1,4 @@
-"""Adaptive structured noise: a layer whose noise is as correlated as the neurons it is added to."""
+"""Adaptive structured noise: multiply activations by noise that has their own covariance."""
 
 from topoloss_structured_noise.attaching import NoiseAttachment, structured_noise
 from topoloss_structured_noise.layer import StructuredNoise, correlated

@@ -1,4 +1,4 @@
-"""Structured noise in a model that has no layer for it."""
+"""Add structured noise to a model that has no layer for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ACTIVATIONS = (
 def structured_noise(
     model: nn.Module, variance: float = 0.5, *, layers: Sequence[str] | None = None
 ) -> NoiseAttachment:
-    """Let structured noise multiply what some modules of a model put out.
+    """Multiply the outputs of some modules of a model by structured noise.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def structured_noise(
     variance : float
         As for :class:`StructuredNoise`.
     layers : sequence of str, optional
-        Names of modules; by default every activation that is a module, such as ``ReLU``.
+        Names of modules; by default all activation modules, such as ``ReLU``.
 
     Returns
     -------
@@ -41,13 +41,13 @@ def structured_noise(
     Raises
     ------
     OptionError
-        For a name that is no module's or stands there twice, or a model without such an
-        activation.
+        If a name is repeated or names no module, or if no names are given and the model has no
+        activation module.
 
     Notes
     -----
-    A copy of the model alone has no noise; `copy.deepcopy` of a structure that holds model and
-    attachment copies both.
+    A copy of the model alone has no noise. To copy the model with its noise, apply `copy.deepcopy`
+    to an object that holds both, such as a tuple.
 
     Examples
     --------
@@ -101,8 +101,8 @@ class NoiseAttachment:
     def _disturb(self, module: nn.Module, args: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise topoloss.InputError(
-                f"a {type(module).__name__} put out something of type {type(output).__name__}, and "
-                "structured noise multiplies a tensor; choose other modules with layers=."
+                f"a {type(module).__name__} returned something of type {type(output).__name__}, "
+                "but structured noise multiplies a tensor; choose other modules with layers=."
             )
         self._noise.train(module.training)
         noisy: Tensor = self._noise(output)

@@ -1,4 +1,4 @@
-"""The layer, and the noise that it multiplies by."""
+"""The noise layer, and the noise by which it multiplies activations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import topoloss
 
 __all__ = ["StructuredNoise", "correlated"]
 
-# What the covariance has on its diagonal besides that of the batch.
+# Added to the diagonal of the batch's covariance.
 _RIDGE = 1e-3
 
 
@@ -21,7 +21,7 @@ def correlated(
 ) -> Float[Tensor, "draws n"]:
     r"""Turn independent normal numbers into noise with the covariance of a batch.
 
-    The covariance is :math:`\Sigma = \frac1m \sum_t (x_t - \bar x)(x_t - \bar x)^T + 10^{-3} I` of
+    The covariance is :math:`\Sigma = \frac1m \sum_t (x_t - \bar x)(x_t - \bar x)^T + 10^{-3} I` for
     m samples.
 
     Parameters
@@ -38,14 +38,14 @@ def correlated(
 
     Notes
     -----
-    Sums of the centred samples with random coefficients have the covariance of the batch. So no
-    matrix of n x n is needed, nor its root.
+    A sum of the centred samples with random coefficients has the covariance of the batch, so
+    neither an n x n matrix nor its square root is needed.
 
     Examples
     --------
     >>> import torch
     >>> from topoloss_structured_noise import correlated
-    >>> x = torch.tensor([[1.0, 5.0], [3.0, 1.0]])  # less its mean: -1, 2 and 1, -2
+    >>> x = torch.tensor([[1.0, 5.0], [3.0, 1.0]])  # centred: (-1, 2) and (1, -2)
     >>> correlated(x, torch.tensor([[0.0, 2**0.5]]), torch.zeros(1, 2))
     tensor([[ 1., -2.]])
     """
@@ -58,7 +58,7 @@ def correlated(
     centred = x - x.mean(0)
     # Autocast would multiply in half precision.
     with torch.autocast(x.device.type, enabled=False):
-        # Divided before the sum, which may overflow otherwise.
+        # Dividing after the sum could overflow.
         noise: Tensor = shared / len(x) ** 0.5 @ centred + _RIDGE**0.5 * own
     return noise
 
@@ -67,8 +67,8 @@ class StructuredNoise(nn.Module):
     r"""Multiply activations by noise, ``x * (1 + sqrt(variance) * noise)``; in training only.
 
     The noise of each sample is drawn from :math:`N(0, \Sigma)`, where :math:`\Sigma` is the
-    covariance of the batch's activations plus :math:`10^{-3} I`. Dropout draws it for each neuron
-    by itself.
+    covariance of the batch's activations plus :math:`10^{-3} I`. Dropout, in contrast, draws
+    noise for each neuron independently.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ class StructuredNoise(nn.Module):
 
     Notes
     -----
-    The noise is a constant to autograd, as a dropout mask is. Axes after the first are neurons.
-    The global random state of PyTorch decides what is drawn. NaN and infinity pass through.
+    The noise is a constant to autograd, as a dropout mask is. All axes after the first count as
+    neurons. The noise comes from PyTorch's global random generator. NaN and infinity pass through.
 
     References
     ----------

@@ -149,7 +149,7 @@ def test_a_module_that_puts_out_no_tensor_is_named():
     model = nn.Sequential(nn.LSTM(4, 3))
     with (
         structured_noise(model, layers=["0"]),
-        pytest.raises(topoloss.InputError, match="a LSTM put out something of type tuple"),
+        pytest.raises(topoloss.InputError, match="a LSTM returned something of type tuple"),
     ):
         model(torch.ones(2, 4))
 
