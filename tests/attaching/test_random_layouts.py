@@ -120,7 +120,7 @@ def observed(seen, x):
         try:
             return seen.activations()
         except topoloss.AttachmentError as error:
-            if "no layer put out any neurons" not in str(error):
+            if "no layer has any neurons" not in str(error):
                 raise
             return {}
 

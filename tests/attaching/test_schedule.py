@@ -149,7 +149,7 @@ def test_a_penalty_without_gradients_after_a_pass_of_training_counts_no_step():
 def test_training_in_evaluation_mode_is_told_of_once():
     model, x = Net().eval(), batch(4)
     penalty = topoloss.attach(model, warmup=2)
-    with pytest.warns(topoloss.AttachmentWarning, match=r"no step of training.*warmup=") as told:
+    with pytest.warns(topoloss.AttachmentWarning, match=r"not a training step.*warmup=") as told:
         assert values(model, penalty, 2, x) == pytest.approx([full(model, x)] * 2)
     assert len(told) == 1
 

@@ -55,9 +55,7 @@ def test_where_no_layer_is_seen_the_error_says_why():
     model = nn.Sequential(UNSEEN_LAYERS["2"]())
     penalty = topoloss.attach(model)
     model(batch(4))
-    with pytest.raises(
-        topoloss.AttachmentError, match=r"no layer put out any .* layer '0' is left"
-    ):
+    with pytest.raises(topoloss.AttachmentError, match=r"no layer has any .* layer '0' is left"):
         penalty()
 
 

@@ -1,9 +1,9 @@
 """Observe the neurons of a model while it runs, and attach regularisers to them.
 
-In each forward pass a function mode draws the graph of what the model makes of its inputs
-(`graph`, by what each torch function does: `functions`); hooks say which module put out what
-(`recording`, `modules`). At the end the layers are read off the graph (`reading`), and become
-matrices of neurons (`neurons`) when they are asked for (`observation`, `attachment`).
+In each forward pass a torch function mode builds the graph of what the model makes of its inputs
+(`graph`; `functions` says what each torch function does), and hooks report which module returned
+what (`recording`, `modules`). At the end of the pass the layers are read off the graph (`reading`).
+They become matrices of neurons (`neurons`) when they are asked for (`observation`, `attachment`).
 """
 
 from topoloss.attaching.attachment import Attachment, attach

@@ -1,4 +1,4 @@
-"""Attach a regulariser to a model: an observation whose neurons it values."""
+"""Attach a regulariser to a model: observe its neurons, and compute a penalty on them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def attach(
     group: Any = None,
     **unknown: Any,
 ) -> Attachment:
-    """Observe the neurons of a model, and value them by a regulariser.
+    """Observe the neurons of a model, and compute a regulariser's penalty on them.
 
     Parameters
     ----------
@@ -76,23 +76,22 @@ def attach(
     layers, units, mask, batch_dim, after_activation, eval_pass
         As for :func:`topoloss.observe`.
     sampler : str or Sampler
-        Which neurons of each layer take part. The last of the layers is always taken whole, so
-        that with one layer all of its neurons are.
+        Which neurons of each layer take part. The last layer is always taken whole, even if it
+        is the only one.
     fraction : float, optional
-        The sampler's fraction of each layer, when the sampler is given by name; its own
-        default, every neuron, if left out. The shipped samplers take floor(fraction * n) of a
-        layer's n neurons, so a layer with fewer than ``1 / fraction`` neurons takes no part,
-        unless it is the last.
+        The fraction of each layer that a sampler given by name takes; by default every neuron.
+        The shipped samplers take floor(fraction * n) of a layer's n neurons, so a layer with
+        fewer than ``1 / fraction`` neurons takes no part, unless it is the last.
     per : {"network", "layer"}, optional
         One diagram over all neurons, or one for each layer, whose values are summed. By default
-        the regulariser decides (:meth:`topoloss.Regulariser.of_layers`), which joins all layers.
+        :meth:`topoloss.Regulariser.of_layers` decides: it joins all layers unless overridden.
     max_neurons : int, "auto" or None
-        More neurons than that take too long: the penalty raises before it begins. They are
-        counted after `units`, `sampler` and `fraction`; with ``per="layer"`` those of the
-        largest layer. ``"auto"`` is 32,768 on a CPU and 131,072 on a GPU; None sets no limit.
-        A regulariser without a spanning tree has none.
+        With more neurons than this the penalty would take too long, and raises an error instead.
+        Only neurons left by `units`, `sampler` and `fraction` count, and with ``per="layer"``
+        only those of the largest layer. ``"auto"`` is 32,768 on a CPU and 131,072 on a GPU; None
+        sets no limit. A regulariser without a spanning tree has no limit.
     on_small_batch : {"raise", "skip"}
-        What fewer than two samples do, after masking. ``"skip"`` gives a penalty of zero
+        What to do with fewer than two samples, after masking. ``"skip"`` gives a penalty of zero
         without a gradient, and counts it in ``penalty.skipped``.
     warmup : int
         Steps over which the value is multiplied by a factor that rises linearly from 0 to 1. A
@@ -104,14 +103,14 @@ def attach(
         At the steps with the penalty its value is not multiplied by `every`.
     overhead : float, optional
         Choose `every` so that the penalty lengthens training by about this share: 0.1 for a
-        tenth. The first 20 steps are measured, four with the penalty and four without by turns.
+        tenth. The first 20 steps are timed, in turns of four with the penalty and four without.
         Then `every` is fixed, logged, and kept in ``state_dict()``. With ``torch.distributed``
         rank 0 decides for all. Two machines may choose differently. The choice never changes
         which neurons are sampled for a penalty that is applied.
     group : torch.distributed.ProcessGroup, optional
-        Value the samples of all its processes together, as one batch. Gradients of parameters are
+        Take the samples of all its processes together, as one batch. Gradients of parameters are
         those of that batch once they are averaged over the processes, as DDP and FSDP do. By
-        default each process values its own batch.
+        default each process takes its own batch.
 
     Returns
     -------
@@ -129,17 +128,17 @@ def attach(
     Notes
     -----
     A regulariser of weights or parameters (l1, l2) takes them from the model and needs no forward
-    pass: each call in training mode and with gradients is a step. Options that it would ignore,
+    pass: each call in training mode with gradients is a step. Options that it would ignore,
     such as those about neurons, are errors unless they have their default values.
 
-    Passes in evaluation mode are no steps: their penalty has its full value.
+    Passes in evaluation mode are not steps: their penalty has its full value.
 
-    Weights are those of linear layers, convolutions, recurrent layers and attention, each matrix of
-    the last two by the name of its parameter. Any other parameter of two or more axes is left
+    Weights are those of linear layers, convolutions, recurrent layers and attention. Each matrix of
+    the last two has the name of its parameter. Any other parameter of two or more axes is left
     out with a warning that names it; embeddings and norms are left out silently, as they are
-    no linear maps.
+    not linear maps.
 
-    A compiled model is followed as well, if it was run once before it was compiled.
+    A compiled model is observed, too, if it was attached to and run once before it was compiled.
 
     Examples
     --------
@@ -181,7 +180,7 @@ def attach(
         schedule,
         chosen=None if choice.rule == "auto" else choice.modules,
         per=per,
-        # A sampler that is given as an instance refuses another fraction beside it.
+        # fraction= is refused together with a sampler instance.
         takes_fraction=isinstance(sampler, str),
         max_neurons=max_neurons,
         on_small_batch=on_small_batch,
@@ -192,13 +191,14 @@ def attach(
 class Attachment(Observation):
     """A regulariser attached to a model; made by :func:`attach`.
 
-    Calling it values the latest forward pass. As a context manager it removes itself.
+    Call it for the penalty on the latest forward pass. As a context manager it removes itself at
+    the end.
 
     Attributes
     ----------
     regulariser : Regulariser
     skipped : int
-        Batches that were too small, so far; ``regulariser.skipped`` counts those that held NaN.
+        How many batches were too small so far; ``regulariser.skipped`` counts those with NaN.
 
     Examples
     --------
@@ -244,7 +244,7 @@ class Attachment(Observation):
         super().__init__(model, choice, watching, units, sampler)
 
     def __call__(self) -> Tensor:
-        """Value the latest forward pass, or the weights.
+        """Return the penalty on the latest forward pass, or on the weights.
 
         Returns
         -------
@@ -253,8 +253,8 @@ class Attachment(Observation):
         Raises
         ------
         AttachmentError
-            If the model was not run, ran without gradients while they are on now, or was
-            changed in place where it is observed; or if layers share no sample axis.
+            If the model was not run, if it ran without gradients while they are on now, if an
+            observed tensor was changed in place, or if the layers share no sample axis.
         TooLargeError
             For more neurons than `max_neurons`.
         NonFiniteError
@@ -262,7 +262,7 @@ class Attachment(Observation):
         """
         self._check_present()
         recorder = self._link.recorder
-        # Weights need no forward pass: each call is one of its own.
+        # Weights need no forward pass: each call stands for one.
         marks = Marks(self.model.training) if recorder is None else recorder.marks
         if not marks.trains:
             self._tell_of_evaluation()
@@ -316,7 +316,7 @@ class Attachment(Observation):
             raise
 
     def _zero(self) -> Tensor:
-        """A leaf of its own: backward accepts it, and no parameter gets a gradient."""
+        """A zero that backward accepts, and by which no parameter gets a gradient: a new leaf."""
         device = next((p.device for p in self.model.parameters()), None)
         return torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
 
@@ -327,22 +327,22 @@ class Attachment(Observation):
         self._set_rest()
 
     def _set_rest(self) -> None:
-        """Record the next pass of training only if the penalty is applied to it."""
+        """Record the next training pass only if the penalty is applied to it."""
         if self._link.recorder is not None:
             self._link.recorder.at_rest = not self._schedule.applies
 
     def _tell_of_evaluation(self) -> None:
         if torch.is_grad_enabled() and not self.model.training and not self._schedule.plain:
             self._warn(
-                "a penalty with gradients was asked for in evaluation mode, which is no step of "
-                "training: it has its full value, whatever warmup=, every= and overhead= say. Call "
-                "model.train() to train."
+                "a penalty with gradients was asked for in evaluation mode, which is not a "
+                "training step: it has its full value, whatever warmup=, every= and overhead= say. "
+                "Call model.train() to train."
             )
 
     def metrics(
         self, loss: Tensor | float | None = None, weight: float | None = None, level: float = 0.05
     ) -> dict[str, float]:
-        """Return numbers to log of the latest penalty that was applied; no tree is made for them.
+        """Return numbers to log about the latest penalty that was applied; no new tree is made.
 
         Parameters
         ----------
@@ -351,20 +351,20 @@ class Attachment(Observation):
         weight : float, optional
             What the penalty was multiplied by in the loss.
         level : float
-            Deaths of at most this are copies: of ``1 - |r|``, 0.05 is a correlation of at least
-            0.95. The level of `topoloss.redundancy` means the same.
+            A death of at most this is a copy: where deaths are ``1 - |r|``, 0.05 means a
+            correlation of at least 0.95. The level of `topoloss.redundancy` means the same.
 
         Returns
         -------
         dict of str to float
             ``value``, what ``penalty()`` returned; ``median_death`` and ``lowest_death`` in
-            dimension 0; ``copies``, how many of these deaths are at most the level: so many
-            neurons could go if one of each group of copies stayed; ``constant``, neurons whose
-            activations differ by no more than rounding; ``seconds``, how long ``penalty()`` took,
-            on a GPU until its work was launched. With a loss and a weight ``share``, which part of
-            the loss the weighted penalty is: negative where the penalty is, as T1 always is, and
-            0 after a step without it. A regulariser without diagrams, or of weights, has fewer of
-            these.
+            dimension 0; ``copies``, how many of these deaths are at most the level: that many
+            neurons could go if one of each group of copies stayed; ``constant``, how many neurons
+            have activations that differ by no more than rounding; ``seconds``, how long
+            ``penalty()`` took, on a GPU until its work was launched. With a loss and a weight also
+            ``share``, the weighted penalty divided by the loss: negative where the penalty is, as
+            T1 always is, and 0 after a step without it. A regulariser without diagrams, or of
+            weights, has fewer of these.
 
         Raises
         ------
@@ -393,7 +393,7 @@ class Attachment(Observation):
     def deaths(self) -> Tensor:
         """The deaths in dimension 0 of the latest penalty that was applied, ascending, on the CPU.
 
-        Those of all diagrams, without gradients; no tree is made for them.
+        They come from all diagrams, without gradients; no new tree is made.
         """
         return self._latest_measurement().deaths
 
@@ -433,15 +433,15 @@ class Attachment(Observation):
     ) -> list[tuple[tuple[str, int], tuple[str, int]]]:
         if layer is None and not self._joins:
             raise OptionError(
-                "each layer has a diagram of its own here; say with layer= which one these edges "
-                "are of."
+                "each layer has a diagram of its own; say with layer= which layer's diagram these "
+                "edges come from."
             )
         return super().locate(edges, layer)
 
     locate.__doc__ = Observation.locate.__doc__
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold: of sampler and regulariser, and the counts."""
+        """What a checkpoint must hold: the states of sampler and regulariser, and the counts."""
         return super().state_dict() | {
             "regulariser": self.regulariser.state_dict(),
             "skipped": self.skipped,
@@ -461,12 +461,12 @@ class Attachment(Observation):
 
     @property
     def _joins(self) -> bool:
-        """Whether all layers are valued side by side."""
+        """Whether one penalty is computed on all layers side by side."""
         own_way = type(self.regulariser).of_layers is not Regulariser.of_layers
         return self._per != "layer" and not own_way
 
     def _taken(self) -> dict[str, Tensor]:
-        """What the regulariser asks for, by layer."""
+        """The tensors that the regulariser takes, by layer."""
         self._check_present()
         source = self.regulariser.source
         if source == "parameters":
@@ -491,11 +491,11 @@ class Attachment(Observation):
         return layers
 
     def _tell_of_frozen(self, layers: dict[str, Tensor]) -> None:
-        """Warn once if the model is trained, and no parameter that is reaches these layers."""
+        """Warn once if the model has trainable parameters, but these layers depend on none."""
         lost = torch.is_grad_enabled() and not any(x.requires_grad for x in layers.values())
         if lost and any(p.requires_grad for p in self.model.parameters()):
             self._warn(
-                f"the layers {list(layers)} depend on no parameter that is trained, so the penalty "
+                f"the layers {list(layers)} depend on no trainable parameter, so the penalty "
                 "changes nothing; choose other layers with layers=."
             )
 
@@ -522,7 +522,7 @@ class Attachment(Observation):
         return self.regulariser.of_layers(layers)
 
     def _values_more_samples(self, layers: dict[str, Tensor]) -> bool:
-        """Whether two samples, of zeros, are valued: then only their number was in the way."""
+        """Whether two samples, of zeros, raise no error: then there were only too few of them."""
         try:
             with torch.no_grad():
                 self._valued({name: x.new_zeros(2, x.shape[1]) for name, x in layers.items()})
@@ -543,7 +543,7 @@ class Attachment(Observation):
             return self._inputs(made)
         return self._gathering.of_pass(self._recorder().token, self._own)[_INPUT]
 
-    # Of all processes of a group
+    # Gathering over the processes of a group
 
     def _seen(self) -> dict[str, Tensor]:
         if self._gathering is None:
@@ -552,7 +552,7 @@ class Attachment(Observation):
         return {name: x for name, x in gathered.items() if name != _INPUT}
 
     def _own(self) -> dict[str, Tensor]:
-        """What this process has of it."""
+        """The layers of this process alone."""
         found = super()._seen()
         if self.regulariser.inputs:
             found = found | {_INPUT: self._inputs(self._recorder().latest())}
@@ -576,7 +576,7 @@ class Attachment(Observation):
     def _inputs(self, made: Pass) -> Tensor:
         if made.inputs is None:
             raise AttachmentError(
-                f"{title(self.regulariser)} takes the model's input as well, and the model "
+                f"{title(self.regulariser)} takes the model's input as well, but the model "
                 "was given no floating-point tensor with an axis of samples."
             )
         x = made.inputs.movedim(self._watching.batch_dim, 0)
@@ -652,9 +652,9 @@ def _check_samples(layers: dict[str, Tensor]) -> None:
     if len({x.shape[0] for x in layers.values()}) > 1:
         shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
         raise AttachmentError(
-            f"the layers have differing numbers of samples (samples, neurons): {shapes}. "
-            "Choose layers that share a sample axis with layers= or batch_dim=, or value each "
-            "by itself with per='layer'."
+            f"the layers have different numbers of samples; shapes (samples, neurons): {shapes}. "
+            "Choose layers that share a sample axis with layers= or batch_dim=, or give each layer "
+            "a diagram of its own with per='layer'."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where the channels stand in a product with a weight, and the samples in an einsum."""
+"""The axis of channels in a product with a weight, and the axis of samples in an einsum."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _OF_MATRICES = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "a
 def channel_of_product(
     function: str, args: Sequence[Any], weight: Tensor, leads: bool
 ) -> int | None:
-    """The axis of channels in what a function makes of a weight and something else.
+    """The axis of channels in a product of a weight and another tensor.
 
     Parameters
     ----------
     function : str
-        Its name.
+        Name of the function that computes the product.
     args : sequence
         Its arguments.
     weight : Tensor
         One of the operands.
     leads : bool
-        Whether the weight is an earlier operand than what it is multiplied with.
+        Whether the weight comes before the other tensor among the arguments.
 
     Returns
     -------
@@ -45,19 +45,19 @@ def channel_of_product(
 
 
 def axis_of_equation(args: Sequence[Any], axes: Mapping[int, int | None]) -> int | None:
-    """The axis of samples in what an einsum makes.
+    """The axis of samples in the result of an einsum.
 
     Parameters
     ----------
     args : sequence
-        Those of the einsum.
+        The arguments of the einsum.
     axes : mapping
-        The axis of samples of each operand that has one, by its id.
+        From the ``id`` of each operand to its axis of samples.
 
     Returns
     -------
     int or None
-        None where it was summed up, or differs between operands.
+        None where it is summed over, or differs between operands.
     """
     operands, output = _letters(args)
     theirs = [(letters, axes.get(id(t))) for t, letters in operands]
@@ -67,7 +67,7 @@ def axis_of_equation(args: Sequence[Any], axes: Mapping[int, int | None]) -> int
 
 
 def _of_equation(args: Sequence[Any], weight: Tensor) -> int | None:
-    """The axis of the one index of an einsum that the weight alone brings in."""
+    """The axis in an einsum's result of the only letter that no operand but the weight has."""
     if "->" not in args[0]:
         return None
     operands, output = _letters(args)
@@ -78,9 +78,9 @@ def _of_equation(args: Sequence[Any], weight: Tensor) -> int | None:
 
 
 def _letters(args: Sequence[Any]) -> tuple[list[tuple[Tensor, list[str]]], list[str]]:
-    """The index of each axis of the operands of an einsum, and of what it makes.
+    """The letter of each axis of an einsum's operands, and of its result.
 
-    The axes of an ellipsis are called "0", "1" and so on from the last one.
+    The axes of an ellipsis are called "0", "1" and so on, counted from the last one.
     """
     inputs, arrow, output = args[0].replace(" ", "").partition("->")
     tensors = list(tensors_in(args[1:]))
@@ -92,12 +92,12 @@ def _letters(args: Sequence[Any]) -> tuple[list[tuple[Tensor, list[str]]], list[
     most = sum(letter.isdigit() for letter in set(every))
     if arrow:
         return operands, _spread(output, most)
-    # Without an end: the ellipsis, then what occurs once, in the order of the alphabet.
+    # Without an output part: the ellipsis, then the letters that occur once, in alphabetical order.
     once = sorted(k for k in set(every) if every.count(k) == 1 and not k.isdigit())
     return operands, [*_spread("...", most), *once]
 
 
 def _spread(part: str, axes: int) -> list[str]:
-    """The letters of one operand, and in place of its ellipsis so many numbers."""
+    """The letters of one operand, with numbers in place of the axes of its ellipsis."""
     before, dots, after = part.partition("...")
     return [*before, *(str(k) for k in reversed(range(axes if dots else 0))), *after]

@@ -1,4 +1,4 @@
-"""A compiled forward pass, which cannot be watched: it follows the latest one that was."""
+"""A compiled forward pass cannot be watched: its layers are those of the latest watched pass."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from topoloss.errors import AttachmentError
 
 __all__ = ["CompiledPass", "Followed"]
 
-# The layers of a watched pass, and how each is found again.
+# The layers of a watched pass, each with the way to find it again; None if there is no way.
 Followed: TypeAlias = Sequence[tuple[Record, Step | None]]
 
 
 class CompiledPass:
-    """What the modules put out in a compiled pass.
+    """The layers of a compiled pass, found at its modules' outputs.
 
     Parameters
     ----------
     training : bool
-        The model's flag.
+        The model's training flag.
     arguments : tuple
-        Of the model: by position, and by name.
+        The model's positional arguments and keyword arguments.
     """
 
     def __init__(self, training: bool, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
@@ -38,7 +38,7 @@ class CompiledPass:
         self._whole = False
 
     def note(self, name: str, output: Any, last: bool, followed: Followed) -> None:
-        """Keep what a module put out, or functions of it, where a layer is found there."""
+        """Keep the tensors of the layers that are found at a module's output."""
         self._whole |= last
         call = self._calls.get(name, 0) + 1
         self._calls[name] = call

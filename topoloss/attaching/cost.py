@@ -1,4 +1,4 @@
-"""What a spanning tree on so many neurons costs, and the guard against more than is bearable."""
+"""Estimate what a spanning tree costs, and refuse one on too many neurons."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from topoloss.errors import TooLargeError, check_number
 
 __all__ = ["MAX_NEURONS", "check_max_neurons", "guard", "seconds"]
 
-# About two seconds a step for 256 samples on two cores, by `benchmarks/results/t1_step.csv`; that
-# of GPUs is a guess that no committed run has tested yet.
+# On a CPU the limit comes to about 1.4 seconds a step for 256 samples, by `seconds`. The limit of a
+# GPU is a guess that no committed run has tested yet.
 MAX_NEURONS = {"cpu": 32_768, "cuda": 131_072}
-# Of `benchmarks/results/t1_step.csv`: seconds for any step, for a pair, and for a pair and sample.
+# By `benchmarks/results/bfloat16/t1_step.csv`: seconds for a step, for a pair of neurons, and for a
+# pair and a sample. Each pair counts twice.
 _ANY, _PAIR, _SAMPLE = 1e-3, 1.3e-10, 4.6e-12
-# So many layers are named in an error, the largest first.
+# An error names this many layers, the largest first.
 _NAMED = 5
 
 
@@ -43,20 +44,21 @@ def guard(
     named: Container[str],
     max_neurons: int | str | None,
 ) -> None:
-    """Raise before a tree on too many neurons is begun.
+    """Raise if there are too many neurons for a tree.
 
     Parameters
     ----------
     layers : mapping of str to Tensor, shape (samples, neurons)
-        What takes part.
+        The neurons that take part.
     channels : mapping of str to int
         How many channels each layer has, where that is known.
     joined : bool
-        One tree over all layers; otherwise one for each.
+        Whether there is one tree over all layers; otherwise there is one for each.
     fraction : float or None
-        The sampler's, where another could be given to `attach`.
+        The sampler's fraction; None if another could not be given to `attach`.
     named : container of str
-        Names of modules: a layer that a bare parameter makes cannot be chosen by its name.
+        Names of modules. A layer of a bare parameter is not among them, and cannot be chosen by
+        its name.
     max_neurons : int, "auto" or None
     """
     if max_neurons is None or not layers:
@@ -83,7 +85,7 @@ def guard(
     )
 
 
-# Options that help, as they can be pasted.
+# Options that would help, written so that they can be pasted.
 
 
 def _by_layer(
@@ -113,7 +115,7 @@ def _by_fraction(
 def _by_name(
     sizes: Mapping[str, int], joined: bool, most: int, named: Container[str]
 ) -> Iterator[str]:
-    """The last layers, as many as there is room for."""
+    """Propose the last layers, as many as the limit allows."""
     calls: dict[str, int] = {}
     for name, size in sizes.items():
         module = name.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Say which component raised an error in the midst of a training."""
+"""Say which component raised an error during training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _KINDS = {
 
 
 def note_component(error: Exception) -> None:
-    """Add a note to an error that names the innermost component among its callers.
+    """Add a note to an error that names the component that raised it.
 
-    The library's own errors say themselves what is wrong.
+    That is the innermost component on the stack. The library's own errors need no note.
     """
     if isinstance(error, TopolossError):
         return

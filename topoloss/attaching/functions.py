@@ -1,4 +1,4 @@
-"""What a torch function does to its operands: seen once by its operators, then remembered."""
+"""What a torch function does to its operands: found once from its operators, then remembered."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ __all__ = [
 ]  # fmt: skip
 
 _aten = torch.ops.aten
-# What linear layers, convolutions, einsum and the like come to.
+# The operators that linear layers, convolutions, einsum and the like run.
 _PRODUCTS = {
     _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.mv, _aten.addmv, _aten.dot,
     _aten._trilinear, _aten.convolution, _aten._scaled_mm, _aten._grouped_mm,
 }  # fmt: skip
-# They change no value: autograd uses them, and numbers become tensors by them.
+# These change no value: autograd uses them, or they make tensors of numbers.
 _BOOKKEEPING = {_aten.detach, _aten.alias, _aten.lift_fresh, _aten.scalar_tensor}
-# They work entry by entry, though torch does not tag them as pointwise.
+# These work entry by entry, though torch does not tag them as pointwise.
 _UNTAGGED = {_aten._to_copy, _aten.hardswish, _aten.leaky_relu, _aten.log_sigmoid_forward}
 _NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-# They have one parameter for a whole channel, or draw a slope for each entry.
+# These count as pointwise, though they have one parameter for a channel, or draw slopes.
 _ACTIVATIONS = frozenset({"prelu", "rrelu", "rrelu_"})
 _REMEMBERED = 4096
-# In so many ways entries are parted in two, to see whether one depends on another.
+# How often entries are split at random into two halves, to see whether one depends on another.
 _HALVES = 8
-# What a function returns that tells something of a tensor.
+# The types that a function returns if it only tells something about a tensor.
 _TOLD = (bool, int, float, str, torch.Size, torch.dtype, torch.device, torch.layout)
-# They work entry by entry and are no activations: scales, biases, casts.
+# These work entry by entry and are not activations: scales, biases, casts.
 _AFFINE = {
     _aten.mul, _aten.mul_, _aten.add, _aten.add_, _aten.sub, _aten.sub_, _aten.rsub, _aten.div,
     _aten.div_, _aten.neg, _aten.clone, _aten._to_copy,
 }  # fmt: skip
-# They put the same entries elsewhere, as views do.
+# These put the same entries elsewhere, as views do.
 _COPIES = {_aten._unsafe_view, _aten.cat}
-# New tensors, such as a mask of dropout is drawn into.
+# These make new tensors, such as the one that a dropout mask is drawn into.
 _NEW = {
     _aten.empty, _aten.empty_like, _aten.new_empty, _aten.full, _aten.full_like, _aten.ones_like,
     _aten.rand, _aten.rand_like, _aten.randn, _aten.randn_like, _aten.zeros_like,
@@ -60,7 +60,7 @@ class Kind(Enum):
 
 
 class Role(NamedTuple):
-    """What is known of a function with certain arguments.
+    """What a function does when it is called with certain arguments.
 
     Attributes
     ----------
@@ -85,12 +85,12 @@ class Role(NamedTuple):
 
 
 _roles: dict[Hashable, Role] = {}
-# Functions that tell something of a tensor, such as its shape, and make none.
+# Functions that only tell something about a tensor, such as its shape.
 tells: set[Any] = set()
 
 
 def known(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Role | None:
-    """What is known already of a function with these arguments."""
+    """The role of a function with these arguments; None if it is not known yet."""
     try:
         return _roles.get(_key(function, args, kwargs))
     except TypeError:
@@ -100,10 +100,10 @@ def known(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ro
 def call(
     function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], role: Role | None
 ) -> tuple[Any, Role]:
-    """Call a function, and say what it does; a role that is known is not found out again."""
+    """Call a function and return its result and its role, which is found out if it is None."""
     if role is not None:
         return function(*args, **kwargs), role
-    # Imported here, as torch takes a moment to load what it needs for it.
+    # Imported here, as torch takes a moment to load what this module needs.
     from topoloss.attaching.operators import Operators
 
     operands = list(tensors_in((*args, *kwargs.values())))
@@ -124,8 +124,8 @@ def call(
         tells.add(function)
         return result, role
     if not seen.operators or torch._C._are_functorch_transforms_active():
-        # Whether nothing is to be done depends on the operand, as for flatten or float; and of a
-        # wrapped tensor a change in place does not show.
+        # Not remembered: whether a function such as flatten or float has anything to do depends on
+        # the operand, and a change in place of a wrapped tensor does not show.
         return result, role
     if len(_roles) >= _REMEMBERED:
         _roles.clear()
@@ -152,7 +152,7 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def tensors_within(value: Any, depth: int = 4) -> Iterator[Tensor]:
-    """The tensors in what a model or a module put out, also in attributes of objects."""
+    """The tensors in a model's arguments or in an output, also in attributes of objects."""
     if isinstance(value, Tensor):
         yield value
     elif depth and not isinstance(value, (str, bytes, torch.nn.Module)):
@@ -180,7 +180,7 @@ def version_of(tensor: Tensor) -> int | None:
 def works_entry_by_entry(function: Callable[[Tensor], Any], x: Tensor) -> bool:
     """Whether each entry of ``function(x)`` depends on that entry of `x` alone.
 
-    The function is called on copies, a few times; the random state is restored.
+    The function is called several times, on copies; the random state is restored.
     """
     x = x.detach()
     generator = torch.Generator(x.device).manual_seed(0)
@@ -190,8 +190,8 @@ def works_entry_by_entry(function: Callable[[Tensor], Any], x: Tensor) -> bool:
         before = function(x.clone())
         if not isinstance(before, Tensor) or before.shape != x.shape:
             return False
-        # One half of the entries is changed while the other stays. It goes unseen that one entry
-        # depends on another if all the halves leave both together.
+        # One half of the entries is changed while the other stays. A dependence of one entry on
+        # another goes unseen if both are in the same half every time.
         for bit in range(_HALVES):
             half = (marks >> bit) & 1 == 1
             for stays, changed in ((half, 3 * x - 1), (~half, 3 * x + 1)):
@@ -226,7 +226,7 @@ def _kind(name: str, operators: list[Any]) -> Kind:
 
 
 def _is_pointwise(packet: Any) -> bool:
-    # Some overloads of a pointwise operator lack the tag, and some variants in place.
+    # Some overloads and in-place variants of pointwise operators lack the tag.
     plain = getattr(_aten, packet.__name__.removesuffix("_"), packet)
     tags = (getattr(each, o).tags for each in (packet, plain) for o in each.overloads())
     return plain in _UNTAGGED or any(torch.Tag.pointwise in each for each in tags)

@@ -1,4 +1,4 @@
-"""What is spread over processes, made whole: activations of a global batch, and sharded weights."""
+"""Gather what is spread over processes: activations of a global batch, and sharded weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from topoloss.processes import Processes
 
 __all__ = ["Gathering", "check_whole", "whole"]
 
-# Of a layer: its name, samples, neurons and dtype.
+# The name, samples, neurons and dtype of a layer.
 _Shape: TypeAlias = tuple[str, int, int, str]
-# In the message each layer begins at a multiple of so many bytes: numbers of every dtype may be
+# In the message each layer begins at a multiple of this many bytes: numbers of every dtype may be
 # read from such an address.
 _ALIGNED = 16
 
 
 class Gathering:
-    """The layers of the latest forward pass, of the samples of all processes.
+    """The layers of the latest forward pass, with the samples of all processes.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class Gathering:
 
     Notes
     -----
-    Of one pass activations are gathered once, however often they are asked for, so that one
-    process may ask again by itself.
+    The activations of a pass are gathered once, however often they are asked for. So one process
+    may ask again by itself.
 
     Processes tell each other the shapes of their layers, and then send the layers in one message.
-    Where the shapes were the same twice in a row, the message is sent at once. It then says whether
-    its process has these shapes again. If one has not, or has failed, all begin with shapes.
+    Once the shapes were the same twice in a row, the message is sent without them. It then says
+    whether its process has these shapes again. If one does not, or has failed, all send shapes.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -56,9 +56,10 @@ class Gathering:
         Parameters
         ----------
         token : object
-            Another one for each forward pass.
+            A different object for each forward pass.
         own : callable
-            Returns this process's layers, (samples, neurons) each. Its error is told to the others.
+            Returns this process's layers, (samples, neurons) each. If it raises, the other
+            processes are told.
         """
         if token is not self._token or token is None:
             self.forget()
@@ -104,14 +105,14 @@ class Gathering:
 
 
 class _Packing:
-    """Where in a message each layer lies, as far as all processes have layers of known shapes.
+    """Where in a message each layer lies, given the shapes of the layers in all processes.
 
     Parameters
     ----------
     every : sequence of list of _Shape
-        By rank: the same layers, with samples of their own.
+        For each rank the same layers, with its own numbers of samples.
     layers : dict of str to Tensor
-        Of this process.
+        The layers of this process.
     """
 
     def __init__(self, every: Sequence[list[_Shape]], layers: dict[str, Tensor]) -> None:
@@ -126,9 +127,10 @@ class _Packing:
             self._bytes += -(-size // _ALIGNED) * _ALIGNED
 
     def exchange(self, layers: dict[str, Tensor], processes: Processes) -> list[Tensor] | None:
-        """By layer the rows of all processes, or None if one of them has other shapes."""
+        """The rows of all processes, layer by layer; None if one of them has other shapes."""
         as_known = _shapes(layers) == self.every[processes.rank]
-        # A group exchanges tensors of one shape, and not every group exchanges every dtype.
+        # Bytes, filled up to one size: all processes must send tensors of one shape, and not every
+        # group can send every dtype.
         message = torch.empty(self._bytes, dtype=torch.uint8, device=self._device)
         message[0] = as_known
         if as_known:
@@ -152,17 +154,17 @@ class _Packing:
 
 
 class _Joined(torch.autograd.Function):
-    """The rows of all processes in place of one's own.
+    """Replaces the rows of this process by the rows of all processes.
 
-    Every process values the same rows, and so knows the gradient of its own ones: nothing is sent
-    in the backward pass. Averaged over p processes, as DDP and FSDP do, the gradients of parameters
-    are to be sums over all samples, hence the factor p.
+    Every process computes the penalty on the same rows, and so knows the gradient of its own rows:
+    nothing is sent in the backward pass. DDP and FSDP average the gradients of parameters over p
+    processes, but these must be sums over all samples, hence the factor p.
     """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, rows: Tensor, start: int, processes: int) -> Tensor:
         ctx.start, ctx.stop, ctx.processes = start, start + len(own), processes
-        # Returned as it is, an input would pass for one that was changed in place.
+        # A view, because an input returned as it is would be taken for one changed in place.
         return rows.view_as(rows)
 
     @staticmethod
@@ -199,7 +201,7 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises
     ------
     AttachmentError
-        For one that holds no numbers (on meta), or other numbers than its own (quantised).
+        For one that holds no numbers (on the meta device), or is quantised.
     """
     return {name: _whole(name, tensor) for name, tensor in tensors.items()}
 
@@ -225,7 +227,7 @@ def _whole(name: str, tensor: Tensor) -> Tensor:
 
 
 def check_whole(model: nn.Module, chosen: Sequence[str] | None) -> None:
-    """Raise if a module keeps its weights where they are not found, or in part.
+    """Raise if a module keeps its weights in flat parts (FSDP) or packed (quantised).
 
     Parameters
     ----------
@@ -240,7 +242,7 @@ def check_whole(model: nn.Module, chosen: Sequence[str] | None) -> None:
                 "weights; shard the model with torch.distributed.fsdp.fully_shard instead, whose "
                 "weights are gathered."
             )
-        # Asked of the class: a parametrised weight is computed when it is asked for.
+        # Look at the class: to read a parametrised weight from the module would compute it.
         by_call = inspect.isfunction(getattr(type(module), "weight", None))
         packed = by_call or hasattr(module, "qweight")
         if packed and (chosen is None or name in chosen):

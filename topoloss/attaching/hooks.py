@@ -1,4 +1,4 @@
-"""Hooks on a model that go with the observation that they serve."""
+"""The hooks of an observation on its model, which are removed when the observation is freed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Hook:
         elif torch.compiler.is_compiling():
             recorder.on_compiled(self.name, output, last=self.kind == "end")
         else:
-            # What is asked here of tensors is none of the model's doing.
+            # What the recorder does with tensors is not part of the model's pass.
             with torch._C.DisableTorchFunction():
                 if self.kind == "end":
                     recorder.end(module, output)
@@ -65,7 +65,7 @@ class _Hook:
         module = None if self.module is None else self.module()
         copied = memo.get(id(module))
         if copied is not None:
-            # Freed when the copying is done: only then is it known who was copied.
+            # Freed when the copying ends: only then is it known whether the observation was copied.
             memo.setdefault(id(memo), []).append(_WhenCopied(link, copied))
         return _Hook(link, self.kind, self.name, copied)
 
@@ -82,19 +82,19 @@ class _WhenCopied:
 
 
 def refuse_scripted(model: nn.Module) -> None:
-    """Raise for a model with a part that torch lets no hook be put on."""
+    """Raise for a model with a scripted module, on which torch allows no hooks."""
     for name, module in own_modules(model):
         if isinstance(module, torch.jit._script.RecursiveScriptModule):
             raise AttachmentError(
-                f"module {name!r} is scripted, and torch lets no hook be put on it; attach to the "
-                "model with the module that it was made from in its place."
+                f"module {name!r} is scripted, and torch allows no hooks on it; put the module "
+                "that it was made from in its place, and attach again."
             )
 
 
 def connect(model: nn.Module, link: Link) -> None:
-    """Put the hooks on."""
-    # Other hooks may change the inputs: begin before them, and a repeated pass has them once. With
-    # torch's own prepend=True the compiler of torch 2.11 mistakes one hook for another.
+    """Put the hooks on the model."""
+    # Begin before other hooks, which may change the inputs: a repeated pass then runs them once.
+    # With torch's own prepend=True the compiler of torch 2.11 mistakes one hook for another.
     others = list(model._forward_pre_hooks)
     begin = _Hook(link, "begin", "", model)
     model.register_forward_pre_hook(begin, with_kwargs=True)

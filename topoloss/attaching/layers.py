@@ -1,4 +1,4 @@
-"""Which modules `layers=` chooses."""
+"""The modules that `layers=` chooses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Choice:
     ----------
     rule : {"auto", "trainable", "named"}
     modules : list of str
-        Those chosen by "trainable" or by name, in the order of the model.
+        The modules chosen by "trainable" or by name, in the order of the model.
     named : frozenset of str
-        Those given by their exact name, which must all be called.
+        The modules given by their exact name, which must all be called.
     """
 
     def __init__(self, model: nn.Module, layers: Layers) -> None:
@@ -61,7 +61,7 @@ def _patterns(layers: Layers) -> Sequence[str | type[nn.Module]]:
 
 def _found(pattern: object, modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
     if isinstance(pattern, str) and pattern in modules and pattern:
-        found = [pattern]  # though it may hold brackets, as a glob does
+        found = [pattern]  # a name may hold brackets, as a glob does
     elif isinstance(pattern, str):
         found = [name for name in modules if name and fnmatchcase(name, pattern)]
     elif isinstance(pattern, type) and issubclass(pattern, nn.Module):

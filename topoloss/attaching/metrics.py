@@ -1,4 +1,4 @@
-"""What a penalty was made of, in numbers to log."""
+"""Numbers to log about a penalty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Measurement", "share"]
 
 
 class Measurement:
-    """Listens while a regulariser values something: as a context manager, on its own thread.
+    """Measures a regulariser while it computes a penalty: as a context manager, on one thread.
 
     What it keeps has no gradients, and stays on its device until somebody asks for numbers.
     """
@@ -59,7 +59,7 @@ class Measurement:
         self.value = value.detach()
 
     def _note_diagrams(self, loss: Any, given: tuple[Sequence[Diagram], ...]) -> None:
-        # A compiled function would keep what it notes for good.
+        # A compiled function would keep the noted tensors for good.
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return
         first = given[0][0]
@@ -67,7 +67,7 @@ class Measurement:
 
     @property
     def deaths(self) -> Tensor:
-        """Those in dimension 0, of all diagrams, ascending; without points of no weight."""
+        """The deaths in dimension 0 of all diagrams, ascending, without points of weight 0."""
         if not self._found:
             raise AttachmentError(
                 "the latest penalty() made no persistence diagrams, so there are no deaths; 't1' "
@@ -91,7 +91,7 @@ class Measurement:
 
 
 def share(value: float, loss: Tensor | float | None, weight: float | None) -> dict[str, float]:
-    """Which part of the loss the penalty is, or nothing if neither number is given."""
+    """The penalty's share of the loss, or nothing if neither loss nor weight is given."""
     if loss is None and weight is None:
         return {}
     if loss is None or weight is None:

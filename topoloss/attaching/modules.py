@@ -1,4 +1,4 @@
-"""What is known of a model's modules: names, parameters, and what kind of a part each is."""
+"""The modules of a model: their names, their parameters, and which kind each is of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "refuse_compiled", "trainable",
 ]  # fmt: skip
 
-# What they do to their input, taken as a whole, is one linear map and more.
+# Each of these counts as one linear map, though it does more.
 _WHOLE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 _CHANNELS_SECOND = (
     nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU
@@ -48,7 +48,7 @@ class Modules:
         model = self._model()
         assert model is not None
         found: dict[int, list[_Owner]] = {}
-        # Every name of a tied parameter counts, and of a module with several names the first.
+        # A tied parameter has all of its names, a module with several names only the first.
         for name, module in model.named_modules():
             for tensor in module._parameters.values():
                 if tensor is not None:
@@ -78,7 +78,7 @@ class Modules:
         return self.layer_name(name, module, parameter), trained
 
     def layer_name(self, name: str, module: nn.Module, parameter: Tensor | None) -> str:
-        """The module's name; the parameter's own where the module has several such."""
+        """The module's name, and the parameter's after it where the module has several matrices."""
         own = _own_name(name)
         if own != name:
             return own  # a parametrised weight
@@ -94,10 +94,10 @@ class Modules:
         return any(p.requires_grad for p in module.parameters(recurse=within))
 
     def is_activation(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether a module without matrices works entry by entry; tried once."""
+        """Whether a module has no matrices and works entry by entry; tried once."""
         if module not in self._activations and x.numel() > 0:
             plain = (
-                # What torch's own modules do is known by their functions.
+                # Torch's own modules are known by the functions that they call.
                 not type(module).__module__.startswith("torch.nn.modules.")
                 and not any(module.children())
                 and not any(True for _ in module.buffers())
@@ -105,10 +105,10 @@ class Modules:
                 and x.is_floating_point()
                 and type(x) is Tensor
             )
-            # The user's code, which may fail on fewer samples; the model's pass goes on.
+            # The user's code may fail on fewer samples; the model's pass goes on.
             self._activations[module] = False
             with torch._C.DisableTorchFunction(), contextlib.suppress(Exception):
-                # Of one sample it would not show whether samples are joined.
+                # With one sample it would not show whether samples are mixed.
                 x = torch.cat([x[:4]] * 4)[:4]
                 self._activations[module] = plain and works_entry_by_entry(_twin(module).forward, x)
         return self._activations.get(module, False)
@@ -125,14 +125,14 @@ def _twin(module: nn.Module) -> nn.Module:
 
 
 def _own_name(name: str) -> str:
-    """Without the machinery of parametrised weights."""
+    """The name of a module without what torch adds to it for parametrised weights."""
     parts = name.split(".")
     end = parts.index("parametrizations") if "parametrizations" in parts else None
     return ".".join(parts[:end])
 
 
 def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by name, but for the machinery of parametrised weights."""
+    """All modules by name, but for those that torch adds for parametrised weights."""
     for name, module in model.named_modules():
         if "parametrizations" not in name.split("."):
             yield name, module
@@ -153,7 +153,7 @@ def is_whole(module: nn.Module) -> bool:
 
 
 def adapted(module: nn.Module) -> nn.Module | None:
-    """The layer that a module may be an adapter of, as for fine-tuning."""
+    """The layer that a module holds and may adapt, as in fine-tuning."""
     # Low-rank adapters keep it under this name.
     layer = getattr(module, "base_layer", None)
     return layer if isinstance(layer, nn.Module) and hasattr(layer, "weight") else None
@@ -161,7 +161,7 @@ def adapted(module: nn.Module) -> nn.Module | None:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a norm: it is called one, and all its parameters have one axis."""
-    # A softmax at a temperature that is learnt, or a circulant map, has such parameters, too.
+    # A softmax with a learnt temperature, or a circulant map, has such parameters, too.
     named = "norm" in type(module).__name__.lower()
     parameters = list(module.parameters())
     scales = bool(parameters) and all(p.ndim == 1 for p in parameters)
@@ -169,7 +169,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def channel_axis(module: nn.Module, value: Tensor) -> int | None:
-    """The axis of the module's channels in what it put out, or None where it is not known."""
+    """The axis of channels in a module's output, or None where it is not known."""
     if value.ndim <= 2 or isinstance(module, _CHANNELS_LAST):
         return -1
     if isinstance(module, _CHANNELS_SECOND):
@@ -181,7 +181,7 @@ def channel_axis(module: nn.Module, value: Tensor) -> int | None:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether calling the module runs compiled code."""
-    # compile() sets the one, torch.compile() wraps in the other.
+    # Module.compile() sets the attribute, torch.compile() wraps the module in that type.
     compiled = getattr(module, "_compiled_call_impl", None) is not None
     return compiled or type(module).__name__ == "OptimizedModule"
 

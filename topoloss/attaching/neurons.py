@@ -31,7 +31,7 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
     made : Pass
     units : {"unit", "channel"}
     strict : bool
-        Raise instead of leaving a layer out, as the user named the layers.
+        Raise instead of leaving a layer out; for layers that the user named.
     """
     found: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
@@ -45,8 +45,8 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
     if mask is not None and not ((mask == 0) | (mask == 1)).all():
         raise AttachmentError(
             f"mask= gave values from {float(mask.min()):g} to {float(mask.max()):g}; expected 1 or "
-            "True where a position counts and 0 or False where it does not. Turn another kind of "
-            "mask with a function: mask=lambda args, kwargs: ..."
+            "True where a position counts and 0 or False where it does not. Convert another kind "
+            "of mask with a function: mask=lambda args, kwargs: ..."
         )
     for record in made.records:
         try:
@@ -61,7 +61,7 @@ def matrices(made: Pass, units: Units, strict: bool) -> tuple[dict[str, Tensor],
 
 
 def check_usable(made: Pass) -> None:
-    """Raise if recorded tensors were changed in place, or all lack gradients that are on now."""
+    """Raise if recorded tensors were lost or changed in place, or lack gradients needed now."""
     for record in made.records:
         tensor = record.tensor
         if tensor is None:
@@ -105,7 +105,7 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
     if not record.descends:
         raise _LeftOut("is not computed from the model's inputs, so it has no samples")
     if not x.is_floating_point():
-        raise _LeftOut(f"put out {x.dtype}, and only floating-point numbers can be compared")
+        raise _LeftOut(f"has output of {x.dtype}, and only floating-point numbers can be compared")
     if torch.is_grad_enabled() and not record.with_grad:
         raise _LeftOut("ran without gradients, so no gradient of a penalty would reach it")
     axis = record.axis
@@ -114,12 +114,12 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
         hint = "; units='channel' takes positions folded into axis 0 as samples" if folded else ""
         if axis is None and samples in x.shape:
             raise _LeftOut(
-                f"put out shape {tuple(x.shape)}, and whether an axis of it counts the {samples} "
-                "samples of the model's inputs could not be told from what the model did"
+                f"has output of shape {tuple(x.shape)}, and it could not be told from what the "
+                f"model did whether an axis counts the {samples} samples of the model's inputs"
             )
         raise _LeftOut(
-            f"put out shape {tuple(x.shape)}, in which no axis counts the {samples} samples of the "
-            f"model's inputs{hint}"
+            f"has output of shape {tuple(x.shape)}, in which no axis counts the {samples} samples "
+            f"of the model's inputs{hint}"
         )
     x = x.movedim(axis, 0)
     if x.ndim == 1:
@@ -130,13 +130,14 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
 
 
 def _channels(record: Record, x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
-    """Each channel one column; its positions, those that the mask keeps, are further samples."""
+    """Each channel is a column; the positions that the mask keeps are further samples."""
     assert record.tensor is not None
     channel = record.channel_axis if x.ndim > 2 else -1
     if channel is None:
         raise AttachmentError(
-            f"layer {record.name!r} put out shape {tuple(record.tensor.shape)}, and which axis "
-            "holds its channels is not known; choose other layers with layers=, or units='unit'."
+            f"layer {record.name!r} has output of shape {tuple(record.tensor.shape)}, and which "
+            "axis holds its channels is not known; choose other layers with layers=, or "
+            "units='unit'."
         )
     channel %= x.ndim
     # The samples' axis was moved to the front.
@@ -147,8 +148,8 @@ def _channels(record: Record, x: Tensor, axis: int, mask: Tensor | None) -> Tens
         return x.flatten(0, -2)
     if mask.shape != (x.shape[0], positions):
         raise _LeftOut(
-            f"put out shape {tuple(record.tensor.shape)}, with {positions} positions, and the mask "
-            f"has shape {tuple(mask.shape)}"
+            f"has output of shape {tuple(record.tensor.shape)}, with {positions} positions, but "
+            f"the mask has shape {tuple(mask.shape)}"
         )
     return x.reshape(mask.shape[0], positions, x.shape[-1])[mask.bool()]
 
@@ -158,7 +159,7 @@ def _check_index(index: object, n: int, sampler: Sampler) -> None:
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
         expected = "a 1-d tensor of int64 (of a mask: mask.nonzero()[:, 0])"
     elif index.device.type != "cpu":
-        return  # to look at values would wait for the device
+        return  # to read its values would wait for the device
     elif len(index) and not (int(index[0]) >= 0 and int(index[-1]) < n):
         expected = f"indices from 0 to {n - 1}"
     elif bool((index[1:] <= index[:-1]).any()):

@@ -1,4 +1,4 @@
-"""Observe the neurons of a model: which there are, in which shape, from which forward pass."""
+"""Observe the neurons of a model in its forward passes."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def observe(
     layers : "auto", "trainable", str, type, or sequence of str and type
         ``"auto"``: each linear map (linear layer, convolution, recurrent layer, attention as a
         whole, or whatever else multiplies by a parameter of two or more axes), taken after the
-        normalisation and the elementwise activation that directly follow it. Of softmax
-        attention the projection after it is a layer; those to queries, keys and values are not.
+        normalisation and the elementwise activation that directly follow it. In softmax
+        attention the output projection is a layer; those to queries, keys and values are not.
         ``"trainable"``: the paper's rule, the output of each module with trainable parameters of
         its own, norms and embeddings included. Otherwise names of modules, patterns (``*`` also
         matches dots), or module types: the outputs of these modules, taken after
@@ -79,20 +79,19 @@ def observe(
         well is a layer of its own.
     units : {"unit", "channel"}
         ``"unit"``: each channel at each position is a neuron, as in the paper. ``"channel"``:
-        each channel is one, and positions, of an image or of tokens, are further samples.
+        each channel is a neuron, and positions in an image or a text are further samples.
     mask : str or callable, optional
         Which positions count, where positions are samples: the name of the model's argument
         that has 1 or True where a position counts, such as ``"attention_mask"``, or a function
         ``(args, kwargs) -> Tensor`` of shape (samples, positions). Needs ``units="channel"``;
         without a mask, padded positions count like others.
     sampler : str or Sampler
-        Which neurons of each layer take part. The last of the layers is always taken whole, so
-        that with one layer all of its neurons are.
+        Which neurons of each layer take part. The last layer is always taken whole, even if it
+        is the only one.
     fraction : float, optional
-        The sampler's fraction of each layer, when the sampler is given by name; its own
-        default, every neuron, if left out. The shipped samplers take floor(fraction * n) of a
-        layer's n neurons, so a layer with fewer than ``1 / fraction`` neurons takes no part,
-        unless it is the last.
+        The fraction of each layer that a sampler given by name takes; by default every neuron.
+        The shipped samplers take floor(fraction * n) of a layer's n neurons, so a layer with
+        fewer than ``1 / fraction`` neurons takes no part, unless it is the last.
     batch_dim : int
         The axis of the model's inputs that counts samples: 1 for a sequence model that takes
         (positions, samples, ...).
@@ -113,9 +112,10 @@ def observe(
 
     Notes
     -----
-    Every forward pass is watched. The model's forward pass itself raises no error and gives no
-    warning; the calls after it do. A layer that is not computed from the inputs, or has no axis
-    of samples, is left out with a warning; if you named it, that is an error.
+    Every forward pass is watched. Errors and warnings come from the calls that ask for what was
+    observed; the model's forward pass itself only warns if nobody kept the observation. A layer that is not computed from the
+    inputs, or has no axis of samples, is left out with a warning, or raises an error if you named
+    it.
 
     Examples
     --------
@@ -147,7 +147,7 @@ class Description:
         Estimated time of T1 over all layers that take part, forward and backward, on two
         cores of a CPU.
     processes : int
-        How many processes' batches are valued together.
+        How many processes' batches are taken together, as one.
     """
 
     rows: list[tuple[str, tuple[int, ...], int, int]]
@@ -177,11 +177,11 @@ class Description:
 class Observation:
     """The neurons of a model, from its latest forward pass; made by :func:`observe`.
 
-    As a context manager it removes itself. The hooks on the model go with it.
+    As a context manager it removes itself at the end. Its hooks leave the model when it is freed.
 
     Notes
     -----
-    It is no ``nn.Module``: kept as an attribute of the model it adds nothing to ``modules()``,
+    It is not an ``nn.Module``: kept as an attribute of the model it adds nothing to ``modules()``,
     ``parameters()`` or ``state_dict()``. ``copy.deepcopy`` and pickling of a structure that
     holds model and observation copy both, wired together; a model copied alone observes nothing.
     Passes on several threads do not mix: each thread is shown its own latest one.
@@ -243,14 +243,14 @@ class Observation:
         Returns
         -------
         dict of str to Tensor, shape (samples, neurons)
-            With their gradients. A layer called more than once appears as ``name``, ``name:2``
+            With gradients. A layer called more than once appears as ``name``, ``name:2``
             and so on.
 
         Raises
         ------
         AttachmentError
-            If the model was not run, ran without gradients while they are on now, or was
-            changed in place where it is observed.
+            If the model was not run, if it ran without gradients while they are on now, or if an
+            observed tensor was changed in place.
         """
         layers, chosen = self._all()
         return {
@@ -266,14 +266,14 @@ class Observation:
     def locate(
         self, edges: Tensor, layer: str | None = None
     ) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-        """Say which neurons edges join.
+        """Return the neurons that edges join.
 
         Parameters
         ----------
         edges : Tensor of int64, shape (edges, 2)
-            As a diagram's ``death_edges``.
+            Such as a diagram's ``death_edges``.
         layer : str, optional
-            The layer whose diagram it is, where each layer has one of its own.
+            The layer whose diagram they come from, where each layer has a diagram of its own.
 
         Returns
         -------
@@ -295,9 +295,9 @@ class Observation:
         pairs = edges.tolist()
         if any(not 0 <= end < len(where) for pair in pairs for end in pair):
             raise InputError(
-                f"edges name neurons up to {max(map(max, pairs))}, and {len(where)} take part; "
-                "pass edges of a diagram of the latest forward pass, and with layer= the layer "
-                "that it is of."
+                f"edges name neurons up to {max(map(max, pairs))}, but only {len(where)} take "
+                "part; pass edges of a diagram of the latest forward pass, and with layer= the "
+                "layer of that diagram."
             )
         return [(where[i], where[j]) for i, j in pairs]
 
@@ -353,17 +353,17 @@ class Observation:
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold for the sampler to go on where it was, options included."""
+        """What a checkpoint must hold for the sampler to continue, its options included."""
         kind = type(self._sampler).__qualname__
         return {"sampler": copy.deepcopy(vars(self._sampler)), "sampler_type": kind}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict()`` returned: options of the sampler, too, as in optimizers.
+        """Take over what ``state_dict()`` returned: as in optimizers, also the sampler's options.
 
         Raises
         ------
         OptionError
-            If it is the state of something else.
+            If it is not the state of such an object, or of the same sampler.
         """
         expected = self.state_dict()
         if state.keys() != expected.keys():
@@ -428,7 +428,7 @@ class Observation:
             self._chosen[token] = self._choose(found)
         return found, self._chosen[token]
 
-    # How many processes' batches are valued together.
+    # How many processes' batches are taken together, as one.
     _processes_together = 1
 
     def _seen(self) -> dict[str, Tensor]:
@@ -439,7 +439,7 @@ class Observation:
             why = [f"{_because(left_out)}."] if left_out else []
             raise AttachmentError(
                 " ".join(
-                    ["no layer put out any neurons; choose others with layers=.", *why, *made.notes]
+                    ["no layer has any neurons; choose others with layers=.", *why, *made.notes]
                 )
             )
         self._tell(made, left_out)
@@ -463,14 +463,14 @@ class Observation:
         self._tell_left_out(left_out)
 
     def _tell_left_out(self, left_out: dict[str, str]) -> None:
-        """Warn of what is left out, once for each layer."""
+        """Warn of the layers that are left out, once for each."""
         new = {name: why for name, why in left_out.items() if name not in self._told}
         self._told.update(new)
         if new:
             self._warn("these layers are left out: " + _because(new))
 
     def _warn(self, note: str) -> None:
-        """Warn once, where the library was called from."""
+        """Warn once, and name the line that called the library."""
         if note not in self._told:
             self._told.add(note)
             level, frame = 1, sys._getframe()
@@ -484,7 +484,7 @@ def _because(left_out: dict[str, str]) -> str:
 
 
 def _release(link: Link, model: weakref.ref[nn.Module]) -> None:
-    """Take the hooks of an observation that is gone off its model."""
+    """Take the hooks of a freed observation off its model."""
     observed, recorder = model(), link.recorder
     if observed is not None and recorder is not None:
         disconnect(observed, link)
@@ -510,9 +510,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def looking(model: nn.Module, seen: Observation | None = None) -> Iterator[None]:
-    """In this context the model is run for a look at it, which leaves no trace.
+    """In this context the model can be run to examine it, which leaves no trace.
 
-    It runs in evaluation mode, without gradients and not compiled. Only the observation `seen`
+    It runs in evaluation mode, without gradients and uncompiled. Only the observation `seen`
     records the passes made here; all others keep their latest pass.
     """
     passes = unseen() if seen is None else seen._recorder().alone()

@@ -1,4 +1,4 @@
-"""The operators that a torch function comes to."""
+"""The operators that a torch function runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        # In inference mode composite operators arrive whole.
+        # In inference mode composite operators arrive here undivided.
         if torch.is_inference_mode_enabled():
             with self:
                 result = func.decompose(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What `attach` and `observe` are given, checked before anything is put on a model."""
+"""Check the options of `attach` and `observe` before any hook is put on a model."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def unknown_option(function: Callable[..., Any], given: str) -> OptionError:
     ]
     return OptionError(
         f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)} Options "
-        "of a regulariser stand behind its name, attach(model, 't2[alpha=0.5]'), or go through an "
-        "instance, attach(model, topoloss.regulariser('t2', alpha=0.5)). A weight is multiplied: "
-        "loss + 1e-3 * penalty()."
+        "of a regulariser follow its name, attach(model, 't2[alpha=0.5]'), or are given to an "
+        "instance, attach(model, topoloss.regulariser('t2', alpha=0.5)). To weight the penalty, "
+        "multiply it: loss + 1e-3 * penalty()."
     )
 
 
 def checked(model: nn.Module, layers: Layers, units: str, watching: Watching) -> Choice:
-    """The layers that options choose, once all of them are found right."""
+    """Check the options, and return which layers they choose."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {shown(model)}; expected a torch.nn.Module.")
     check_choice("units", units, ("unit", "channel"))
@@ -63,15 +63,15 @@ def checked(model: nn.Module, layers: Layers, units: str, watching: Watching) ->
         )
     if mask is not None and units == "unit":
         raise OptionError(
-            "mask= takes positions out, and with units='unit' positions are no samples but parts "
-            "of neurons; pass units='channel', where each position is a sample."
+            "mask= takes positions out of the samples, but with units='unit' positions are parts "
+            "of neurons, not samples; pass units='channel', where each position is a sample."
         )
     if isinstance(mask, str):
         taken = inspect.signature(model.forward).parameters.values()
         if all(p.name != mask and p.kind is not p.VAR_KEYWORD for p in taken):
             names = [p.name for p in taken]
             raise OptionError(
-                f"mask={mask!r} is no argument of {type(model).__name__}, which takes {names}."
+                f"mask={mask!r} is not an argument of {type(model).__name__}, which takes {names}."
                 f"{nearest(mask, names)}"
             )
     refuse_compiled(model)
@@ -89,8 +89,8 @@ def made_sampler(given: str | Sampler, fraction: float | None) -> Sampler:
         )
     if fraction is not None:
         raise OptionError(
-            f"fraction={shown(fraction)} was given beside a sampler instance; give it to the "
-            "sampler."
+            f"fraction={shown(fraction)} was given together with a sampler instance; give it to "
+            "the sampler."
         )
     return given
 

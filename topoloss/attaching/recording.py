@@ -644,7 +644,7 @@ def _left_out(names: list[str], reason: str) -> list[str]:
 def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
     given = type(output).__name__ if tensor is None else f"{tensor.dtype}, {tensor.ndim}-d"
     return (
-        f"layer {name or '(model)'!r} put out {given}; expected a floating-point tensor with a "
+        f"layer {name or '(model)'!r} returned {given}; expected a floating-point tensor with a "
         "sample axis. Choose other layers with layers=."
     )
 

@@ -1,4 +1,4 @@
-"""When a penalty is applied, and by which factor: warm-up, every k-th step, and a share of time."""
+"""When a penalty is applied, and with which factor: `warmup`, `every` and `overhead`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Schedule"]
 
 _log = logging.getLogger("topoloss")
 
-# Steps that are measured, by turns this many with the penalty and this many without.
+# How many steps are timed, in turns of this many with the penalty and this many without.
 _MEASURED, _TURN = 20, 4
 _STATE = ("step", "warmup", "every", "overhead")
 
 
 class Schedule:
-    """Counts the steps of a training, and says what the penalty does in each.
+    """Counts training steps, and says what the penalty does in each.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Schedule:
     Attributes
     ----------
     step : int
-        Steps so far, and so the index of the next one.
+        Steps so far, which is the index of the next one.
     every : int or None
         None while `overhead` is measured.
     """
@@ -92,7 +92,7 @@ class Schedule:
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict()`` returned; times that were measured are forgotten."""
+        """Take over what ``state_dict()`` returned; measured times are forgotten."""
         for name in _STATE:
             setattr(self, name, state[name])
         self._measurement = _Measurement()
@@ -108,7 +108,7 @@ class _Measurement:
     def applies(self) -> bool:
         """Whether the next step has the penalty.
 
-        A period of accumulation of 2 or 4 then falls on both kinds of steps alike.
+        As turns have 4 steps, gradient accumulation over 2 or 4 steps affects both kinds alike.
         """
         return len(self._times) // _TURN % 2 == 0
 
@@ -125,17 +125,17 @@ class _Measurement:
         """The least k at which the penalty costs at most the share `overhead` of a step."""
         spans: tuple[list[float], list[float]] = [], []
         for k in range(_MEASURED - 1):
-            # The backward pass of one step lies between, and the recording for the next: both
+            # In between lie the backward pass of one step and the recording of the next: both
             # steps must be of one kind.
             if k // _TURN == (k + 1) // _TURN:
                 spans[k // _TURN % 2].append(self._times[k + 1] - self._times[k])
-        # Medians: the first step compiles, and others may save or evaluate.
+        # Medians, as the first step compiles, and others may save or evaluate.
         with_penalty, without = map(median, spans)
         return max(1, ceil((with_penalty - without) / (overhead * without)))
 
 
 def _agreed(every: int) -> int:
-    """What rank 0 found, in all processes."""
+    """Return what rank 0 chose, in all processes."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return every

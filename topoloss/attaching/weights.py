@@ -46,10 +46,10 @@ def weights(model: nn.Module, chosen: list[str] | None) -> dict[str, Tensor]:
     ------
     AttachmentError
         For a chosen module without a weight matrix, a grouped convolution or a bilinear layer,
-        whose weights are no matrices either, or a model without linear maps.
+        whose weights are not matrices either, or a model without linear maps.
     """
     found: dict[str, Tensor] = {}
-    # Kept, too, as another weight may be given the identity of one that is gone.
+    # The weights are kept, as another one could get the id of a weight that was freed.
     taken: dict[int, Tensor] = {}
     for name, module in own_modules(model):
         if chosen is not None and name not in chosen:
@@ -77,41 +77,40 @@ def weights(model: nn.Module, chosen: list[str] | None) -> dict[str, Tensor]:
 def no_weights(model: nn.Module, chosen: list[str] | None) -> dict[str, str]:
     """Parameters of two or more axes that :func:`weights` leaves out, and why, by name.
 
-    Those of embeddings and norms are not told: they are no linear maps in any case.
+    Those of embeddings and norms are not listed: they are never linear maps.
     """
     found = {}
     for name, module in own_modules(model):
         if isinstance(module, _NO_LINEAR_MAPS) or (chosen is not None and name not in chosen):
             continue
         for own, parameter in module.named_parameters(recurse=False):
-            # An old weight norm keeps a weight in parts, weight_g and weight_v.
+            # The old weight_norm keeps a weight in parts, weight_g and weight_v.
             if "weight" not in own and sum(length > 1 for length in parameter.shape) >= 2:
                 found[".".join(filter(None, (name, own)))] = (
-                    f"is a parameter of shape {tuple(parameter.shape)} that may be no linear map's "
-                    "(if it is one's, let a module hold it as its weight)"
+                    f"is a parameter of shape {tuple(parameter.shape)} that may not belong to a "
+                    "linear map (if it does, let a module hold it as its `weight`)"
                 )
     return found
 
 
 def _check_matrix(name: str, module: nn.Module) -> None:
-    """Raise if a module's weight is no matrix of its outputs and all its inputs."""
+    """Raise if a module's weight is not a matrix from all its inputs to its outputs."""
     if getattr(module, "groups", 1) > 1:
         what = (
-            f"is a convolution of {module.groups} groups, whose outputs see a part of the inputs "
-            "each"
+            f"is a convolution of {module.groups} groups, each of whose outputs sees a part of the "
+            "inputs"
         )
     elif isinstance(module, nn.Bilinear):
         what = "of type Bilinear multiplies two inputs"
     else:
         return
     raise AttachmentError(
-        f"module {name!r} {what}, so that it has no weight matrix; choose other layers with "
-        "layers=."
+        f"module {name!r} {what}, so it has no weight matrix; choose other layers with layers=."
     )
 
 
 def _matrices(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a module's linear maps as it keeps them; "" names that of the only one."""
+    """The weights of a module's linear maps, by name; "" is the name of a single one."""
     if isinstance(module, _OF_SEVERAL):
         for name, parameter in module.named_parameters(recurse=False):
             if "weight" in name:
@@ -125,5 +124,5 @@ def _matrices(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _outputs_first(module: nn.Module, weight: Tensor) -> Tensor:
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight.transpose(0, 1)
-    # GPT-2's layer of this name multiplies from the other side.
+    # GPT-2's layer of this name stores its weight transposed.
     return weight.T if type(module).__name__ == "Conv1D" and weight.ndim == 2 else weight
