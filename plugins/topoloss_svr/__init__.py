@@ -1,7 +1,7 @@
 """Singular value representation: the graph of a network's spectral neurons, ``svr``.
 
 The functions of this package give the matrix of squared overlaps between the singular vectors of
-two layers, the level above which one is significant, the graph of a whole network, and a plot.
+two layers, the threshold of a significant overlap, the graph of a whole network, and a plot.
 """
 
 import topoloss

@@ -14,7 +14,7 @@ import topoloss
 
 __all__ = ["Spectrum", "check_weight", "spectrum", "spectrum_of"]
 
-# Rows or columns of a matrix that are turned into float64 at a time.
+# Number of rows or columns that are converted to float64 at a time.
 _BLOCK = 1024
 
 
@@ -28,7 +28,7 @@ class Spectrum(NamedTuple):
         k is the smaller of outputs and inputs.
     right : Tensor, shape (inputs, k)
     live : Tensor of bool, shape (k,)
-        Whether the singular value is more than what rounding leaves of 0.
+        Whether the singular value is larger than its rounding error.
     """
 
     left: Float[Tensor, "outputs k"]
@@ -54,7 +54,7 @@ def check_weight(name: str, w: object) -> None:
 
 
 def spectrum_of(name: str, weight: Float[Tensor, "outputs inputs *kernel"]) -> Spectrum:
-    """Decompose a weight as a matrix of outputs and the inputs of one patch, in >= float32."""
+    """Decompose a weight, as a matrix (outputs, inputs of one patch), in at least float32."""
     if not torch.compiler.is_compiling():
         topoloss.outside(partial(_check_finite, name), weight.detach())
     return spectrum(weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32)))
@@ -78,13 +78,13 @@ def spectrum(matrix: Float[Tensor, "outputs inputs"]) -> Spectrum:
 
 
 class _Decomposition(torch.autograd.Function):
-    """U, S and V; gradients between singular values that are equal up to rounding are 0."""
+    """U, S and V; gradient terms of singular values that are equal up to rounding are 0."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # There is no float64 on MPS, and nothing wider than float64.
+        # _by_products needs a wider dtype: MPS lacks float64, and float64 has no wider one.
         if matrix.dtype == torch.float32 and matrix.device.type != "mps":
             return _by_products(matrix)
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -110,7 +110,7 @@ class _Decomposition(torch.autograd.Function):
         in_left, in_right = u.mT @ of_left, v.mT @ of_right
         inner = (in_left - in_left.mT) * inverse_gaps * s
         inner = inner + s[:, None] * (in_right - in_right.mT) * inverse_gaps
-        # The longer side has directions outside of the space of its singular vectors.
+        # Gradients on the longer side may point outside the span of its singular vectors.
         left_rest, right_rest = of_left - u @ in_left, of_right - v @ in_right
         outer = (left_rest * inverse) @ v.mT + u @ (right_rest * inverse).mT
         gradient: Tensor = outer.add(u @ (inner + torch.diag(of_values)) @ v.mT)
@@ -118,11 +118,11 @@ class _Decomposition(torch.autograd.Function):
 
 
 def _by_products(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Decompose a float32 matrix by way of its rows' products, in float64: much quicker than SVD.
+    """Decompose a float32 matrix by its Gram matrix in float64, which is much faster than an SVD.
 
-    Squares halve the digits, and float64 has more than twice those of float32: so the error is
-    below that of an SVD in float32. Vectors of a singular value that is 0 up to rounding are 0
-    on the longer side.
+    Squaring halves the number of correct digits, but float64 has more than twice as many digits as
+    float32, so the error is below that of an SVD in float32. If a singular value is 0 up to
+    rounding, its vector on the longer side is 0.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -137,9 +137,9 @@ def _by_products(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _unit_images(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """The columns of ``matrix.mT @ vectors``, each divided by its norm, from float64.
+    """Return the columns of ``matrix.mT @ vectors``, computed in float64, divided by their norms.
 
-    Float32 would lose the digits of short columns, and the columns would not be orthogonal.
+    In float32 short columns would lose digits, and the columns would not be orthogonal.
     """
     parts, squares = [], torch.zeros_like(vectors[0])
     for first in range(0, matrix.shape[1], _BLOCK):
@@ -151,7 +151,7 @@ def _unit_images(matrix: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _products(matrix: Tensor) -> Tensor:
-    """The lower triangle, by blocks, of ``matrix @ matrix.mT`` in float64."""
+    """Return ``matrix @ matrix.mT`` in float64; only blocks of the lower triangle are filled."""
     rows = len(matrix)
     blocks = [matrix[first : first + _BLOCK].double() for first in range(0, rows, _BLOCK)]
     wide = []
@@ -162,6 +162,6 @@ def _products(matrix: Tensor) -> Tensor:
 
 
 def _rounding(shape: tuple[int, ...], values: Tensor) -> Tensor:
-    """How far off singular values may be."""
+    """Return the error that rounding may cause in singular values."""
     largest = values.amax()
     return max(shape) * torch.finfo(values.dtype).eps * largest

@@ -17,31 +17,31 @@ __all__ = ["SpectralFiltration"]
 
 
 class SpectralFiltration(topoloss.Filtration):
-    """``1 - a`` between the spectral neurons of consecutive layers, a being their squared overlap.
+    """``1 - a`` for spectral neurons of consecutive layers, where a is their squared overlap.
 
     A pipeline with this filtration takes weights: ``topoloss.attach(model, "svr/mst/t1")``.
 
     Parameters
     ----------
     sigma : float, optional
-        Edges whose overlap is not significant at so many standard deviations count nothing in the
-        loss. As they are heavier than all others between the same layers, the edges that do count
-        are those of a forest of significant edges. None counts all. Where no edge is
-        significant, :func:`topoloss.attach` warns that the penalty changes nothing.
+        Edges whose overlap is not significant at this many standard deviations have no weight in
+        the loss, so the edges that count form a forest of significant edges. With None all edges of
+        the tree count. If no edge is significant, :func:`topoloss.attach` warns that the penalty
+        changes nothing.
 
     Notes
     -----
-    All edges between consecutive layers are listed, so that their number does not depend on the
-    weights. Overlaps, repeated singular values and missing ranks: see
-    :func:`topoloss_svr.overlaps`. In narrow layers no overlap is significant, whatever it is: see
+    All edges between consecutive layers are listed, so their number does not depend on the
+    weights. :func:`topoloss_svr.overlaps` describes overlaps, repeated singular values and rank
+    deficiency. In narrow layers not even an overlap of 1 is significant: see
     :func:`topoloss_svr.significance_threshold`.
 
-    **Complexity.** That of the decompositions, O(outputs inputs min(outputs, inputs)) for each
-    layer, and an edge for each pair of spectral neurons in consecutive layers.
+    **Complexity.** The decompositions take O(outputs inputs min(outputs, inputs)) for each layer.
+    There is an edge for each pair of spectral neurons in consecutive layers.
 
-    **Precision.** In float32 singular vectors are those of the products of rows, in float64. They
-    are at least as exact as those of an SVD in float32, in a fraction of its time. Float64
-    weights have an SVD.
+    **Precision.** Float32 weights are decomposed by the products of their rows or columns, in
+    float64. This is at least as exact as an SVD in float32, in a fraction of its time. Float64
+    weights are decomposed by an SVD.
 
     References
     ----------
@@ -76,8 +76,8 @@ class SpectralFiltration(topoloss.Filtration):
         Returns
         -------
         tuple of Tensor
-            The singular values of each layer, the overlaps of each layer but the first, and one
-            tensor of the thresholds of these.
+            The singular values of each layer, then the overlaps of each layer but the first, then
+            one tensor with the thresholds of the overlaps.
         """
         graph = spectral_graph(weights, sigma=3.0 if self.sigma is None else self.sigma)
         a = graph.overlaps[0]
@@ -99,7 +99,7 @@ class SpectralFiltration(topoloss.Filtration):
         self, v: tuple[Tensor, ...], i: Int[Tensor, " e"], j: Int[Tensor, " e"]
     ) -> Float[Tensor, " e"]:
         values = 1 - _Layers(v).overlaps_at(i, j)
-        # Rounding may leave less than 0; the gradient stays.
+        # Rounding may give a negative value, which becomes 0 without losing its gradient.
         return values - values.detach().clamp(max=0)
 
     def edge_weights(

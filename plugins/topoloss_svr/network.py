@@ -29,11 +29,11 @@ class SpectralGraph:
     ----------
     layers : tuple of str
     singular_values : tuple of Tensor
-        Of each layer.
+        One tensor for each layer.
     overlaps : tuple of Tensor, shape (spectral neurons of a layer, of the layer before it)
-        Of each layer but the first.
+        One tensor for each layer but the first.
     thresholds : tuple of float
-        From which on these overlaps are significant.
+        The smallest significant overlap of each layer but the first.
     """
 
     layers: tuple[str, ...]
@@ -43,7 +43,7 @@ class SpectralGraph:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """The number of the first vertex of each layer."""
+        """The index of the first vertex of each layer."""
         found = [0]
         for values in self.singular_values[:-1]:
             found.append(found[-1] + len(values))
@@ -69,9 +69,9 @@ def spectral_graph(
     Parameters
     ----------
     network : Sequential, or dict of str to Tensor
-        Fully connected layers and convolutions, one after the other; or their weights by name. A
-        weight does not say what its layer is: by name each counts as that of a fully connected
-        layer, or of an ungrouped convolution that reads the outputs of the layer before.
+        Fully connected layers and convolutions, one after the other; or their weights by name. As
+        a weight does not say what its layer is, each is taken to be that of a fully connected
+        layer, or of an ungrouped convolution, that reads the outputs of the layer before.
     sigma : float
         See :func:`significance_threshold`.
 
@@ -83,9 +83,9 @@ def spectral_graph(
     Raises
     ------
     InputError
-        Naming the layer that the definition does not cover.
+        If the definition does not cover a layer, which the message names.
     NonFiniteError
-        Naming the layer that holds NaN or infinity.
+        If the weight of a layer, which the message names, holds NaN or infinity.
 
     Examples
     --------
@@ -111,13 +111,13 @@ def spectral_graph(
 
 
 def sequential_weights(network: nn.Sequential) -> dict[str, Tensor]:
-    """Return the weights of a sequential by name; what has no parameters is passed over.
+    """Return the weights of a Sequential by name, without modules that have no parameters.
 
     Raises
     ------
     InputError
-        Naming a module that is neither a fully connected layer nor an ungrouped convolution, and
-        has parameters.
+        If a module with parameters, which the message names, is neither a fully connected layer
+        nor an ungrouped convolution.
     """
     if not isinstance(network, nn.Module):
         raise topoloss.InputError(
@@ -132,7 +132,7 @@ def checked(weights: Mapping[str, Tensor]) -> None:
         given = list(weights) if isinstance(weights, Mapping) else type(weights).__name__
         raise topoloss.InputError(
             f"the weights of {given or 'no layer'} were given; expected a mapping from names to "
-            "those of at least 2 layers, as spectral neurons are joined between layers."
+            "the weights of at least 2 layers, because edges join spectral neurons of two layers."
         )
     for name, w in weights.items():
         check_weight(name, w)
@@ -142,7 +142,7 @@ def checked(weights: Mapping[str, Tensor]) -> None:
 
 def _layers(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        # A layer that stands in two places is one layer in each.
+        # A module that is used in two places counts as two layers.
         for child, part in module.named_modules(remove_duplicate=False):
             if child and "." not in child:
                 yield from _layers(part, f"{name}.{child}" if name else child)

@@ -13,7 +13,7 @@ from topoloss_svr.decomposition import Spectrum, check_weight, spectrum_of
 
 __all__ = ["MOST_SIGMA", "overlaps", "overlaps_of", "positions", "significance_threshold"]
 
-# The share beyond more of them is no float any more.
+# Beyond more standard deviations the tail probability is below the smallest normal float64.
 MOST_SIGMA = 37
 
 
@@ -37,7 +37,7 @@ def overlaps(
     Returns
     -------
     Tensor, shape (spectral neurons of the second, of the first)
-        In [0, 1], differentiable; unchanged where a layer is multiplied by a positive number.
+        In [0, 1], differentiable; unchanged if a weight is multiplied by a positive number.
 
     Raises
     ------
@@ -48,9 +48,9 @@ def overlaps(
     -----
     A layer has as many spectral neurons as the smaller of its outputs and inputs. One whose
     singular value is 0 up to rounding has no direction of its own: it overlaps with nothing, and
-    its gradient is 0. Where singular values are equal up to rounding, a is that of the singular
-    vectors that LAPACK returns, and only their common space is determined; the gradient leaves
-    out how they turn into one another.
+    its gradient is 0. Where singular values are equal up to rounding, only the space that their
+    singular vectors span is determined. Then a is computed from the vectors that the decomposition
+    returns, and the gradient leaves out rotations within that space.
 
     Examples
     --------
@@ -67,15 +67,15 @@ def overlaps(
 
 
 def overlaps_of(first: Spectrum, second: Spectrum, count: int) -> Float[Tensor, "n m"]:
-    """Return a for two layers that are decomposed, the second of so many positions."""
+    """Return the squared overlaps of two decomposed layers, the second of `count` positions."""
     dtype = torch.promote_types(first.left.dtype, second.right.dtype)
     writes, reads = first.left.to(dtype), second.right.to(dtype)
     by_position = reads.reshape(len(writes), count, -1)
-    # One position at a time, as all together would take that many times the memory.
+    # One position at a time: all of them at once would take `count` times the memory.
     total = torch.zeros((), dtype=dtype, device=reads.device)
     for position in range(count):
         total = total + (by_position[:, position].mT @ writes).square()
-    # Rounding may leave more than 1; the gradient stays.
+    # Rounding may give more than 1, which becomes 1 without losing its gradient.
     total = total - (total.detach() - 1).clamp(min=0)
     return torch.where(second.live[:, None] & first.live, total, 0)
 
@@ -86,7 +86,8 @@ def positions(name: str, second: Tensor, before: str, first: Tensor) -> int:
     Raises
     ------
     InputError
-        Naming the second layer, if the definition does not cover it after the first.
+        If the definition does not cover the second layer, which the message names, after the
+        first.
     """
     channels, inputs = first.shape[0], second.shape[1]
     if first.ndim == 2 and second.ndim > 2:
@@ -99,18 +100,17 @@ def positions(name: str, second: Tensor, before: str, first: Tensor) -> int:
         multiple = "a multiple of " if flattened else ""
         raise topoloss.InputError(
             f"layer {name!r} has {inputs} inputs and follows layer {before!r} of {channels} "
-            f"outputs; expected {multiple}as many. Grouped convolutions, skip connections and "
+            f"outputs; expected {multiple}{channels}. Grouped convolutions, skip connections and "
             "reshapes between layers are not defined for the singular value representation."
         )
     return inputs // channels if flattened else second[0, 0].numel()
 
 
 def significance_threshold(channels: int, positions: int = 1, *, sigma: float = 3.0) -> float:
-    r"""Return the overlap that random layers exceed as rarely as a normal number exceeds sigma.
+    r"""Return the overlap that random layers exceed as rarely as a normal variable exceeds sigma.
 
-    Between independent directions that are uniformly distributed, channels times positions times
-    a is nearly distributed as :math:`\chi^2` with as many degrees of freedom as there are
-    positions.
+    For independent, uniformly distributed directions, channels times positions times a
+    approximately follows a :math:`\chi^2` distribution with `positions` degrees of freedom.
 
     Parameters
     ----------
@@ -120,18 +120,18 @@ def significance_threshold(channels: int, positions: int = 1, *, sigma: float = 
         1 for a fully connected layer, the size of the kernel for a convolution, and the number of
         pixels for a fully connected layer after a convolution.
     sigma : float
-        One-sided, from 0 to 37: 3 leaves 0.13 per cent.
+        One-sided, from 0 to 37; random layers exceed 3 sigma in 0.13% of cases.
 
     Returns
     -------
     float
-        It may exceed 1, which no overlap does: of a few channels nothing is significant.
+        It may exceed 1, which no overlap does: with few channels nothing is significant.
 
     Notes
     -----
-    The distribution of a is Beta(positions / 2, (channels - 1) positions / 2), of which this is
-    the limit for many channels; for few of them the threshold is a little too high. Each overlap is
-    judged alone, without a correction for how many there are.
+    The exact distribution of a is Beta(positions / 2, (channels - 1) positions / 2). The
+    :math:`\chi^2` distribution is its limit for many channels; with few channels the threshold is a
+    little too high. Each overlap is tested alone, without a correction for multiple tests.
 
     Examples
     --------

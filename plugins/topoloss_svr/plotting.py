@@ -21,7 +21,7 @@ def plot(graph: SpectralGraph, ax: Any = None, *, most: int = 200) -> Any:
     ax : matplotlib Axes, optional
         By default a new one.
     most : int
-        Of more significant edges between two layers only so many are drawn, the strongest.
+        The largest number of significant edges drawn between two layers; the strongest are kept.
 
     Returns
     -------
