@@ -113,9 +113,9 @@ def observe(
     Notes
     -----
     Every forward pass is watched. Errors and warnings come from the calls that ask for what was
-    observed; the model's forward pass itself only warns if nobody kept the observation. A layer that is not computed from the
-    inputs, or has no axis of samples, is left out with a warning, or raises an error if you named
-    it.
+    observed; the model's forward pass itself only warns if nobody kept the observation. A layer
+    that is not computed from the inputs, or has no axis of samples, is left out with a warning, or
+    raises an error if you named it.
 
     Examples
     --------
