@@ -145,7 +145,7 @@ class Watch(TorchFunctionMode):
         return data, constants
 
     def _unseen(self, tensor: Tensor) -> Node | None:
-        """The node of a tensor made out of the mode's sight, such as by a scripted function."""
+        """The node of a tensor that no function mode saw being made, as by a scripted function."""
         below = [tensor.grad_fn] if tensor.grad_fn is not None else []
         if not below or self._constant(tensor) is not None:
             return None
@@ -311,7 +311,7 @@ class Watch(TorchFunctionMode):
         if not made:
             if kind is not Kind.RANDOM:
                 return  # an operand was returned as it is
-            made = results  # an idle dropout: it ends a layer like one that is not idle
+            made = results  # an idle dropout ends a layer like an active one
         detached = torch.is_grad_enabled() and any(t.requires_grad for t, _ in data)
         detached = detached and not any(r.requires_grad for r in made)
         self._consume(data, kind, follows and not detached)
@@ -440,7 +440,7 @@ class Watch(TorchFunctionMode):
         if role.kind is Kind.PRODUCT:
             self.read += [c.parameter for c in owned if c.parameter is not None]
             if largest is not None and len(known) < len(operands):
-                self.apart.append(largest)  # its layer is applied to something else
+                self.apart.append(largest)  # the layer is applied to something else
         for r in results:
             if not self._modules.owners(r):
                 constant = _Constant(weakref.ref(r), largest, random, multiplied)

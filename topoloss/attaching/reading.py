@@ -156,8 +156,8 @@ def _end(start: Node) -> Node:
     Only entry-by-entry functions, norms and dropout continue a layer. Dropout does so only where
     another of them follows, and never after an activation, so no layer ends with dropout.
     """
-    # `firm` is the start, or the last node that more was done for than to scale or shift by plain
-    # numbers, or to cast; `dropped` is the input of the first dropout after it.
+    # `firm` is the start, or the last node that a norm or an activation made, not just a scaling or
+    # shift by plain numbers or a cast; `dropped` is the input of the first dropout after it.
     best = firm = current = start
     dropped: Node | None = None
     while not current.is_output:

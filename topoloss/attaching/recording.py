@@ -196,12 +196,12 @@ class Recorder:
 
     @property
     def token(self) -> object:
-        """An object that stands for the latest pass; it ignores passes that a recorder repeats."""
+        """An object that identifies the latest pass, and stays when a recorder repeats that pass."""
         if self.repeats:
             return None if self._inputs is None else self._marks
         if self._compiled is not None:
             return self._compiled
-        # Not the pass itself: to keep it would keep its activations alive in the next pass.
+        # Not the pass itself: whoever kept it would keep its activations during the next pass.
         return None if self._eager is None else self._eager.marks
 
     @property
@@ -217,7 +217,7 @@ class Recorder:
         return getattr(self._of_thread, "latest", None) or self._newest
 
     def skip(self) -> bool:
-        """Mark the latest pass as skipped; return whether it was not yet."""
+        """Mark the latest pass as skipped; return whether this is the first time."""
         marks = self.marks
         first, marks.skipped = not marks.skipped, True
         return first
@@ -493,6 +493,7 @@ class Recorder:
         return starts
 
     def _apart(self, watch: Watch) -> list[str]:
+        """Notes on layers whose input does not come from the model's inputs."""
         observed = {start.name for start in watch.starts}
         names = {self._modules.layer_of(p)[0] for p in watch.apart} - observed
         return _left_out(
@@ -520,6 +521,7 @@ class Recorder:
         )
 
     def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:
+        """Notes on matrices that multiply activations entry by entry and belong to no layer."""
         names = []
         for tensor in watch.multiplied:
             if all(tensor is not p for p in covered):
