@@ -1,4 +1,4 @@
-"""Only public names of topoloss are used here."""
+"""These tests use only public names of topoloss."""
 
 import numpy as np
 import pytest

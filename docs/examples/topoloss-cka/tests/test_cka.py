@@ -1,4 +1,4 @@
-"""Only public names of topoloss are used here."""
+"""These tests use only public names of topoloss."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def test_values_are_those_of_the_definition():
     check("regulariser", CKA, expected=by_definition, seed=1)
 
 
-# Two neurons that are +1 or -1 in all ways, and their product: no two of the three correlate.
+# Two neurons with all combinations of +1 and -1, and their product: no two of the three correlate.
 SIGNS = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
 
 
@@ -52,7 +52,7 @@ SIGNS = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype
     ],
 )
 def test_values_by_hand(first, second, expected):
-    """Signs share k of p and q neurons: their similarities have the cosine k / sqrt(p q)."""
+    """Layers of p and q of these neurons, k of them in both, have linear CKA k / sqrt(p q)."""
     layers = {"first": SIGNS[:, first], "second": 3 - 5 * SIGNS[:, second]}
     assert CKA().of_layers(layers).item() == pytest.approx(expected, abs=1e-15)
 

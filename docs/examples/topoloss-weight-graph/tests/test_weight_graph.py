@@ -1,4 +1,4 @@
-"""Only public names of topoloss are used here."""
+"""These tests use only public names of topoloss."""
 
 import itertools
 
@@ -26,9 +26,9 @@ def network(*sizes):
 
 
 def test_values_and_gradients_are_those_by_hand():
-    """Two inputs, two hidden neurons and one output: four of the six weights are a tree.
+    """Two inputs, two hidden neurons and one output: four of the six weights form the tree.
 
-    The weights 15, -7, 3 and 1 join all five neurons; 0.5 and 0 would close circles.
+    The weights 15, -7, 3 and 1 join all five vertices; 0.5 and 0 would close cycles.
     """
     hidden = torch.tensor([[15.0, 0.5], [-7.0, 3.0]], dtype=torch.float64, requires_grad=True)
     output = torch.tensor([[0.0, 1.0]], dtype=torch.float64, requires_grad=True)
@@ -60,7 +60,7 @@ def test_the_tree_is_that_of_scipy(sizes):
 def test_training_weakens_the_weights_of_the_tree_alone():
     model = network(4, 6, 3)
     penalty = topoloss.attach(model, "t1-weight-graph")
-    model(torch.randn(2, 4).double())  # by which attach sees that the layers are a chain
+    model(torch.randn(2, 4).double())  # shows attach that the layers are a chain
     penalty().backward()
     touched = sum(int((p.grad != 0).sum()) for name, p in model.named_parameters() if p.ndim == 2)
     assert touched == 4 + 6 + 3 - 1

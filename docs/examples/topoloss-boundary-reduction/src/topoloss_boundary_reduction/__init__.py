@@ -22,10 +22,11 @@ class BoundaryReduction(topoloss.Persistence):
 
     Notes
     -----
-    **Ties.** Edges enter by (value, lower index, higher index), and a triangle enters with its
-    last edge. A circle that is filled by the edge that closes it is no point.
+    **Ties.** Edges enter in the order of (value, lower index, higher index), and a triangle
+    enters with its last edge. A circle that is filled by the edge that closes it is not a point
+    of the diagram.
 
-    **Complexity.** There are n^3 / 6 triangles, and each is added to up to as many others.
+    **Complexity.** There are about n^3 / 6 triangles, and each may be added to as many others.
 
     References
     ----------
@@ -57,7 +58,7 @@ class BoundaryReduction(topoloss.Persistence):
 
 
 class _Numbers(NamedTuple):
-    """Critical edges, as their places in the order in which edges enter."""
+    """Critical edges, as their positions in the order in which edges enter."""
 
     joins: list[int]
     births: list[int]
@@ -66,7 +67,7 @@ class _Numbers(NamedTuple):
 
 
 def _critical_edges(n: int, edges: Tensor, values: Tensor) -> list[topoloss.CriticalEdges]:
-    # Sorting by the last key first leaves the order (value, lower index, higher index).
+    # Stable sorts by the last key first give the order (value, lower index, higher index).
     order = edges.amax(1).argsort(stable=True)
     for key in (edges.amin(1), values):
         order = order[key[order].argsort(stable=True)]
@@ -79,7 +80,7 @@ def _critical_edges(n: int, edges: Tensor, values: Tensor) -> list[topoloss.Crit
 
 
 def _reduced(n: int, edges: list[list[int]]) -> _Numbers:
-    """Let the edges enter one by one, each with the triangles of which it is the last edge."""
+    """Add the edges one by one, each with the triangles of which it is the last edge."""
     found = _Numbers([], [], [], [])
     component = list(range(n))
     number_of: list[dict[int, int]] = [{} for _ in range(n)]  # by vertex: neighbour -> edge

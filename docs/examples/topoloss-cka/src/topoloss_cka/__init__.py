@@ -14,10 +14,11 @@ __all__ = ["CKA"]
 
 
 class CKA(topoloss.Regulariser):
-    """Mean linear CKA of every two successive layers, in [0, 1].
+    """Mean linear CKA of successive layers, in [0, 1].
 
-    Linear CKA is the cosine of two layers' similarities of samples, ``x @ x.T`` with neurons
-    centred. It is 1 for layers that differ by a rotation and a scale.
+    Linear CKA is the cosine between the similarity matrices of two layers. The similarity matrix
+    of a layer is ``x @ x.T``, where each neuron is centred. Linear CKA is 1 for layers that differ
+    by a rotation and a scale.
 
     Notes
     -----
@@ -54,12 +55,12 @@ class CKA(topoloss.Regulariser):
         return torch.stack([(a * b).sum() for a, b in pairwise(similarities)]).mean()
 
     def _similarities(self, x: Tensor) -> Tensor:
-        """Return the similarities of all samples, of norm 1, or 0 for constant neurons."""
-        x, _ = self.guard(x)  # an error for NaN and infinity
+        """Return the similarity matrix of the samples, of norm 1, or 0 for constant neurons."""
+        x, _ = self.guard(x)  # raises for NaN and infinity
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x - x[:1]  # exactly 0 for a constant, which a mean need not be
+        x = x - x[:1]  # makes constants exactly 0; subtracting a rounded mean might not
         x = x - x.mean(0)
-        # Scaled by the largest entry, so that products neither under- nor overflow.
+        # Divide by the largest entry, so that products neither underflow nor overflow.
         largest = x.detach().abs().amax()
         constant = largest == 0
         x = x / torch.where(constant, 1, largest)

@@ -13,24 +13,24 @@ __all__ = ["DistanceCorrelation", "t1_distance_correlation"]
 class DistanceCorrelation(topoloss.Filtration):
     r"""``1 - dCor``, one minus the distance correlation, in [0, 1].
 
-    Of each neuron the matrix of distances ``|x_k - x_l|`` between its samples is centred by
-    rows and columns. Distance covariance is the dot product of two such matrices, and dCor^2
-    its normalised form: the cosine of the two.
+    For each neuron, the matrix of distances ``|x_k - x_l|`` between its samples is centred by
+    rows and columns. dCor^2 of two neurons is the cosine between their matrices.
 
     Notes
     -----
-    **Order.** The features of a neuron are its centred matrix, flattened, of length 1. Their
-    dot product is dCor^2, which is never negative, so that edge values ascend as it descends,
-    and engines work on the features alone.
+    **Order.** The features of a neuron are its centred matrix, flattened and scaled to length 1.
+    The dot product of two neurons is dCor^2, which is never negative. So edge values ascend as
+    the dot product descends, and engines work on the features alone.
 
-    **Constants.** A constant neuron has the zero matrix, and dCor 0 with everything by
-    definition. It has a zero gradient there, as do two neurons of dCor 0, where the root has
-    none.
+    **Constants.** The matrix of a constant neuron is 0, so by definition its dCor with every
+    other neuron is 0. There its gradient is 0. The gradient is also 0 for any two neurons with
+    dCor 0, where the square root has none.
 
-    **Precision.** Half-precision activations are promoted to float32. A dot product below
-    the rounding of its sum counts as 0.
+    **Precision.** Half-precision activations are promoted to float32. A dot product below the
+    rounding error of its sum counts as 0.
 
-    **Gradient.** Equal samples have a kink, that of the absolute value; its gradient is 0.
+    **Gradient.** Where two samples of a neuron are equal, the absolute value has a kink; its
+    gradient there is 0.
 
     **Complexity.** Memory and time per edge are quadratic in the samples.
 
@@ -52,7 +52,7 @@ class DistanceCorrelation(topoloss.Filtration):
     order = "dot_descending"
 
     def vertices(self, x: Tensor) -> Tensor:
-        """Return centred distances of length 1, shape (n, samples^2)."""
+        """Return centred distances, shape (n, samples^2); each row has length 1, or is 0."""
         x = x.T.to(torch.promote_types(x.dtype, torch.float32))
         distances = (x[:, :, None] - x[:, None, :]).abs()
         centred = (
@@ -61,7 +61,7 @@ class DistanceCorrelation(topoloss.Filtration):
             - distances.mean(2, keepdim=True)
             + distances.mean((1, 2), keepdim=True)
         ).flatten(1)
-        # Scaled by the largest entry, so that squares neither under- nor overflow.
+        # Divide by the largest entry, so that squares neither underflow nor overflow.
         largest = centred.detach().abs().amax(1, keepdim=True)
         constant = largest == 0
         scaled = torch.where(constant, 1, centred) / torch.where(constant, 1, largest)
@@ -76,14 +76,14 @@ class DistanceCorrelation(topoloss.Filtration):
 
 
 def _one_minus_root(squared: Tensor, features: int) -> Tensor:
-    """``1 - sqrt(squared)`` within [0, 1], with gradient 0 where `squared` is rounding."""
+    """``1 - sqrt(squared)`` in [0, 1]; 1 with gradient 0 where `squared` is a rounding error."""
     positive = squared > features**0.5 * torch.finfo(squared.dtype).eps
     root = torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
     return (1 - root).clamp(min=0)
 
 
 def t1_distance_correlation() -> topoloss.Pipeline:
-    """T1 of the spanning tree by distance correlation, by name in `topoloss compare`."""
+    """T1 with distance correlation: a name for `topoloss compare`."""
     return topoloss.pipeline(DistanceCorrelation(), "mst", "t1")
 
 

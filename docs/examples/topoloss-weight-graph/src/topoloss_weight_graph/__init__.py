@@ -15,12 +15,12 @@ __all__ = ["WeightGraph", "t1_weight_graph"]
 class WeightGraph(topoloss.Filtration):
     """Neurons of a chain of linear layers, joined by their weights: strong ones come first.
 
-    The inputs come first, then the neurons of each layer. A weight w is an edge of value
-    ``1 / (1 + |w|)``, in (0, 1].
+    Vertices are numbered: the inputs, then the neurons of each layer. A weight w is an edge with
+    the value ``1 / (1 + |w|)``, in (0, 1].
 
     Notes
     -----
-    **Gradient.** A weight of 0 has a kink, that of the absolute value; its gradient is 0.
+    **Gradient.** At a weight of 0 the absolute value has a kink; its gradient there is 0.
 
     **Complexity.** There are as many edges as weights.
 
@@ -36,7 +36,7 @@ class WeightGraph(topoloss.Filtration):
     structure = "chain"
 
     def vertices(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return all weights, and the edges that they are: (later neuron, earlier neuron)."""
+        """Return all weights, and the edge of each as (later neuron, earlier neuron)."""
         first, edges = 0, []
         for (name, w), before in zip(weights.items(), (None, *weights.values()), strict=False):
             if w.ndim != 2 or (before is not None and w.shape[1] != len(before)):
@@ -56,14 +56,14 @@ class WeightGraph(topoloss.Filtration):
         return int(edges[-1, 0]) + 1, edges
 
     def edge_values(self, v: tuple[Tensor, Tensor], i: Tensor, j: Tensor) -> Tensor:
-        # Edges are listed by (later, earlier): a number for each pair finds its place.
+        # Edges are sorted by (later, earlier), so later * n + earlier ascends: search for it.
         n, edges = self.edges(v)
         place = torch.searchsorted(edges[:, 0] * n + edges[:, 1], i * n + j)
         return 1 / (1 + v[0][place].abs())
 
 
 def t1_weight_graph() -> topoloss.Regulariser:
-    """T1 of the tree of strongest weights: weakens what holds the network together."""
+    """T1 of the tree of strongest weights: it weakens the weights that join the network."""
     return topoloss.pipeline(WeightGraph(), "mst", "t1")
 
 
