@@ -196,7 +196,7 @@ class Recorder:
 
     @property
     def token(self) -> object:
-        """An object that identifies the latest pass, and stays when a recorder repeats that pass."""
+        """An object that identifies the latest pass, even when a recorder repeats that pass."""
         if self.repeats:
             return None if self._inputs is None else self._marks
         if self._compiled is not None:
