@@ -1,6 +1,6 @@
 """Weights as graphs: ``neural-persistence`` and ``deep-graph-persistence``.
 
-The functions of this package give the summaries by layer; the regularisers are their means.
+Neural persistence has a value for each layer, deep graph persistence one for the whole network.
 """
 
 import topoloss

@@ -59,7 +59,7 @@ def deep_graph_persistence(
     device = next(iter(layers.values())).device
     scores = [_standard_scores(w.to(device)) for w in layers.values()]
     where = topoloss.outside(_bottlenecks, *(z.detach() for z in scores))
-    # From here on only the bottlenecks are valued, under autograd.
+    # From here on only the bottlenecks are evaluated, under autograd.
     deaths = torch.zeros_like(where[0], dtype=scores[0].dtype)
     for layer, z in enumerate(scores):
         here = where[0] == layer
@@ -74,34 +74,33 @@ class DeepGraphPersistence(topoloss.Regulariser):
     r"""Neural persistence of the whole network, from 0 to 1.
 
     Weights become :math:`z = |w - mean| / std` within each layer, divided by the largest z of the
-    network. A path from an input to an output of the network is as strong as its weakest edge, and
-    the two are joined by the strength of their strongest path. The value is the neural
-    persistence of the graph of these strengths.
+    network. A path from an input to an output of the network is as strong as its weakest edge. In
+    the bipartite graph of the network's inputs and outputs, each edge has the strength of the
+    strongest path between its ends. The value is the neural persistence of this graph.
 
     Parameters
     ----------
     p, normalised, essential
-        As for ``neural-persistence``; the number of vertices is that of the network's inputs and
-        outputs.
+        As for ``neural-persistence``; the vertices are the network's inputs and outputs.
     rescale : bool
         Divide the strengths by the largest of them, instead of by the largest z.
 
     Notes
     -----
-    Layers must form a chain: :func:`topoloss.attach` names the layer where they do not, as a skip
-    connection does. Only the order of layers and their weights count; biases, norms and
-    activations between them do not. Convolutions are refused, as the paper defines none; their
-    :func:`unrolled` matrices are taken.
+    Layers must form a chain. If they do not, for example because of a skip connection,
+    :func:`topoloss.attach` raises an error that names the layer. Only the weights of the layers and
+    their order count, not the biases, normalisations and activations between them. Convolutions are
+    refused, because the paper does not define them; their :func:`unrolled` matrices are accepted.
 
     **Gradient.** Each strength is the z of one weight, its bottleneck. The gradient is exact
-    wherever bottlenecks, tree and largest z are unique, and that of the first that is found
-    elsewhere.
+    wherever the bottlenecks, the tree and the largest z are unique. Elsewhere it is the gradient of
+    the first one found.
 
-    **Constant layers.** Where all weights of a layer are equal there is no std: z is 0, so that no
-    path through the layer has any strength, and the gradient there is 0.
+    **Constant layers.** If all weights of a layer are equal, their std is 0. Then z and its
+    gradient are 0 in this layer, and all paths through the layer have strength 0.
 
-    **Complexity.** On the CPU, O(inputs hidden outputs) time for each product of two layers, and
-    memory for the strengths of all inputs with each layer.
+    **Complexity.** The search runs on the CPU. It takes O(inputs hidden outputs) time for each
+    product of two layers, and memory for the strengths between the network's inputs and each layer.
 
     References
     ----------
@@ -187,7 +186,7 @@ def _bottlenecks(*scores: Tensor) -> tuple[Tensor, ...]:
     layer, row, column = torch.zeros_like(i), i, j
     open_still = torch.ones_like(i, dtype=torch.bool)
     for k in range(len(dense) - 1, 0, -1):
-        # The best path from i to the outputs that are reached so far, and its last edge.
+        # The strongest path from i to j: its strength before layer k, and its edge in layer k.
         before, last = strengths[k - 1].index_select(0, i), dense[k].index_select(1, j).mT
         via = torch.minimum(before, last).argmax(1)
         path, edge = (x.gather(1, via[:, None]).squeeze(1) for x in (before, last))

@@ -34,7 +34,7 @@ def neural_persistence(
     Parameters
     ----------
     weights : dict of str to Tensor, shape (outputs, inputs)
-        By layer. All layers together say what the largest weight is.
+        By layer. The weights are divided by the largest magnitude in all layers together.
     p, normalised, essential, convolution
         As for :class:`NeuralPersistence`.
 
@@ -69,9 +69,9 @@ def neural_persistence(
 class NeuralPersistence(topoloss.Regulariser):
     r"""Mean normalised neural persistence of the layers, from 0 to 1.
 
-    Weights become :math:`w' = |w| / w_{max}`, by the largest magnitude of the whole network. Each
+    Weights become :math:`w' = |w| / w_{max}`, with the largest magnitude of the whole network. Each
     layer is a graph between its inputs and its outputs. All vertices enter at 1, and edges follow
-    in descending order of w'. Each edge of the maximum spanning tree is a point (1, w'), and the
+    in descending order of w'. Each edge of the maximum spanning tree gives a point (1, w'), and the
     layer's neural persistence is :math:`(\sum (1 - w')^p)^{1/p}`. It is large where few weights
     are much larger than all others.
 
@@ -83,25 +83,26 @@ class NeuralPersistence(topoloss.Regulariser):
         Divide the value of each layer by :math:`(inputs + outputs - 1)^{1/p}`, its upper bound,
         and take the mean over layers. Otherwise the values of the layers are added up.
     essential : bool
-        Count the component that never dies as a point (1, 0). The authors' code does so, and the
-        definition does not. It adds 1 under the root, so that the value may exceed 1.
+        Count the component that never dies as a point (1, 0). The authors' code counts it,
+        their definition does not. It adds 1 under the root, so the value may exceed 1.
     convolution : {"raise", "patch"}
-        What a convolution does. ``"patch"`` takes the graph between its output channels and the
-        inputs of one patch, which is the unrolled layer of an image as large as the kernel.
+        How convolutions are treated. ``"raise"`` refuses them. ``"patch"`` takes the graph between
+        the output channels and the inputs of one patch, which is the layer unrolled for an image of
+        the size of the kernel.
 
     Notes
     -----
     A positive weight of this penalty lowers neural persistence, and a negative one raises it.
 
-    **Gradient.** Exact wherever the trees and the largest weight are unique, and that of the first
-    that is found elsewhere. Where all w' of a layer are 1 the norm has a kink; its gradient there
-    is 0.
+    **Gradient.** It is exact wherever the trees and the largest weight are unique. Elsewhere it is
+    the gradient of the first one found. Where all w' of a layer are 1 the norm has a kink; its
+    gradient there is 0.
 
     **Zeros.** A weight of 0 is an edge that enters last. If all weights of the network are 0, so
     are all w', and the gradient is 0.
 
-    **Complexity.** O(inputs outputs) time for each layer, on the CPU, and O(inputs + outputs)
-    memory beside the weights.
+    **Complexity.** The search runs on the CPU. It takes O(inputs outputs) time for each layer, and
+    O(inputs + outputs) memory besides the weights.
 
     References
     ----------

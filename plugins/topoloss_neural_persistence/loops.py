@@ -1,4 +1,4 @@
-"""Loops in machine code. Importing them imports the compiler, so it waits for their first use."""
+"""Compiled loops. Importing this module imports the compiler, so others import it when needed."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -11,16 +11,16 @@ from topoloss_plugins.compiling import compiled, part
 @compiled
 def product(a, b):
     product = np.full((a.shape[0], b.shape[1]), -np.inf, a.dtype)
-    # So many rows of b as stay in the processor's cache while all of a goes over them.
+    # This many rows of b stay in the processor's cache while all rows of a are multiplied by them.
     for first in range(0, b.shape[0], 64):
         for i in range(a.shape[0]):
             for k in range(first, min(first + 64, b.shape[0])):
-                _raise(product[i], a[i, k], b[k])
+                _update_largest(product[i], a[i, k], b[k])
     return product
 
 
 @part
-def _raise(best, limit, entries):
+def _update_largest(best, limit, entries):
     for j in range(len(best)):
         through = entries[j] if entries[j] < limit else limit
         best[j] = through if through > best[j] else best[j]
@@ -28,9 +28,9 @@ def _raise(best, limit, entries):
 
 @compiled
 def prim(matrix):
-    """Grow the tree from row 0, each time by the largest entry that leads out of it."""
+    """Grow the maximum spanning tree from row 0, always by the largest entry leading out of it."""
     rows, columns = matrix.shape
-    # To each vertex outside: its largest entry that leads to the tree, and where that leads.
+    # For each vertex outside the tree: its largest entry to a tree vertex, and that vertex.
     of_rows, of_columns = np.full(rows, -np.inf), matrix[0].astype(np.float64)
     from_rows, from_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
     rows_outside, columns_outside = np.ones(rows, np.bool_), np.ones(columns, np.bool_)
@@ -54,7 +54,7 @@ def prim(matrix):
 
 @part
 def _largest(best, outside):
-    """The vertex outside that is joined best, the first of equals; -1 if none is joined."""
+    """Return the outside vertex of the largest entry, the first of equals; -1 if none has one."""
     found, highest = -1, -np.inf
     for k in range(len(best)):
         if outside[k] and best[k] > highest:

@@ -1,4 +1,4 @@
-"""What the summaries take and give: a matrix for each layer, and the norm of a diagram."""
+"""What both regularisers share: a matrix for each layer, and the norm of a diagram."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ def matrices(
 ) -> dict[str, Tensor]:
     """Return the weight of each layer as a matrix (outputs, inputs), in at least float32.
 
-    `remedy` says what to do with a convolution where none is taken.
+    `remedy` is the advice in the error for a convolution.
 
     Raises
     ------
     InputError
-        For no layer, something that is no weight, or a convolution where none is taken.
+        If there is no layer, if a value is not a weight, or for a convolution if `convolution` is
+        ``"raise"``.
     NonFiniteError
-        For NaN or infinity, naming the layers.
+        If weights hold NaN or infinity; the message names their layers.
     """
     if not isinstance(weights, Mapping):
         raise topoloss.InputError(
@@ -51,7 +52,7 @@ def matrices(
 
 
 def _check_finite(names: Sequence[str], *matrices: Tensor) -> tuple[()]:
-    # A finite sum proves that every entry is finite; one that is not may only have overflowed.
+    # A finite sum proves that every entry is finite; an infinite one may only have overflowed.
     bad = [
         name
         for name, w in zip(names, matrices, strict=True)
@@ -82,7 +83,7 @@ def _matrix(name: str, w: Tensor, convolution: Convolution, remedy: str) -> Tens
     if w.ndim > 2 and convolution == "raise":
         raise topoloss.InputError(
             f"layer {name!r} has a weight of shape {tuple(w.shape)}: a convolution, whose graph "
-            f"depends on the size of its input. {remedy} By hand, of_layers also takes its matrix, "
+            f"depends on the size of its input. {remedy} Or pass its matrix to of_layers: "
             "topoloss_neural_persistence.unrolled(module, shape)."
         )
     return w.flatten(1).to(torch.promote_types(w.dtype, torch.float32))
@@ -104,7 +105,7 @@ def largest_magnitude(x: Tensor) -> Float[Tensor, ""]:
 
 
 def relative_to(largest: Float[Tensor, ""], x: Tensor) -> Tensor:
-    """Divide by a number that is 0 only where all of `x` is, and then leave `x` as it is."""
+    """Divide `x` by `largest`; if `largest` is 0, all of `x` is 0 and stays as it is."""
     return x / torch.where(largest == 0, 1, largest)
 
 
@@ -126,8 +127,8 @@ def norm_of_persistence(
 def _norm_between_1_and_2(x: Float[Tensor, " e"], p: float) -> Float[Tensor, ""]:
     """Leave zeros out: there the second derivative of a power below 2 is infinite.
 
-    The heaviest edge has persistence 0 whatever its weight, so that infinity would meet a change
-    of 0, and give NaN.
+    The heaviest edge always has persistence 0, so the infinity would be multiplied by a derivative
+    of 0 and give NaN.
     """
     positive = x.detach() > 0
     powers = torch.where(positive, torch.where(positive, x, 1).pow(p), 0 * x).sum()

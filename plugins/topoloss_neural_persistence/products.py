@@ -1,4 +1,4 @@
-"""The product of matrices with the largest in place of sums, and the smallest of products."""
+"""The product of matrices with the maximum in place of sums, and the minimum of products."""
 
 from __future__ import annotations
 

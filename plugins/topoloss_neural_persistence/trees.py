@@ -14,11 +14,11 @@ __all__ = ["maximum_spanning_tree"]
 def maximum_spanning_tree(
     matrix: Float[Tensor, "rows columns"],
 ) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]]:
-    """Rows and columns of the entries that make up the tree, rows + columns - 1 of them.
+    """Return the rows and columns of the rows + columns - 1 entries that make up the tree.
 
     Every row and every column is a vertex, and every entry an edge. The search runs on the CPU,
-    in memory that grows with the number of vertices, not of edges. Of equal entries the first
-    that Prim's algorithm meets from row 0 is taken, always the same.
+    in memory that grows with the number of vertices, not of edges. Of equal entries,
+    Prim's algorithm from row 0 takes the first that it meets, so the result is deterministic.
     """
     i, j = topoloss.outside(_tree, matrix.detach())
     return i, j

@@ -1,4 +1,4 @@
-"""The matrix of a layer that is no matrix, such as a convolution."""
+"""The matrix of a linear layer whose weight is not that matrix, such as a convolution."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
     Parameters
     ----------
     layer : Module
-        A convolution of any kind, a pooling by means, or another module that is linear but for a
-        constant.
+        A convolution of any kind, average pooling, or another module that is linear except for an
+        added constant.
     shape : sequence of int
-        Of one input, without the batch: (channels, height, width) for images.
+        The shape of one input, without the batch: (channels, height, width) for images.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
     units = torch.eye(size, dtype=wide, device=p.device).reshape(size, *shape)
 
     def outputs(x: Tensor) -> Tensor:
-        # A scripted layer can be called, but not with other parameters.
+        # functional_call cannot replace the parameters of a scripted layer.
         found: Tensor = functional_call(layer, tensors, (x,)) if tensors else layer(x)
         return found.flatten(1)
 
@@ -74,7 +74,7 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
                 "no tensor; expected the shape of one input, without the batch. It said: "
                 f"{error}"
             ) from error
-        # Inputs far above the bias, in which the digits of small weights would be lost.
+        # Inputs large enough that adding the bias does not lose the digits of small weights.
         scale = _ABOVE_BIAS * power_of_two(constant.detach().abs().amax())
         matrix = ((outputs(scale * units) - constant) / scale).T
         if not _is_linear(outputs, matrix, constant, scale, shape):
@@ -86,7 +86,7 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
 
 
 def _widened(layer: nn.Module) -> dict[str, Tensor]:
-    """Half-precision parameters and buffers in float32: half is too coarse to tell linear."""
+    """Return half-precision tensors in float32: half is too coarse to test whether it is linear."""
     tensors = chain(layer.named_parameters(), layer.named_buffers())
     return {
         name: x.float()
@@ -103,7 +103,7 @@ def _is_linear(
     scale: Tensor,
     shape: Sequence[int],
 ) -> bool:
-    """Whether the matrix says what the layer does to numbers of both signs."""
+    """Return whether the matrix gives what the layer does to an input of both signs."""
     x = scale * torch.linspace(-1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     received = outputs(x.reshape(1, *shape))[0] - constant[0]
     expected = matrix @ x
