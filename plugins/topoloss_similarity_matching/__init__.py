@@ -1,6 +1,6 @@
 """Similarity matching: a penalty on activations, ``similarity-matching``, and a local layer.
 
-The penalty asks for gradients; the layer learns the same by Hebbian and anti-Hebbian changes.
+The penalty needs gradients; the layer learns the same by Hebbian and anti-Hebbian changes.
 """
 
 import topoloss

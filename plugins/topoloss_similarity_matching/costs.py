@@ -1,4 +1,4 @@
-"""How well similarities of outputs match those of inputs, and how well they can."""
+"""How well similarities of outputs match those of inputs, and the best possible match."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def similarity_cost(
     Parameters
     ----------
     inputs, outputs : Tensor, shape (samples, neurons)
-        Of as many samples.
+        Both have the same number of samples.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def similarity_cost(
     >>> import torch
     >>> from topoloss_similarity_matching import similarity_cost
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    >>> similarity_cost(x, x[:, 1:])  # 1 is left of the similarities 1, 0, 0, 4
+    >>> similarity_cost(x, x[:, 1:])  # of the similarities 1, 0, 0, 4 the 1 is lost
     tensor(0.1250)
     """
     check_matrix("inputs", inputs)
@@ -54,7 +54,7 @@ def similarity_cost(
     if len(inputs) != len(outputs):
         raise topoloss.InputError(
             f"inputs of {len(inputs)} samples and outputs of {len(outputs)} were given; expected "
-            "as many."
+            "the same number."
         )
     dtype = torch.promote_types(torch.promote_types(inputs.dtype, outputs.dtype), torch.float32)
     with torch.autocast(inputs.device.type, enabled=False):
@@ -66,10 +66,10 @@ def similarity_cost(
 
 
 def least_similarity_cost(inputs: Float[Tensor, "samples n"], outputs: int) -> Float[Tensor, ""]:
-    r"""Return the least cost that so many linear outputs can have.
+    r"""Return the least cost that `outputs` linear outputs can have.
 
-    The projections on the first principal directions attain it: what is left is
-    :math:`\frac{1}{2T^2} \sum_{k > outputs} \sigma_k^4`, of the singular values of the inputs.
+    The projections on the first principal directions attain it. The cost is then
+    :math:`\frac{1}{2T^2} \sum_{k > outputs} \sigma_k^4`, with the singular values of the inputs.
 
     Examples
     --------

@@ -24,13 +24,12 @@ _MOST_STEPS = 10_000
 
 
 class HebbianLayer(nn.Module):
-    r"""Outputs that settle under feedforward weights W and lateral weights L, and local learning.
+    r"""A layer with feedforward weights W and lateral weights L that learns without gradients.
 
     The outputs are the fixed point of :math:`\dot u = -u + W x - (L - 1) r` with r = f(u). For
-    each sample W moves towards :math:`r x^T` and L towards :math:`r r^T`, connection by connection:
-    each depends on the two neurons that it joins, the first Hebbian and the second, which
-    inhibits, anti-Hebbian. No gradient is taken. Stationary points of learning are those of the
-    cost of ``similarity-matching``.
+    each sample W moves towards :math:`r x^T`, which is Hebbian, and L towards :math:`r r^T`, which
+    is anti-Hebbian because L inhibits. The change of a connection depends only on the two neurons
+    that it joins. Learning has the same stationary points as the cost of ``similarity-matching``.
 
     Parameters
     ----------
@@ -38,14 +37,14 @@ class HebbianLayer(nn.Module):
     activation : {"linear", "relu", "tanh"}
         The function f.
     feedforward : Tensor, shape (outputs, inputs), optional
-        Which connections there are, 0 or 1; all by default.
+        1 for each connection and 0 elsewhere; by default all outputs are connected to all inputs.
     lateral : Tensor, shape (outputs, outputs), optional
-        Symmetric, with 1 on the diagonal.
+        The same for connections between outputs; symmetric, with 1 on the diagonal.
     seed : int
-        Of the first W, normal numbers of variance 1 / inputs. The first L is the identity.
+        Seed of the initial W, normal numbers of variance 1 / inputs. The initial L is the identity.
     tolerance : float
-        Units that are not linear settle in steps, until u of a sample changes by no more than
-        this, relative to its norm.
+        Nonlinear units settle in steps, until the change of a sample's u is at most this times the
+        norm of u.
 
     Attributes
     ----------
@@ -118,22 +117,23 @@ class HebbianLayer(nn.Module):
     def learn(
         self, x: Float[Tensor, "samples inputs"], *, rate: float
     ) -> Float[Tensor, "samples outputs"]:
-        """Go through samples one by one, and change the weights after each.
+        """Learn from samples one by one, changing the weights after each.
 
         Parameters
         ----------
         x : Tensor, shape (samples, inputs)
         rate : float
-            How far weights move, from 0 to 1; well below the inverse of the inputs' squared norm.
+            How far weights move towards their targets, above 0 and at most 1. It should be well
+            below the inverse of the inputs' squared norm.
 
         Returns
         -------
         Tensor, shape (samples, outputs)
-            What the layer put out on the way.
+            The output for each sample before the weights changed.
 
         Notes
         -----
-        The layer keeps its weights if an error is raised.
+        If an error is raised, the weights stay as they were.
         """
         topoloss.check_number("rate", rate, above=0, most=1)
         self._check(x)
@@ -148,7 +148,7 @@ class HebbianLayer(nn.Module):
         learnt = weight.to(self.weight.dtype), inhibition.to(self.inhibition.dtype)
         if not all(torch.isfinite(w).all() for w in learnt):
             raise topoloss.TopolossError(
-                f"the weights grew beyond the numbers of {self.weight.dtype}; learn at a lower "
+                f"the weights grew beyond the range of {self.weight.dtype}; learn at a lower "
                 "rate, or with smaller inputs."
             )
         self.weight.copy_(learnt[0])
@@ -164,7 +164,7 @@ class HebbianLayer(nn.Module):
             )
 
     def _widened(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Copies in the widest of their dtypes, which is at least float32."""
+        """Return copies in the widest of their dtypes, at least float32."""
         dtype = reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
         return tuple(x.to(dtype, copy=True) for x in tensors)
 
@@ -184,10 +184,10 @@ class HebbianLayer(nn.Module):
     def _settled(self, drive: Tensor, inhibition: Tensor) -> Tensor:
         f = _ACTIVATIONS[self.activation]
         among = inhibition - torch.eye(len(inhibition)).to(inhibition)
-        # Short enough for the strongest inhibition.
+        # Short enough to converge under the strongest inhibition.
         step = 1 / (1 + torch.linalg.matrix_norm(among, 2))
         u = torch.zeros_like(drive)
-        # A sample rests once it has settled, so that its outputs do not depend on the others.
+        # A sample no longer changes once it has settled, so its outputs do not depend on others.
         moving = torch.ones(len(u), 1, dtype=torch.bool, device=u.device)
         for _ in range(_MOST_STEPS):
             change = drive - u - f(u) @ among.mT
@@ -214,6 +214,7 @@ def _connections(option: str, given: Tensor | None, shape: tuple[int, int]) -> T
         raise topoloss.OptionError(f"{option} is {received}; expected a tensor of shape {shape}.")
     if not ((given == 0) | (given == 1)).all():
         raise topoloss.OptionError(
-            f"{option} holds other numbers than 0 and 1; expected which connections there are."
+            f"{option} holds numbers other than 0 and 1; expected 1 for each connection and 0 "
+            "elsewhere."
         )
     return given.to(torch.get_default_dtype())

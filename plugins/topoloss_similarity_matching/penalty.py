@@ -18,48 +18,48 @@ Masks: TypeAlias = Mapping[str, Tensor]
 
 
 class SimilarityMatching(topoloss.Regulariser):
-    r"""Similarity of samples in each layer like that in the layer before, the input first.
+    r"""Make similarities of samples in each layer match those in the layer before.
 
-    Of T samples, with inputs x and outputs r, :math:`M = X^T R / T` and :math:`Q = R^T R / T`, a
-    layer's value is
+    Let T be the number of samples, x the inputs of a layer and r its outputs, and
+    :math:`M = X^T R / T` and :math:`Q = R^T R / T`. The value of the layer is
 
     .. math:: -\sum c^W M^2 + \tfrac12 \sum c^L Q^2 + \tfrac2T \sum F(r)
 
-    which is the cost :math:`\frac{1}{2T^2} \sum_{tt'} (x_t \cdot x_{t'} - r_t \cdot r_{t'})^2
-    + \frac2T \sum F(r)` less the part that depends on the inputs alone, where c is 1. Layer p of P
-    counts :math:`\gamma^{p - P}`.
+    Where all connections c are 1, this is the cost
+    :math:`\frac{1}{2T^2} \sum_{tt'} (x_t \cdot x_{t'} - r_t \cdot r_{t'})^2
+    + \frac2T \sum F(r)` without the part that depends on the inputs alone. The value of layer p
+    of P is multiplied by :math:`\gamma^{p - P}`.
 
     Parameters
     ----------
     activation : {"linear", "relu", "tanh"}
-        Of the outputs. F is 0 for linear and rectified units; for tanh it is the integral of
-        artanh(r) - r.
+        The activation of the outputs. F is 0 for linear and rectified units; for tanh it is the
+        integral of artanh(r) - r.
     gamma : float
-        Each layer counts gamma times as much as the layer before it, and the last counts once;
-        above 0. With a gamma below 1 early layers count most.
+        Above 0. Each layer counts gamma times as much as the layer before it, and the last counts
+        once. With a gamma below 1 early layers count most.
     feedforward : dict of str to Tensor, shape (outputs, inputs), optional
         The connections c^W by layer, from 0 to 1. By default each output is connected to all
         inputs.
     lateral : dict of str to Tensor, shape (outputs, outputs), optional
-        The connections c^L by layer, from 0 to 1; of all outputs by default.
+        The connections c^L by layer, from 0 to 1. By default all outputs are connected.
     on_nonfinite, check_finite
         See :class:`topoloss.Regulariser`.
 
     Notes
     -----
-    Layers are compared in their order: :func:`topoloss.attach` gives the model's input as the
-    first, and the other layers in the order in which they begin. In all layers but the last, Q
-    counts :math:`1 + \gamma` times, once as that of the outputs, once as that of the inputs of the
-    layer after.
+    Each layer is compared with the one before it: :func:`topoloss.attach` gives the model's input
+    first, and then the layers in the order in which they begin. In all layers but the last, Q
+    counts :math:`1 + \gamma` times: once for the outputs of the layer, and :math:`\gamma` times for
+    the inputs of the next layer.
 
-    A tensor that is valued by itself counts as the outputs to inputs of zero: M is 0.
+    A single tensor, given without layers, counts as outputs for inputs of zero: M is 0.
 
-    The value may be negative. Without masks, and for one linear layer, its least value is that of
-    the projections on principal directions: see
-    :func:`topoloss_similarity_matching.least_similarity_cost`.
+    The value may be negative. Without masks, projections on principal directions give the least
+    value of one linear layer: see :func:`topoloss_similarity_matching.least_similarity_cost`.
 
-    **tanh.** F is infinite beyond -1 and 1. Units that are saturated up to rounding have the
-    value of the limit there, and no gradient of F.
+    **tanh.** F is infinite below -1 and above 1. For units that are saturated up to rounding it has
+    its value at the limit, and no gradient.
 
     References
     ----------
@@ -110,8 +110,8 @@ class SimilarityMatching(topoloss.Regulariser):
         if len({len(x) for x in layers.values()}) > 1:
             shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
             raise topoloss.InputError(
-                f"the layers have differing numbers of samples: {shapes}. Expected as many in "
-                "each; choose layers that share them."
+                f"the layers have differing numbers of samples: {shapes}. Expected the same number "
+                "in each; choose layers that share their samples."
             )
         self._check_names(list(layers)[1:])
         device = next(iter(layers.values())).device
@@ -130,14 +130,14 @@ class SimilarityMatching(topoloss.Regulariser):
             shared = (x / len(x)).mT @ r
             mask = _mask(self.feedforward, "feedforward", name, shared.mT)
             value = -_masked_squares(shared.mT, mask)
-            # Layers before the last are inputs as well.
+            # The outputs of every layer but the last are also the inputs of the next.
             value = value + self._outputs(r, name, 1 + self.gamma if behind else 1.0)
             total.append(value * self.gamma**-behind)
             before = name
         return torch.stack(total).sum()
 
     def _outputs(self, r: Tensor, name: str | None, times: float) -> Tensor:
-        """The part of a layer's value that its outputs alone decide."""
+        """Return the part of a layer's value that depends on its outputs alone."""
         among = (r / len(r)).mT @ r
         mask = None if name is None else _mask(self.lateral, "lateral", name, among)
         value = times * _masked_squares(among, mask) / 2
@@ -174,8 +174,8 @@ def _checked_masks(option: str, masks: object) -> dict[str, Tensor]:
     for name, mask in masks.items():
         if not ((mask >= 0) & (mask <= 1)).all():
             raise topoloss.OptionError(
-                f"the mask of {option} for layer {name!r} holds other numbers than those from 0 to "
-                "1; expected how much each connection counts."
+                f"the mask of {option} for layer {name!r} holds numbers outside of 0 to 1; "
+                "expected how much each connection counts, from 0 to 1."
             )
     return dict(masks)
 
