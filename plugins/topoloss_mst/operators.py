@@ -1,7 +1,7 @@
 """Spanning trees as PyTorch operators: batches, vmap, fake tensors, one canonical result.
 
-Backends see a batch without gradients and return its edges in any order; everything that
-PyTorch needs to know around them lives here.
+Backends get a batch without gradients and return its edges in any order; this module does all that
+PyTorch needs around them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 import topoloss
 from topoloss_mst.selection import HOLD_A_MATRIX, load_backend
 
-# Products of such numbers, and sums of them, keep clear of the ends of float32.
+# Where the largest magnitude is in between, sums of products stay clear of the limits of float32.
 _SAFE = (2.0**-40, 2.0**40)
 GIVE_AN_ORDER = "give the filtration an order, so that mst works on its features"
 
@@ -27,10 +27,10 @@ _LIBRARY = torch.library.Library("topoloss", "DEF")  # type: ignore[no-untyped-c
 
 
 def _operator(schema: str) -> Callable[[Callable[..., Tensor]], Any]:
-    """Make a function the operator of a schema, on every device.
+    """Register a function as the operator of a schema, on every device.
 
     `torch.library.custom_op` would import torch's compiler at the first call, which takes
-    seconds, and enter it at each call.
+    seconds, and go through it at each call.
     """
 
     def register(function: Callable[..., Tensor]) -> Any:
@@ -50,9 +50,9 @@ def spanning_tree_of_features(v: Tensor, order: str, backend: str) -> Tensor:
 
 
 def shared_tree_of_features(v: Tensor, order: str, processes: topoloss.Processes) -> Tensor:
-    """The same for vertices (n, d), where the processes of a group share the search out.
+    """The same for vertices (n, d), where the processes of a group share the search.
 
-    It is no operator, which would take no processes. The search runs on the CPU.
+    This is not an operator, as operators cannot take `processes`. The search runs on the CPU.
     """
     v = v.detach().cpu()
     _check_alike(v, order, processes)
@@ -64,7 +64,7 @@ def shared_tree_of_features(v: Tensor, order: str, processes: topoloss.Processes
 def spanning_tree_of_matrix(values: Tensor, backend: str) -> Tensor:
     """Edges (..., n - 1, 2) of the minimum spanning tree of symmetric values (..., n, n).
 
-    The diagonal counts for nothing, and need not be finite.
+    The diagonal does not count, and need not be finite.
     """
     if _is_checked(values, backend):
         diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
@@ -90,7 +90,7 @@ def spanning_forest(n: int, edges: Tensor, values: Tensor) -> Tensor:
     from_edges = load_backend("numba").from_edges
     each = values.detach().cpu().reshape(values.shape[:-1].numel(), len(edges))
     if not len(each):
-        # Of an empty batch the graph alone tells how many edges each forest has.
+        # For an empty batch, the graph alone says how many edges each forest has.
         count = len(from_edges(n, listed, torch.zeros(len(edges))))
         return edges.new_empty(*values.shape[:-1], count, 2)
     rows = [from_edges(n, listed, v) for v in each]
@@ -110,7 +110,7 @@ def _(values: Tensor, backend: str) -> Tensor:
 
 @torch.library.register_fake(_NAMESPACE + "spanning_forest")  # type: ignore[untyped-decorator]
 def _(n: int, edges: Tensor, values: Tensor) -> Tensor:
-    # The number of components is not known before the edges are looked at.
+    # The number of components depends on the values of `edges`.
     count = torch.library.get_ctx().new_dynamic_size()
     return edges.new_empty((*values.shape[:-1], count, 2))
 
@@ -149,7 +149,7 @@ def _empty_tree(x: Tensor) -> Tensor:
 def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str | None) -> Tensor:
     """Run a backend on the whole batch at once.
 
-    `remedy` is how to need no matrix of all pairs, or None for a backend that holds none.
+    `remedy` says how to avoid a matrix of all pairs; None for a backend that holds none.
     """
     if _is_checked(x, backend):
         _check_finite(x)
@@ -158,11 +158,11 @@ def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str
         return tree
     if not x.numel():
         raise topoloss.InputError(f"vertices of shape {tuple(x.shape)} have no features.")
-    # Half precision widens exactly. Contiguous, as sums over other layouts round otherwise.
+    # Half precision widens exactly. Contiguous, as sums over other layouts round differently.
     x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     batch = x.reshape(-1, *x.shape[-2:])
     try:
-        # Autocast would multiply in half precision, of which the backends would know nothing.
+        # Autocast would multiply in half precision, which the backends do not expect.
         with torch.autocast(x.device.type, enabled=False):
             edges = run(batch)
     except torch.OutOfMemoryError as error:
@@ -171,7 +171,7 @@ def _trees(run: Callable[[Tensor], Tensor], x: Tensor, backend: str, remedy: str
 
 
 def _check_alike(v: Tensor, order: str, processes: topoloss.Processes) -> None:
-    """Raise in every process unless all were given the same vertices, and say who was not."""
+    """Raise in every process unless all were given the same vertices, and say which differ."""
     bits = zlib.crc32(v.contiguous().view(torch.uint8).numpy().data)
     given = processes.all_gather(lambda: (tuple(v.shape), str(v.dtype), order, bits))
     if all(one == given[0] for one in given):
@@ -179,7 +179,7 @@ def _check_alike(v: Tensor, order: str, processes: topoloss.Processes) -> None:
     if all(one[:3] == given[0][:3] for one in given):
         differing = [rank for rank, one in enumerate(given) if one != given[0]]
         raise topoloss.InputError(
-            f"ranks {differing} were given other numbers than rank 0, in features of one shape; a "
+            f"ranks {differing} were given other numbers than rank 0 in features of equal shape; a "
             "group needs the same features in every process, bit for bit. Gather the activations, "
             "as attach(..., group=...) does, or send them from one process "
             "(torch.distributed.broadcast)."
@@ -199,13 +199,14 @@ def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
     n = x.shape[-2]
     size = n * n * x.element_size() / 2**30
     return topoloss.TooLargeError(
-        f"{x.device} ran out of memory for {n} x {n} keys, {size:.1f} GiB each time they are held. "
-        f"To hold none, {remedy}; or take a fraction of the neurons (attach(..., fraction=0.1))."
+        f"{x.device} ran out of memory for {n} x {n} keys, {size:.1f} GiB for each copy. "
+        f"To avoid such a matrix, {remedy}; or take a fraction of the neurons "
+        "(attach(..., fraction=0.1))."
     )
 
 
 def _no_space_to_search(v: Tensor) -> topoloss.TooLargeError:
-    """Return an error for vertices whose search, without a matrix of all pairs, did not fit."""
+    """Return an error for a search without a matrix of all pairs that ran out of memory."""
     *batch, n, d = v.shape
     size = v.numel() * v.element_size() / 2**30
     return topoloss.TooLargeError(
@@ -218,17 +219,17 @@ def _no_space_to_search(v: Tensor) -> topoloss.TooLargeError:
 
 
 def _is_checked(x: Tensor, backend: str) -> bool:
-    """Whether to look for NaN, which waits for the device.
+    """Whether to check for NaN, which waits for the device.
 
-    On a GPU the triton backend waits for nothing, and goes without: to it NaN is the lightest
-    key, so that the tree holds an edge that is NaN, and then the loss is. Activations are
-    checked by their regulariser in any case.
+    On a GPU the triton backend must not wait, so there is no check. There NaN sorts before every
+    number, so a tree contains any NaN there is and the loss becomes NaN. Regularisers check
+    activations in any case.
     """
     return backend != "triton" or x.device.type == "cpu"
 
 
 def _check_finite(x: Tensor) -> None:
-    # A finite sum proves that every entry is finite; one that is not may only have overflowed.
+    # A finite sum proves that every entry is finite; another one may just have overflowed.
     if not math.isfinite(x.sum().item()) and not torch.isfinite(x).all():
         raise topoloss.InputError(
             f"a filtration gave NaN or infinity in a tensor of shape {tuple(x.shape)}; every "
@@ -239,7 +240,7 @@ def _check_finite(x: Tensor) -> None:
 def _balanced(v: Tensor) -> Tensor:
     """Scale each element of a batch by a power of two, so that no product over- or underflows.
 
-    On the CPU only where one might, and then in float64, in which nothing of float32 is lost.
+    On the CPU this is done only where one might, and then in float64, which loses no digits.
     """
     largest = v.abs().amax((-2, -1), keepdim=True)
     if v.device.type == "cpu":
@@ -248,15 +249,15 @@ def _balanced(v: Tensor) -> Tensor:
             return v
         v, largest = v.double(), largest.double()
     limit = 2.0 ** (math.frexp(torch.finfo(v.dtype).max)[1] - 2)
-    # The quotient of a number's mantissa and the number is exact; not every power function is.
+    # A number's mantissa over the number is an exact power of two; not every pow is exact.
     scale = torch.where(largest == 0, 1, torch.frexp(largest).mantissa / largest)
     return v * scale.clamp(1 / limit, limit)
 
 
 def _canonical(edges: Tensor, n: int) -> Tensor:
-    """Lower end point first, edges in lexicographic order: backends then agree exactly."""
+    """Put lower ends first and sort edges lexicographically, so that backends agree exactly."""
     if edges.device.type == "cpu":
-        # For the few edges of a tree NumPy is several times faster.
+        # For the few edges of a tree NumPy is several times faster than torch.
         one, other = np.moveaxis(edges.numpy(), -1, 0)
         ascending = np.sort(np.minimum(one, other) * n + np.maximum(one, other))
         return torch.from_numpy(np.stack(np.divmod(ascending, n), -1))

@@ -1,4 +1,4 @@
-"""Persistence in dimension 0 as a minimum spanning tree."""
+"""Persistence in dimension 0, from a minimum spanning tree."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Backend = Literal["auto", "numba", "triton", "torch", "reference"]
 class MinimumSpanningTree(topoloss.Persistence):
     """Dimension 0: the n - 1 deaths of a clique are its minimum spanning tree's edges.
 
-    Of a listed graph with k components the n - k deaths are the edges of its minimum spanning
+    For a listed graph with k components, the n - k deaths are the edges of its minimum spanning
     forest.
 
     Parameters
     ----------
     backend : {"auto", "numba", "triton", "torch", "reference"}
-        ``"numba"`` runs on the CPU and ``"triton"`` on GPUs; neither holds a matrix of all pairs
-        of many features. ``"torch"`` is Boruvka's algorithm in torch operations, on any device, and
-        ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both do. ``"auto"``
-        takes numba on the CPU, triton for up to float32 on CUDA where it is installed, and torch
-        everywhere else. An explicit choice never falls back. For listed edges there is only one
-        search, whatever the backend: on the CPU, to which they are copied.
+        ``"numba"`` runs on the CPU and ``"triton"`` on GPUs; on features of many vertices, neither
+        holds a matrix of all pairs. ``"torch"`` is Boruvka's algorithm in torch operations, on any
+        device, and ``"reference"`` a plain Kruskal in float64 on the CPU, for tests; both hold the
+        matrix. ``"auto"`` takes numba on the CPU, triton for up to float32 on CUDA where it is
+        installed, and torch everywhere else. An explicit choice never falls back to another
+        backend. Listed edges are always searched by numba on the CPU, to which they are copied.
     max_vertices : int
         More vertices than this are refused where a matrix of n x n keys is needed: by the
         backends that hold one, and for filtrations without an order.
     group : torch.distributed.ProcessGroup, optional
-        Processes that share out the search on features: see the notes.
+        Processes that share the search on features: see the notes.
     engine : None
         The former name of `backend`. Giving it is an error that says so.
 
@@ -49,41 +49,43 @@ class MinimumSpanningTree(topoloss.Persistence):
     -----
     **Ties.** Edges are ordered by (key, lower index, higher index), so that there is one
     tree. Where keys are exactly representable (small integers) all backends agree on it,
-    edge for edge. Elsewhere products round: ``"numba"`` compares keys that are
-    summed in float64, whatever the dtype of the features, and its tree weighs at most
-    2 (n - 1) d eps more than the minimum, eps being that of float64, for unit vectors of d
-    features. So does ``"triton"`` beyond 16,384 vertices; up to there it compares keys in
-    float32. ``"torch"`` compares dot products in the features' dtype, or in float32 if that is
-    wider. For both, eps is that of the keys' dtype. Squared distances are off by at most some eps
-    times R^2, R being the largest distance to the first vertex, and a tree's sum of them by
-    2 (n - 1) times that: 4 d eps of float64 for ``"torch"``, or of float32 on MPS, and (d + 8) eps
-    of float32 for ``"triton"`` up to 16,384 vertices.
+    edge for edge. Elsewhere products round, and for unit vectors of d features the tree weighs at
+    most 2 (n - 1) d eps more than the minimum. ``"numba"`` and, beyond 16,384 vertices,
+    ``"triton"`` compare keys that are summed in float64, whatever the dtype of the features, so eps
+    is that of float64. Up to 16,384 vertices ``"triton"`` compares keys in float32. ``"torch"``
+    compares dot products in the features' dtype, or in float32 if that is wider. For these two, eps
+    is that of the keys' dtype, and squared distances have a bound of their own: each is off by at
+    most c R^2, where R is the largest distance to the first vertex, and a tree's sum of them by
+    2 (n - 1) times that. Here c is 4 d eps of float64 for ``"torch"``, or of float32 on MPS, and
+    (d + 8) eps of float32 for ``"triton"`` up to 16,384 vertices.
 
     **Listed edges** are ordered by (value, lower index, higher index) as well. Self-loops join
-    nothing; of edges between the same two vertices the lightest counts, or the first of equals.
+    nothing; of several edges between the same two vertices the lightest counts, and of equally
+    light ones the first.
 
-    **NaN.** ``"triton"`` on a GPU does not look for it, as that would wait for the device.
-    There NaN is the lightest key, so that one that is in the way of the tree is in its values.
+    **NaN.** ``"triton"`` on a GPU does not check for NaN, as that would wait for the device. There
+    NaN sorts before every number, so a tree contains any NaN there is and the loss becomes NaN.
 
-    **Zero-length edges** are edges like others: there are always n - 1 deaths.
+    **Zero-length edges** count like all others: there are always n - 1 deaths.
 
-    **Complexity.** O(n^2 d) time for features. ``"numba"`` needs O(n d) memory and a block: up to
-    2,048 vertices the keys of all pairs are held at once, beyond that some tiles of them.
-    ``"triton"`` holds the keys of all pairs up to 16,384 vertices (1 GiB, and as many elements of
-    a batch as fit in it), and beyond that at most 128 pairs for each vertex. For a matrix, O(n^2)
-    time and memory; for e listed edges, O(e log n) time.
+    **Complexity.** O(n^2 d) time for features. ``"numba"`` needs O(n d) memory and a block of keys:
+    all pairs up to 2,048 vertices, and some tiles of them beyond that. ``"triton"`` holds the keys
+    of all pairs up to 16,384 vertices (1 GiB, which as many elements of a batch share as fit), and
+    beyond that at most 128 pairs for each vertex. For a matrix, O(n^2) time and memory; for e
+    listed edges, O(e log n) time.
 
     **CUDA graphs.** ``"triton"`` launches the same kernels whatever the values, and never waits
     for the device.
 
     **Many processes.** With a `group` every process is given the same features, bit for bit, and
-    looks at its share of the pairs; every process returns the same tree, which is that of one
-    process alone. The search runs on the CPU, to which the features are copied, and needs O(n d)
-    memory in each process. Over the network go, in a call with n vertices and p processes: to each
-    process 16 n bytes of a first tree, and from each to all others the minimum forest of its
-    share, at most 16 (n - 1) bytes, so that each receives at most 16 n p bytes; and twice some
-    hundred bytes. Matrices and listed edges are not shared out, and giving some is an error. A
-    compiled function leaves its graph to search, and a batch is valued one by one.
+    searches its share of the pairs; every process returns the same tree, the one that a single
+    process finds. The search runs on the CPU, to which the features are copied, and needs O(n d)
+    memory in each process. In a call with n vertices and p processes, each process receives a first
+    tree of 16 n bytes, and from every other process the minimum forest of its share, at most
+    16 (n - 1) bytes: at most 16 n p bytes together. The check that all features are equal adds some
+    hundred bytes for each process. Matrices and listed edges cannot be shared out; giving some is
+    an error. A compiled function leaves its graph for the search, and the elements of a batch are
+    computed one by one.
 
     References
     ----------
@@ -169,7 +171,7 @@ class MinimumSpanningTree(topoloss.Persistence):
             size = n * n * torch.promote_types(dtype, least).itemsize / 2**30
             raise topoloss.TooLargeError(
                 f"{needed_by} a matrix of {n} x {n} keys, {size:.1f} GiB, for {n} vertices, and "
-                f"max_vertices is {self.max_vertices}. To need none, {remedy}; or take a fraction "
+                f"max_vertices is {self.max_vertices}. To avoid it, {remedy}; or take a fraction "
                 "of the neurons (attach(..., fraction=0.1)), channels as units "
                 "(units='channel'), or raise topoloss.persistence('mst', max_vertices=...)."
             )
@@ -181,7 +183,7 @@ class MinimumSpanningTree(topoloss.Persistence):
 def _sharing(group: Any, backend: str) -> topoloss.Processes:
     if backend not in ("auto", "numba"):
         raise topoloss.OptionError(
-            f"backend={backend!r} was given beside a group, whose search runs by numba; leave "
-            "backend= out."
+            f"backend={backend!r} was given together with a group, which searches with numba; "
+            "leave backend= out."
         )
     return topoloss.Processes(group)

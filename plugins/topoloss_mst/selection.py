@@ -1,4 +1,4 @@
-"""Which backend runs: one visible rule."""
+"""The rule that says which backend runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 import topoloss
 
 BACKENDS = ("numba", "triton", "torch", "reference")
-# Of features, that is: keys of all pairs at once.
+# These hold the keys of all pairs of vertices at once, even when given features.
 HOLD_A_MATRIX = ("torch", "reference")
 
 _HAS_TRITON = find_spec("triton") is not None
@@ -58,5 +58,5 @@ def _check_triton(x: Tensor) -> None:
 
 
 def load_backend(backend: str) -> ModuleType:
-    """Import a backend when it is first used, so that no compiler is loaded before."""
+    """Import a backend when it is first used, so that no compiler is loaded before that."""
     return import_module(f"topoloss_mst.backends.{backend}_backend")

@@ -374,7 +374,7 @@ def out_of_memory(*args):
 def test_the_size_of_a_matrix_is_told_in_gib():
     """The square of 50,000 numbers of 4 bytes is 10^10 bytes, and a GiB has 2^30."""
     error = operators.out_of_memory(torch.empty(50_000, 3, device="meta"), "ask for less")
-    assert "50000 x 50000 keys, 9.3 GiB each" in str(error)
+    assert "50000 x 50000 keys, 9.3 GiB for each copy" in str(error)
     assert "ask for less; or take a fraction" in str(error)
 
 
@@ -397,7 +397,7 @@ def test_out_of_memory_names_the_size_and_a_way_without(monkeypatch):
     with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
         custom(x)
     monkeypatch.setattr(Manhattan, "pairwise", out_of_memory)
-    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*give the filtration an order"):
+    with pytest.raises(topoloss.TooLargeError, match=r"700 x 700.*Give the filtration an order"):
         custom(x)
     monkeypatch.setattr("topoloss_mst.backends.triton_backend.from_features", out_of_memory)
     with pytest.raises(topoloss.TooLargeError, match=r"4 vertices of 700 features; .*fraction=0.1"):

@@ -9,7 +9,7 @@ _ROWS = 256
 
 
 def dtype_of_keys(dtype: torch.dtype, order: str, device: torch.device) -> torch.dtype:
-    """Squared distances are compared in float64, which MPS lacks, and the rest as it is."""
+    """Float64 for squared distances, except on MPS, which lacks it; else the dtype as it is."""
     return torch.float64 if order == "sq_dist_ascending" and device.type != "mps" else dtype
 
 
@@ -23,7 +23,7 @@ def ascending_keys(v: Tensor, order: str) -> Tensor:
     if order == "dot_descending":
         return gram(v).neg_()
     if order == "sq_dist_ascending":
-        # The sum below cancels: in float64, and, as distances do not change, near the origin.
+        # The sum below cancels, so move the vertices, which keeps distances, and use float64.
         v = (v - v[:1]).to(dtype_of_keys(v.dtype, order, v.device))
         squares = (v * v).sum(-1)
         return gram(v).mul_(-2).add_(squares).add_(squares[:, None])
@@ -33,8 +33,8 @@ def ascending_keys(v: Tensor, order: str) -> Tensor:
 def gram(v: Tensor) -> Tensor:
     """Return ``v @ v.T``, computed once for each pair and mirrored.
 
-    Half the product is saved. What is more, the matrix is exactly symmetric, which a matrix
-    product is not, so an edge has one key whichever end it is looked at from.
+    This saves half the product. Moreover, the result is exactly symmetric, which a matrix product
+    need not be, so an edge has the same key from both of its ends.
     """
     n = v.shape[0]
     product = v.new_empty(n, n)

@@ -17,7 +17,7 @@ def from_matrix(values: Tensor) -> Tensor:
 
 
 def _keys(v: Tensor, order: str) -> npt.NDArray[np.float64]:
-    """Ascending keys, pair by pair, so that equal pairs have equal keys."""
+    """Ascending keys, without a matrix product, so that equal pairs have equal keys."""
     if order == "sq_dist_ascending":
         rows = [(v - u).square().sum(-1) for u in v]
     else:

@@ -22,7 +22,7 @@ def _tree(values: Tensor) -> Tensor:
     codes = [component.new_empty(0)]
     while sum(len(c) for c in codes) < n - 1:
         code = _lightest_leaving_edges(values, component)
-        # Two components may choose one edge; the order is total, so no longer cycle closes.
+        # Two components may choose the same edge; a total order rules out longer cycles.
         chosen = torch.unique(code)
         codes.append(chosen)
         component = _merge(component, chosen // n, chosen % n)
@@ -31,13 +31,15 @@ def _tree(values: Tensor) -> Tensor:
 
 
 def _lightest_leaving_edges(values: Tensor, component: Tensor) -> Tensor:
-    """For each component the edge out of it, as ``lower * n + higher``, lightest by
-    (key, lower index, higher index)."""
+    """Return each component's first edge to another one, as ``lower * n + higher``.
+
+    Edges are ordered by (key, lower index, higher index).
+    """
     n = values.shape[0]
     vertex = torch.arange(n, device=values.device)
     leaving = values.masked_fill(component[:, None] == component, torch.inf)
     lightest = leaving.amin(1)
-    # Of one vertex's equal edges the one with the lowest other end comes first.
+    # Among equal edges of one vertex, the one with the lowest other end comes first.
     other = torch.where(leaving == lightest[:, None], vertex, n).amin(1)
     code = torch.minimum(vertex, other) * n + torch.maximum(vertex, other)
 
@@ -49,7 +51,7 @@ def _lightest_leaving_edges(values: Tensor, component: Tensor) -> Tensor:
 
 
 def _merge(component: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Join the components of each pair; labels are lowest labels, by repeated halving."""
+    """Join the components of each pair, and label each by its lowest label (pointer jumping)."""
     n = len(component)
     label = torch.arange(n, device=component.device)
     a, b = component[i], component[j]

@@ -62,7 +62,7 @@ def minimum_forest(n, edges, keys):
                     lightest[c] = e
         for e in lightest:
             if e >= 0:
-                # Two components may choose one edge; the order is total, so no longer cycle.
+                # Two components may choose the same edge; a total order rules out longer cycles.
                 chosen[e] = True
                 join(component, edges[e, 0], edges[e, 1])
         for u in range(n):
@@ -78,7 +78,7 @@ def minimum_forest(n, edges, keys):
 
 @compiled
 def closed_at_zero(n, edges, keys):
-    """Turn the minimum forest of the live vertices for |a.b| into the minimum tree of all.
+    """Turn a minimum forest for |a.b| into the minimum tree, using only its negative keys.
 
     Components that no negative-key edge joins have dot product 0 with each other, so every edge
     between them has key 0. The first of these edges lead from vertex 0 to the lowest vertex of
@@ -101,7 +101,7 @@ def closed_at_zero(n, edges, keys):
 
 @part
 def before(key, i, j, other, k, m):
-    """Whether the edge between i and j comes before that between k and m, of key `other`."""
+    """Whether the edge (i, j) of key `key` comes before the edge (k, m) of key `other`."""
     if key != other:
         return key < other
     n = max(max(i, j), max(k, m)) + 1
@@ -115,7 +115,7 @@ def code_of(i, j, n):
 
 @part
 def join(component, i, j):
-    """Join two components; the lowest vertex of each stands for it."""
+    """Join the components of i and j; each is represented by its lowest vertex."""
     a, b = _root(component, i), _root(component, j)
     a, b = min(a, b), max(a, b)
     component[b] = a

@@ -1,6 +1,6 @@
 """Minimum spanning trees of few vertices, from the exact keys of all pairs.
 
-Where the products take microseconds, preparing a search costs more than it spares.
+Where the products take microseconds, preparing a search costs more than it saves.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,12 +19,12 @@ from topoloss_mst.backends.numba_backend.search import Edges
 from topoloss_mst.backends.numba_backend.threads import in_threads
 
 _MOST_VERTICES = 192
-# Products of features: 128 vertices of 256 features. Threads share more than that.
+# Multiplications: as many as for 128 vertices of 256 features. Threads share larger batches.
 _MOST_PRODUCTS = 1 << 22
 
 
 def are_few(n: int, d: int) -> bool:
-    """Whether exact keys of all pairs of n vertices with d features are the fastest way."""
+    """Whether computing the exact keys of all pairs of n vertices with d features is fastest."""
     return n <= _MOST_VERTICES and n * n * d <= _MOST_PRODUCTS
 
 
@@ -45,13 +45,13 @@ def minimum_trees_of_few(v: Float[Tensor, "batch n d"], order: int) -> Edges:
 
 @compiled
 def _similarities(v, order):
-    """What descends as keys ascend, for each pair: shape (n, n), 0 on the diagonal."""
+    """Minus the key of each pair: shape (n, n), 0 on the diagonal."""
     n = len(v)
     similarities = np.empty((n, n))
     for i in range(n):
         similarities[i, i] = 0
         for j in range(i):
-            # Never minus zero, which equals zero and has other bits.
+            # Subtracting from 0 never gives minus zero, which equals zero but has other bits.
             similarities[i, j] = 0.0 - exact_key(v[i], v[j], order)
             similarities[j, i] = similarities[i, j]
     return similarities

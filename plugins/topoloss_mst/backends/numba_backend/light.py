@@ -1,4 +1,4 @@
-"""Which pairs of vertices a spanning tree does not already connect by lighter edges."""
+"""Light pairs of vertices, which a spanning tree does not already connect by lighter edges."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -58,23 +58,24 @@ class Bounds(NamedTuple):
 
 @part
 def _lowest(bounds, rank, a, b):
-    """Lowest similarity, of vertices of sizes a and b, that may reach the rank's edge."""
+    """Lowest computed similarity, for sizes a and b, whose exact one may reach the rank's edge."""
     size = (a + b) * (a + b) / 2 if bounds.order == SQ_DIST else a * b
     return bounds.similarity[rank] - bounds.error[0] * size - bounds.error[1]
 
 
 @compiled
 def light_in_stack(stack, first, last, heaviest, bounds, found):
-    """Collect the light pairs in the rows of a stack from `first` on, and before `last`.
+    """Collect the light pairs in the rows of a stack from `first` up to, not including, `last`.
 
-    ``heaviest[p]`` is the rank of the heaviest edge of the tree's path on the way left so far.
+    ``heaviest[p]`` is the rank of the heaviest edge on the tree's path from position p to the
+    leftmost position that was compared with it so far.
 
-    Returns how many rows (p, q) of `found` were filled, and the row to go on from when there was
-    no space for another one.
+    Returns how many rows (p, q) of `found` were filled, and the row to go on from: `last`, unless
+    there was no space for another row.
     """
     top, left, tiles = stack
     side = tiles.shape[1]
-    # Not 0, whose type is another one: `_light_in_row` would be compiled for each of the two.
+    # A plain 0 has another type, for which `_light_in_row` would be compiled again.
     count = np.int64(0)
     for r in range(first, min(last, len(heaviest) - top)):
         p = top + r
@@ -93,7 +94,8 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
 
     `row` holds the similarities of position p with the positions q from `left` on, and only
     q < p are looked at, from right to left. `rank` is that of the heaviest edge so far. A chunk
-    of columns is dropped at once when none of it reaches what the rank at its far end asks for.
+    of columns is skipped as a whole when none of its similarities reaches the bound for the rank
+    at its far end, which is the lowest.
 
     Returns the rank, and how many rows of `found` are filled.
     """
@@ -109,7 +111,7 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
         if rank_at_start != asked_rank or bounds.chunk_size[chunk] != asked_size:
             asked_rank, asked_size = rank_at_start, bounds.chunk_size[chunk]
             lowest = _lowest(bounds, asked_rank, size, asked_size)
-            # Of the row's type: numbers of two types are compared one at a time.
+            # Of the row's type: comparisons of two types are not vectorised.
             asked = row.dtype.type(lowest_integer(lowest, highest, signed))
         if end - start == CHUNK and not _reaches(row, start, asked, highest, signed):
             rank, end = rank_at_start, start
@@ -136,9 +138,9 @@ def _light_in_row(row, left, p, rank, bounds, found, count):
 
 @part
 def apart(a, b):
-    """Whether no feature of one vertex meets one of the other, so that their product is 0.
+    """Whether no feature is non-zero in both vertices, so that their product is exactly 0.
 
-    The tree for |a.b| is closed at 0 without looking at pairs.
+    Such pairs are not needed: for |a.b|, `closed_at_zero` adds the edges of key 0.
     """
     meet = False
     for k in range(len(a)):
@@ -148,13 +150,13 @@ def apart(a, b):
 
 @numba.njit(inline="always")
 def _reaches(row, start, bound, highest, signed):
-    """Whether some number of a chunk is at least, or but for its last bit, the bound.
+    """Whether some number of a chunk is at least the bound; `signed` ignores their last bits.
 
-    Differences of which one has a sign are faster than comparisons of which one is true.
+    Joining the signs of differences is faster than joining the results of comparisons.
     """
     signs = 0
     if signed:
-        # Halves, as the difference of two integers may have no space.
+        # Halves, as the difference of two integers may overflow.
         for k in range(start, start + CHUNK):
             signs |= (bound >> 1) - 1 - (ordered(row[k], highest, True) >> 1)
     else:
@@ -165,7 +167,7 @@ def _reaches(row, start, bound, highest, signed):
 
 @compiled
 def most_similar(rows, signed, nearest):
-    """Fill in for each row the column of the highest similarity."""
+    """Fill in for each row the column of its highest similarity."""
     highest = np.iinfo(rows.dtype).max
     for r in range(len(rows)):
         row = rows[r]

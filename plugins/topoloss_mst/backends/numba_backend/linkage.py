@@ -1,4 +1,4 @@
-"""Single linkage of a spanning tree, in which its bottlenecks are running maxima."""
+"""Single linkage lays a spanning tree in a row, where its bottlenecks are running maxima."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -18,14 +18,14 @@ CHUNK = 32
 
 @compiled
 def linkage(tree, ascending):
-    """The vertices of a spanning tree laid in a row by single linkage.
+    """Lay the vertices of a spanning tree in a row by single linkage.
 
     Parameters
     ----------
     tree : ndarray of int64, shape (n - 1, 2)
     ascending : ndarray of int64, shape (n - 1,)
-        Its edges from the lightest to the heaviest. How ties are broken makes no difference to
-        the keys that bottlenecks have.
+        Its edges from the lightest to the heaviest. How ties are broken does not change the key
+        of any bottleneck.
 
     Returns
     -------
@@ -57,5 +57,5 @@ def linkage(tree, ascending):
 
 
 def chunk_highest(at: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Highest of what is at each chunk of positions."""
+    """The highest value in each chunk of positions."""
     return np.maximum.reduceat(at, np.arange(0, len(at), CHUNK))

@@ -1,4 +1,4 @@
-"""Which pairs a spanning tree does not rule out, where the similarities of all pairs are held.
+"""Light pairs, which a spanning tree does not rule out, where all similarities are held at once.
 
 The similarities in low precision give the tree, by Prim's algorithm. That tree need not be the
 minimum one: the argument holds for any spanning tree, as it compares a pair with the exact keys of
@@ -27,24 +27,25 @@ from topoloss_mst.backends.numba_backend.prim import prim
 from topoloss_mst.backends.numba_backend.search import Floats, row_of
 
 _HIGHEST = np.iinfo(np.int32).max
-# What a number changes by at most, relatively, when it is rounded to bfloat16.
+# The largest relative change of a number that is rounded to bfloat16.
 _ROUNDED = 2.0**-8
-# More than the arithmetic in float32 changes a bound by, relative to the vertices' sizes.
+# More than arithmetic in float32 changes a bound, relative to the vertices' sizes.
 _COMPARED = 2.0**-20
 
 
 class _Rows(NamedTuple):
-    """What is kept of each vertex while others are visited, each of shape (n,).
+    """Numbers kept for each vertex while others are visited, each of shape (n,).
 
     Attributes
     ----------
     bits, number : ndarrays of int32 and float32
-        The similarities of the latest vertex: the same memory.
+        The similarities with the latest vertex; both are views of the same memory.
     path, floor : ndarrays of float32
-        The lowest similarity on the path to the latest vertex, and what it is not to fall below:
-        infinity before a visit, minus infinity after it.
+        The lowest similarity on the path to the latest vertex, and a limit that it cannot fall
+        below: infinity before a vertex is visited, minus infinity after that.
     light, eights : ndarrays of bool and int64
-        Whether the pair with the latest vertex is light: the same memory, padded.
+        Whether the pair with the latest vertex is light; both are views of the same memory, which
+        is padded to a multiple of 8 bytes.
     """
 
     bits: npt.NDArray[np.int32]
@@ -64,7 +65,9 @@ class _Rows(NamedTuple):
 def light_pairs(
     bits: Integers, v: npt.NDArray[np.floating], order: int, sizes: Floats, error: Floats, most: int
 ) -> npt.NDArray[np.int64]:
-    """Pairs that no tree of lighter edges is known to connect: the minimum tree is among them.
+    """Find the light pairs.
+
+    All edges of the minimum tree are among them; for |a.b|, all of those with keys below 0.
 
     Parameters
     ----------
@@ -75,7 +78,7 @@ def light_pairs(
     sizes, error : ndarrays of float64, shapes (n,) and (2,)
         As in `Similarities`.
     most : int
-        Beyond so many pairs the search ends early.
+        The search ends early once there are more pairs than this.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def light_pairs(
     rounded = _ROUNDED if bits.itemsize == 2 else 0
     margin = np.array([error[0] + _COMPARED, error[1] * (1 + _COMPARED), rounded], np.float32)
     size = (sizes * (1 + _COMPARED)).astype(np.float32)
-    # Memory that is not written to is not taken.
+    # Memory that is never written to takes up no space.
     found = np.empty((n * (n - 1) // 2, 2), np.int64)
     count = _light_pairs(bits, v, order, row.vertex, lowest, size, margin, most, _Rows.of(n), found)
     return found[:count]
@@ -113,7 +116,7 @@ def _light_pairs(bits, v, order, vertex, gaps, size, margin, most, rows, found):
 
 @part
 def _widen(bits, signed, row):
-    """Bits of float32, of magnitudes unless signed."""
+    """Fill in the bits in float32, of magnitudes unless signed."""
     shift = 16 if bits.itemsize == 2 else 0
     mask = -1 if signed else _HIGHEST
     for j in range(len(bits)):
@@ -122,7 +125,7 @@ def _widen(bits, signed, row):
 
 @part
 def _lower(path, gap, floor):
-    """Let the latest gap lower the paths to the vertices that were visited."""
+    """Lower `path` to at most the latest gap, for the vertices visited so far."""
     for k in range(len(path)):
         lower = gap if gap < path[k] else path[k]
         path[k] = lower if lower > floor[k] else floor[k]

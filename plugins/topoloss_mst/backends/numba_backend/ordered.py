@@ -1,4 +1,4 @@
-"""Floating-point numbers by their bits, as integers of the same order."""
+"""Bits of floating-point numbers turned into integers of the same order."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -12,7 +12,7 @@ from topoloss_plugins.compiling import part
 # Inlined early: only then are the loops around it vectorised.
 @numba.njit(inline="always")
 def ordered(bits, highest, signed):
-    """Integer that ascends with the number, or with its magnitude if that is what counts.
+    """Integer that ascends with the number if `signed`, else with its magnitude.
 
     `highest` is the highest integer of the bits' type. Minus zero comes just below zero.
     """
@@ -21,20 +21,20 @@ def ordered(bits, highest, signed):
 
 @part
 def lowest_integer(bound, highest, signed):
-    """An integer that no ordered number that is at least `bound` is below.
+    """A lower bound of `ordered` for all numbers that are at least `bound`.
 
-    The numbers are float32 or bfloat16, and `highest` tells which. A number that was rounded to
-    bfloat16 counts as it was before.
+    `highest` tells whether the numbers are float32 or bfloat16. Those in bfloat16 were at least
+    `bound` before they were rounded.
     """
     if not signed and bound <= 0:
         return np.int64(0)
     integer = np.int64(_bits(np.nextafter(np.float32(bound), np.float32(-np.inf))))
-    # Minus zero, just below zero, may stand for it.
+    # A number that is zero may be stored as minus zero, just below zero.
     integer = ordered(integer, 0x7FFFFFFF, True) - 1 if signed else integer
     if highest == 0x7FFFFFFF:
         return integer
-    # Rounding to the nearest does not change the order. What is dropped here rounds towards 0, so
-    # that of a negative bound the next lower number may be the nearest.
+    # Rounding to nearest keeps the order. Dropping bits here rounds towards 0, so the number that a
+    # negative bound would be rounded to may be one lower.
     return (integer >> 16) - (1 if bound < 0 else 0)
 
 

@@ -41,7 +41,7 @@ def prim(similarity, signed):
 
 @part
 def _relax(row, best, link, u, signed):
-    """Let the row of vertex u raise what is best, and return the highest of it outside the tree."""
+    """Update `best` with the row of vertex u, and return its highest entry outside the tree."""
     inside = np.iinfo(row.dtype).max
     highest = best.dtype.type(np.iinfo(row.dtype).min)
     lowest = highest
@@ -58,7 +58,7 @@ def _relax(row, best, link, u, signed):
 
 @part
 def _lowest_edge_at(block_highest, best, link):
-    """Vertex outside whose edge comes lexicographically first among the highest ones."""
+    """The vertex outside the tree whose edge comes first among those of highest similarity."""
     n = len(best)
     highest = block_highest[0]
     for k in range(1, len(block_highest)):
@@ -82,7 +82,7 @@ def _lowest_edge_at(block_highest, best, link):
 
 @part
 def _holds(chunk, value):
-    """Whether the value is there; without a way out of the loop, so that it is vectorised."""
+    """Whether a chunk holds the value; the loop has no early exit, so that it is vectorised."""
     found = False
     for j in range(len(chunk)):
         found |= chunk[j] == value

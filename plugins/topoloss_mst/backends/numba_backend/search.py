@@ -1,4 +1,4 @@
-"""The pairs that a spanning tree does not rule out, and the minimum spanning tree of them."""
+"""Light pairs, which a spanning tree does not rule out, and their minimum spanning forest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Search:
-    """Collects pairs of vertices, with their exact keys, as their similarities are shown.
+    """Collects the light pairs of tiles of similarities, with their exact keys.
 
     Parameters
     ----------
@@ -40,14 +40,15 @@ class Search:
     tree : ndarray of int64, shape (n - 1, 2)
         Any spanning tree; the nearer to the minimum, the fewer pairs are collected.
     capacity : int
-        Pairs that are collected before their keys are computed; at least so many as a row has.
+        Pairs that are collected before their keys are computed; at least as many as a row of a
+        stack has.
     many : int
-        Pairs with keys that are settled before the search goes on.
+        More pairs than this are replaced by their minimum forest before the search goes on.
 
     Attributes
     ----------
     vertex : ndarray of int64, shape (n,)
-        The vertices in the order in which tiles show them.
+        The vertices in the order of the rows and columns of tiles.
     count : int
         Pairs collected so far.
     """
@@ -77,7 +78,7 @@ class Search:
         self.count = 0
 
     def scan(self, stack: Stack) -> None:
-        """Look at all pairs of some tiles, by as many threads as torch has."""
+        """Collect the light pairs of some tiles, in as many threads as torch has."""
         side = stack.tiles.shape[1]
 
         def share(thread: int, threads: int) -> list[tuple[Edges, Floats]]:
@@ -88,7 +89,7 @@ class Search:
             self._keep(found)
 
     def _light(self, stack: Stack, row: int, last: int) -> list[tuple[Edges, Floats]]:
-        """Light pairs, with their keys, of the rows from `row` on and before `last`."""
+        """Light pairs, with their keys, of the rows from `row` up to, not including, `last`."""
         found = []
         positions = np.empty((self._capacity, 2), np.int64)
         while row < last:
@@ -100,7 +101,7 @@ class Search:
     def _keep(self, found: list[tuple[Edges, Floats]]) -> None:
         self.count += sum(len(pairs) for pairs, _ in found)
         if self._order == ABS_DOT:
-            # No key is above 0, and the tree is closed at 0 without looking at pairs.
+            # No key is above 0, and `closed_at_zero` adds edges of key 0 without any pairs.
             found = [(pairs[keys < 0], keys[keys < 0]) for pairs, keys in found]
         self._found += found
         if sum(len(pairs) for pairs, _ in self._found) > self._many:
@@ -109,13 +110,13 @@ class Search:
     def minimum_forest(self) -> tuple[Edges, Floats]:
         """The minimum spanning forest of the pairs collected so far, and its keys.
 
-        For |a.b| of those below 0.
+        For |a.b|, only of those with keys below 0.
         """
         return forest_of(len(self._v), self._found)
 
 
 class Row(NamedTuple):
-    """The vertices of a spanning tree in a row.
+    """The vertices of a spanning tree laid in a row.
 
     Attributes
     ----------

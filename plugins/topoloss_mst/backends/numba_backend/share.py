@@ -17,22 +17,22 @@ class Share:
     """All pairs: this process works alone."""
 
     def of_first(self, work: Callable[[], T]) -> T:
-        """Do some work in the first process, for all of them."""
+        """Do some work in the first process only, and give every process the result."""
         return work()
 
     def rows(self, count: int) -> Iterable[int]:
-        """Those of `count` rows of tiles, of 1, 2, 3 and so on tiles, that this process takes."""
+        """Which of `count` rows of tiles this process takes; row i has i + 1 tiles."""
         return range(count)
 
     def joined(self, n: int, work: Callable[[], tuple[Edges, Floats]]) -> tuple[Edges, Floats]:
-        """From the minimum forest of each process's pairs, with keys, that of all pairs."""
+        """Join the processes' minimum forests, with keys; `work` finds that of this process."""
         return work()
 
 
 class SharedOut(Share):
-    """The pairs are shared out to the processes of a group, row of tiles by row of tiles.
+    """The processes of a group share the pairs; each takes some rows of tiles.
 
-    An edge that is not in the minimum forest of its share closes a cycle of lighter ones there,
+    An edge that is not in the minimum forest of its share closes a cycle with lighter edges there,
     so it is not in the minimum tree of all pairs either.
     """
 
@@ -43,7 +43,7 @@ class SharedOut(Share):
         return self._processes.broadcast(work)
 
     def rows(self, count: int) -> Iterable[int]:
-        # Dealt to and fro, as later rows are longer.
+        # Dealt back and forth, as later rows are longer.
         rank, size = self._processes.rank, self._processes.size
         to_and_fro = (*range(size), *reversed(range(size)))
         return [row for row in range(count) if to_and_fro[row % (2 * size)] == rank]

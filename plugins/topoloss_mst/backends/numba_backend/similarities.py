@@ -1,4 +1,4 @@
-"""Similarities in low precision, as the bits of numbers, with a rigorous bound of their error."""
+"""Similarities in low precision, as the bits of numbers, with a rigorous error bound."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ Floats = npt.NDArray[np.float64]
 _TINY = torch.finfo(torch.float32).tiny
 
 SIDE = 512
-# 16 MiB in bfloat16, 32 in float32.
+# Tiles that are held at once: 16 MiB in bfloat16, 32 in float32.
 _AT_ONCE = 32
-# Rows that are multiplied with all before them, and mirrored.
+# Rows in a block, which is multiplied with all rows up to its end, and mirrored.
 _ROWS = 256
-# So many vertices, evenly spread, tell where the middle is.
+# At most this many vertices, evenly spread, estimate the middle.
 _ABOUT_THE_MIDDLE = 255
 
 
 class Similarities:
-    """What descends as keys ascend: |a.b|, a.b, or minus half of |a - b|^2, for each pair.
+    """Similarities of pairs, which descend as keys ascend: |a.b|, a.b, or -|a - b|^2 / 2.
 
-    Blocks of them hold the bits of floating-point numbers; for |a.b| those of a.b, of which the
-    magnitude counts.
+    Blocks of them hold the bits of floating-point numbers. For |a.b| these are the bits of a.b, of
+    which only the magnitude counts.
 
     Attributes
     ----------
     dtype : torch.dtype
-        Of the products. Distances are in float32, whatever is asked for.
+        The dtype of the products. For distances it is float32, whatever is asked for.
     sizes : ndarray of float64, shape (batch, n)
-        The vertices' norms, rounded up. For distances the origin is moved to the middle.
+        The vertices' norms, rounded up. For distances the origin is first moved to the middle.
     errors : ndarray of float64, shape (batch, 2)
-        The similarity of vertices of sizes a and b is off by at most the element's first error
-        times a b, or for distances times (a + b)^2 / 2, plus the second error. How a similarity
-        is rounded to bfloat16 in the end is not counted.
+        In each element of the batch, the similarity of vertices of sizes a and b is off by at most
+        the first error times a b, or for distances times (a + b)^2 / 2, plus the second error. The
+        final rounding of a similarity to bfloat16 is not included.
 
     Notes
     -----
-    Let each vertex v be r off after it is rounded to the products' precision, with |r| at most
-    rho |v|. Then a product of two vertices is off by at most (2 rho + rho^2) |v| |w|, and rho
-    is measured. Sums of d products in float32, whatever their order, add at most
-    2 (d + 4) 2^-24 times the norms of what is multiplied (Higham, "Accuracy and Stability of
-    Numerical Algorithms", section 3.1). A distance is a sum that begins with minus
-    |v|^2 / 2 + |w|^2 / 2, which adds as much to the norms' product. The second error is what is
-    lost where numbers become too small for float32.
+    Rounding a vertex v to the products' precision changes it by some r, with |r| at most rho |v|;
+    rho is measured. Then a product of two vertices is off by at most (2 rho + rho^2) |v| |w|. Sums
+    of d products in float32, whatever their order, add at most 2 (d + 4) 2^-24 times the product of
+    the norms of what is multiplied (Higham, "Accuracy and Stability of Numerical Algorithms",
+    section 3.1). For a distance, the sum begins with -(|v|^2 / 2 + |w|^2 / 2), which adds
+    |v|^2 / 2 + |w|^2 / 2 to the product of the norms, (|v| + |w|)^2 / 2 in all. The second error is
+    what is lost where numbers become too small for float32.
     """
 
     def __init__(self, v: Float[Tensor, "batch n d"], order: int, dtype: torch.dtype) -> None:
         if order == SQ_DIST:
-            # Near the origin squares are small, and so are errors. A median, as vertices that
-            # are far away would move a mean.
+            # Near the origin squares are small, and so are errors. The median, as a few distant
+            # vertices would move the mean.
             some = v[:, :: math.ceil(v.shape[1] / _ABOUT_THE_MIDDLE)].double()
             v = v.double() - some.median(-2, keepdim=True).values
-            # Half of a square does not bear being rounded to 8 bits.
+            # The half squares would lose too much in the 8 bits of bfloat16.
             dtype = torch.float32
         self.dtype = dtype
         self._low = v.to(dtype)
@@ -90,7 +90,7 @@ class Similarities:
         return self._as_integers(products)
 
     def with_some(self, columns: npt.NDArray[np.int64]) -> Iterator[tuple[int, Integers]]:
-        """Blocks of rows, of a batch of one, with these columns: the first row, and bits."""
+        """Yield blocks of rows with these columns, of a batch of one: the first row, and bits."""
         some, half = torch.from_numpy(columns), self._half_squares
         right = self._low[:, some].mT
         n, rows = self._low.shape[1], _AT_ONCE * SIDE**2 // len(columns)
@@ -102,7 +102,7 @@ class Similarities:
             yield top, self._as_integers(products)[0]
 
     def tiles(self, vertices: npt.NDArray[np.int64]) -> Tiles:
-        """Tiles of the matrix of a batch of one; its rows and columns are these `vertices`."""
+        """Tiles of the matrix, of a batch of one, whose rows and columns are these `vertices`."""
         index = torch.from_numpy(vertices)
         half = None if self._half_squares is None else _in_tiles(self._half_squares[0], index)
         return Tiles(_in_tiles(self._low[0], index), half, self._bits)
@@ -113,7 +113,7 @@ class Similarities:
 
 
 class Tiles:
-    """Square tiles of a product, some at a time.
+    """Square tiles of a matrix product, some at a time.
 
     Parameters
     ----------
@@ -133,9 +133,9 @@ class Tiles:
         return len(self._low)
 
     def lower_triangle(self, rows: Iterable[int]) -> Iterator[Stack]:
-        """Cover all pairs of some rows of tiles, each row from the right to the left.
+        """Yield stacks that cover all pairs of some rows of tiles, each row from right to left.
 
-        Each stack of tiles side by side overwrites the one before.
+        Each stack overwrites the one before.
         """
         half = self._half_squares
         for row in rows:
@@ -148,7 +148,7 @@ class Tiles:
 
 
 def fastest_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it."""
+    """Return bfloat16 where the processor has instructions to multiply it, else float32."""
     mkldnn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[no-untyped-call]
     return torch.bfloat16 if mkldnn and _multiplies_bfloat16() else torch.float32
 
@@ -161,7 +161,7 @@ def _multiplies_bfloat16() -> bool:
 def _multiply(
     left: Tensor, right: Tensor, half_squares: tuple[Tensor, Tensor] | None, out: Tensor
 ) -> None:
-    """Products of rows of `left` with columns of `right`, less half of the squares of both."""
+    """Multiply `left` by `right`, and subtract half of the squared norms of both if given."""
     if half_squares is None:
         torch.bmm(left, right, out=out)
     else:
@@ -171,7 +171,7 @@ def _multiply(
 
 
 def _in_tiles(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index`, and zeros up to a multiple of the side of a tile: (tiles, side, ...)."""
+    """The rows `index` of x, padded with zeros to whole tiles: (tiles, side, ...)."""
     n = len(index)
     padded = x.new_empty(math.ceil(n / SIDE) * SIDE, *x.shape[1:])
     torch.index_select(x, 0, index, out=padded[:n])
@@ -180,7 +180,7 @@ def _in_tiles(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _errors(v: Tensor, low: Tensor, sizes: Floats) -> Floats:
-    """How far off similarities are; see the notes of `Similarities`."""
+    """The error bounds of similarities; see the notes of `Similarities`."""
     d = v.shape[-1]
     rho = np.zeros(len(sizes))
     if low.dtype != v.dtype:
@@ -200,5 +200,5 @@ def _may_multiply_in_less() -> bool:
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:
-        # It cannot tell where precisions were set for single backends; then they may be low.
+        # PyTorch raises this where precisions were set for single backends; they may be low then.
         return True

@@ -1,4 +1,4 @@
-"""Compiled loops side by side: they are free of the interpreter's lock."""
+"""Compiled loops in parallel threads, as they release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def in_threads(run: Callable[[int, int], T], threads: int) -> list[T]:
-    """Call ``run(thread, threads)`` for each thread, and return what it returns, in order.
+    """Call ``run(thread, threads)`` in each thread, and return the results in order.
 
-    This thread is one of them: the others take a while to start.
+    The calling thread is one of them, as the others take a while to start.
     """
     if threads == 1:
         return [run(0, 1)]

@@ -22,27 +22,29 @@ from topoloss_mst.backends.numba_backend.threads import in_threads
 from topoloss_mst.backends.numba_backend.twins import lowest_twins, with_twins
 
 _PAIRS_AT_ONCE = 1 << 24
-# Vertices in the sample that the cheap tree starts from, over the root of their number.
+# The cheap tree starts from a sample of this many times sqrt(n) vertices.
 _SAMPLED = 6
 
 
 class Plan(NamedTuple):
-    """How to search. It decides how long a search takes, and never which tree is found.
+    """How to search. It decides how long a search takes, but never which tree is found.
 
     Attributes
     ----------
     dtype : torch.dtype
-        Of the products that rule pairs out: float32 or bfloat16. Distances are in float32.
+        The dtype of the products that rule pairs out: float32 or bfloat16. For distances it is
+        float32 in any case.
     dense : int
-        Up to so many vertices the similarities of all pairs are held at once.
+        Up to this many vertices, the similarities of all pairs are held at once.
     crowded : int
-        Pairs left over, for each vertex, that are too many for products in bfloat16.
+        If more light pairs than this are found for each vertex, with products in bfloat16, the
+        search starts again in float32.
     capacity : int
-        Pairs that are collected before they are put aside; at least a row of tiles, 16,384.
+        Pairs that are collected before their keys are computed; at least a row of a stack, 16,384.
     many : int
-        Pairs put aside that are settled before the search goes on.
+        More pairs than this are replaced by their minimum forest before the search goes on.
     share : Share
-        What this process looks at, where no matrix of all pairs is held.
+        Which pairs this process looks at, where no matrix of all pairs is held.
     """
 
     dtype: torch.dtype
@@ -54,7 +56,7 @@ class Plan(NamedTuple):
 
 
 def minimum_trees(v: Float[Tensor, "batch n d"], order: int, plan: Plan | None = None) -> Edges:
-    """Edges of shape (batch, n - 1, 2); without a plan, in the fastest way that is known."""
+    """Edges of shape (batch, n - 1, 2); without a plan, in the fastest way known."""
     batch, n, d = v.shape
     if plan is None:
         if are_few(n, d):
@@ -76,7 +78,7 @@ def minimum_trees(v: Float[Tensor, "batch n d"], order: int, plan: Plan | None =
 
 
 def _trees(v: Float[Tensor, "batch n d"], order: int, plan: Plan) -> Edges:
-    """Trees of vertices that are all distinct."""
+    """Trees of vertices without twins."""
     n = v.shape[1]
     if n > plan.dense:
         return np.stack([_sparse(element, order, plan) for element in v])
@@ -135,14 +137,14 @@ def _closed(n: int, order: int, forest: Edges, keys: Floats) -> Edges:
 
 
 def _is_crowded(search: Search, similarities: Similarities, plan: Plan) -> bool:
-    """Whether so many pairs are left over that products of higher precision pay."""
+    """Whether there are so many light pairs that products of higher precision pay off."""
     return similarities.dtype != torch.float32 and search.count > plan.crowded * len(search.vertex)
 
 
 def _cheap_tree(similarities: Similarities, order: int) -> Edges:
-    """Some light spanning tree: one of a sample, and each other vertex where it is nearest."""
+    """Some light spanning tree: that of a sample, and an edge to it from each other vertex."""
     n, signed = similarities.sizes.shape[1], order != ABS_DOT
-    # The sample is fixed, but random, as neighbouring neurons are often alike.
+    # The sample is fixed but pseudo-random, as neighbouring neurons are often alike.
     count = int(_SAMPLED * math.sqrt(n))
     sample = np.sort(np.random.default_rng(0).permutation(n)[:count])
     nearest, within = np.empty(n, np.int64), []

@@ -1,11 +1,11 @@
-"""Vertices of equal features: one of them stands for all while the tree is searched.
+"""Twins, which are vertices of equal features: only the lowest of them takes part in the search.
 
-Let u be the lowest of some equal vertices, and w another vertex. All edges between w and equals
-of u have one key, and of these the order (key, lower index, higher index) puts that of u first.
-So an edge between two vertices of which one is not the lowest of its equals is the last of a
-cycle, but for two edges at each such vertex x: the one to u, and the one to the first neighbour
-of u in the tree of the lowest ones. The minimum tree is that tree, and the earlier of the two
-edges for each x.
+Let u be the lowest of some twins, and w another vertex. All edges between w and these twins have
+the same key, and the order (key, lower index, higher index) puts the edge between w and u first. So
+an edge at a vertex x that is not the lowest of its twins is the last of a cycle, with two
+exceptions for each x: the edge from x to its lowest twin u, and the edge from x to the first
+neighbour of u (the other end of u's first edge) in the minimum tree of the lowest twins. The
+minimum tree consists of that tree and, for each x, the earlier of these two edges.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -23,7 +23,7 @@ from topoloss_mst.backends.numba_backend.edges import before, exact_key
 
 
 def lowest_twins(features: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """For each vertex the lowest one of equal features, possibly itself: shape (batch, n)."""
+    """Return for each vertex its lowest twin, possibly itself: shape (batch, n)."""
     integers = np.int64 if features.dtype == np.float64 else np.int32
     factors = _factors(features.shape[-1])
     return np.stack([_lowest_twins(bits, factors) for bits in features.view(integers)])
@@ -31,7 +31,7 @@ def lowest_twins(features: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 @cache
 def _factors(d: int) -> npt.NDArray[np.int64]:
-    """Random numbers, so that sums of multiples of them differ where features do."""
+    """Random factors of the features in hashes, so that different vertices rarely share one."""
     limits = np.iinfo(np.int64)
     return np.random.default_rng(0).integers(limits.min, limits.max, d)
 
@@ -56,13 +56,13 @@ def _lowest_twins(bits, factors):
 
 @compiled
 def with_twins(tree, representatives, lowest, v, order):
-    """The minimum tree of all vertices, from that of the `representatives`.
+    """The minimum tree of all vertices, from that of the `representatives`, the lowest twins.
 
     `tree` holds edges between positions in `representatives`, which ascend.
     """
     n = len(lowest)
     found = np.empty((n - 1, 2), np.int64)
-    # Of each representative the key and the other end of its first edge.
+    # For each representative, the key and the other end of its first edge.
     key, neighbour = np.full(n, np.inf), np.full(n, -1)
     for e in range(len(tree)):
         a, b = representatives[tree[e, 0]], representatives[tree[e, 1]]
@@ -89,7 +89,7 @@ def _hash(row, factors):
     total = np.int64(0)
     for k in range(len(row)):
         total += _plain(row[k], minus_zero) * factors[k]
-    # The upper half depends on all bits.
+    # The lower half depends only on the lower bits of the features, the upper half on all.
     return total >> 32
 
 
@@ -104,5 +104,5 @@ def _equal(a, b):
 
 @numba.njit(inline="always")
 def _plain(bits, minus_zero):
-    """Minus zero equals zero."""
+    """Replace minus zero by zero, which it equals."""
     return np.int64(0) if bits == minus_zero else np.int64(bits)

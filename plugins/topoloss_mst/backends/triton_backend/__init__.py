@@ -1,11 +1,11 @@
 """Exact spanning trees on GPUs, by Boruvka's algorithm.
 
-Of few vertices the float32 values of all pairs are held. Of many vertices any spanning tree bounds
-the minimum one: a pair of vertices that it connects by lighter edges is not in the minimum one. So
-a cheap tree comes first, products in float16 with a bound of their error then show the few pairs
-that it does not rule out, and these are compared in float64.
+For few vertices, the float32 values of all pairs are held at once. For many, any spanning tree
+rules out pairs: a pair of vertices that it connects by lighter edges is not in the minimum tree. So
+a cheap spanning tree comes first. Products in float16, with an error bound, then find the few
+pairs that it does not rule out, and these "light" pairs are compared in float64.
 
-Nothing is read back while it runs, so that it can be captured as a CUDA graph.
+Nothing is read back from the device during a search, so it can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from topoloss_mst.backends.triton_backend.trees import minimum_trees
 
 
 def from_features(v: Float[Tensor, "batch n d"], order: str, plan: Plan | None = None) -> Tensor:
-    """Edges, which are the same whatever the plan where keys are exact."""
+    """Return edges. Where keys are exact, they are the same whatever the plan."""
     _check_device(v)
     # A kernel runs on the current device.
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from topoloss_mst.backends.triton_backend.rows import Rows
 def shuffled(n: int, device: torch.device) -> Int[Tensor, " n"]:
     """A fixed shuffle of the vertices, as neighbouring neurons are often alike."""
     index = torch.arange(n, device=device)
-    # Odd multipliers map the numbers below 2^32 to one another, one to one.
+    # Multiplying by an odd number, modulo 2^32, maps the numbers below 2^32 one to one.
     mixed = (index * 2_654_435_761) & 0xFFFFFFFF
     mixed = ((mixed ^ (mixed >> 15)) * 2_246_822_519) & 0xFFFFFFFF
     return (mixed ^ (mixed >> 13)).argsort(stable=True)
@@ -25,7 +25,7 @@ def shuffled(n: int, device: torch.device) -> Int[Tensor, " n"]:
 def nearest_in_sample(
     rows: Rows, order: str, sampled: int, plan: Plan
 ) -> Int[Tensor, "batch others"]:
-    """Of each vertex from the first `sampled` on the vertex before them that looks nearest."""
+    """For each vertex after the first `sampled`, the one of those that looks nearest."""
     batch, n, _ = rows.low.shape
     nearest = torch.empty(batch, n, dtype=torch.int32, device=rows.low.device)
     kernels.find_nearest[(triton.cdiv(n - sampled, plan.rows), batch)](

@@ -24,7 +24,7 @@ class Components:
     lightest_key, lightest_edge, tree : Tensor of int64, shape (batch, n)
     joined : Tensor of int32, shape (batch, rounds + 1)
     rounds : int
-        Each round joins every component to another, so that of k at most k // 2 are left.
+        Each round joins every component to another, so at most k // 2 of k are left.
     """
 
     def __init__(self, batch: int, n: int, device: torch.device, block: int = BLOCK) -> None:

@@ -11,17 +11,17 @@ from topoloss_mst.backends.triton_backend.components import Components
 from topoloss_mst.backends.triton_backend.kernels import dense as kernels
 from topoloss_mst.backends.triton_backend.launching import OPTIONS, programs
 
-# Of a tile; 128 would take more registers than there are.
+# The largest side of a tile; 128 would take more registers than there are.
 _LARGEST_SIDE = 64
 
 
 def values_of_pairs(v: Float[Tensor, "batch n d"], order: str) -> Float[Tensor, "batch n n"]:
-    """Values of all pairs that ascend with the edges; only the lower triangle is filled."""
+    """Values of all pairs, in the order of the edges; only the lower triangle is filled."""
     batch, n, d = v.shape
     half_squares = None
     if order == "sq_dist_ascending":
-        # Near the origin distances cancel less. Unlike the mean, a vertex leaves small
-        # integers what they are.
+        # Near the origin distances cancel less. Subtract a vertex, not the mean, so that small
+        # integers stay integers.
         v = (v.double() - v[:, :1].double()).float()
         half_squares = v.double().square().sum(-1).div(2).float()
     values = torch.empty(batch, n, n, device=v.device)
@@ -42,7 +42,7 @@ def minimum_trees(values: Float[Tensor, "batch n n"]) -> Tensor:
     forest.run(kernels.start_pairs, lightest)
     side = _side(n)
     grid = (min(_tiles(n, side), programs(values.device, batch)), batch)
-    # A program of as many threads as there can be has to look at the vertices of an element.
+    # One program, with as many threads as possible, takes all vertices of an element.
     block = min(4096, max(128, triton.next_power_of_2(n)))
     for round in range(forest.rounds):
         kernels.offer_values[grid](

@@ -1,4 +1,4 @@
-"""Spanning forests of pairs that are listed, and of all pairs of heavy tiles."""
+"""Spanning forests of listed pairs, and of all pairs of heavy tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topoloss_mst.backends.triton_backend.components import Components
 from topoloss_mst.backends.triton_backend.kernels import heavy, pairs
 from topoloss_mst.backends.triton_backend.launching import OPTIONS, programs
 
-# Pairs that a program looks at together; so many of them, and of their features, it multiplies.
+# Pairs that a program looks at together; pairs, and features of them, that it multiplies together.
 _BLOCK, _MULTIPLIED, _DEPTH = 256, 32, 64
 
 
@@ -21,11 +21,11 @@ class Source(Protocol):
     """Pairs with keys, for each element of a batch."""
 
     def offer(self, forest: Components, round: int, edges: bool) -> None:
-        """Lower the lightest key, or if `edges` the lightest edge, of all components."""
+        """Lower the lightest key of all components or, if `edges`, their lightest edge."""
 
 
 class Space(NamedTuple):
-    """How many pairs and how many heavy tiles of an element there is space for."""
+    """How many pairs and heavy tiles of each element there is space for."""
 
     pairs: int
     tiles: int
@@ -43,11 +43,11 @@ class Pairs:
     codes : Tensor of int64, shape (batch, space.pairs)
         Pairs are ``lower * n + higher``.
     counts : Tensor of int32, shape (batch, 2)
-        Pairs and heavy tiles that were found. Beyond what there is space for they count as well:
-        then all tiles are heavy, and no pair is listed.
+        Numbers of pairs and of heavy tiles that were found. If either is more than there is space
+        for, the lists are not used: all tiles are heavy then.
     space : Space
     drop_zeros : bool
-        Whether pairs of key 0 count for nothing.
+        Whether pairs of key 0 are ignored.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Pairs:
 
 
 def all_listed(v: Tensor, order: str, codes: Tensor) -> Pairs:
-    """Pairs that are all there, as many for each element."""
+    """Listed pairs, of which every element has the same number."""
     batch, count = codes.shape
     counts = torch.zeros(batch, 2, dtype=torch.int32, device=v.device)
     counts[:, 0].fill_(count)
@@ -91,7 +91,7 @@ class HeavyTiles:
     v : Tensor of float32, shape (batch, n, d)
     order : str
     vertex : Tensor of int64, shape (batch, positions)
-        At each position of the matrix of tiles; those from n on stand for nothing.
+        The vertex at each row and column of the matrix of tiles; those from n on are padding.
     tiles : Tensor of int64, shape (batch, space.tiles)
         ``row << 32 | column``, in blocks of the tiles' `shape`.
     counts : Tensor of int32, shape (batch, 2)
@@ -100,7 +100,7 @@ class HeavyTiles:
     shape : tuple of int
         Rows and columns of a tile.
     side : int
-        Of the squares of a tile whose keys are held at once.
+        Side of the squares of a tile whose keys are held at once.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class HeavyTiles:
 
 
 def drops_zeros(order: str) -> bool:
-    """Whether an edge can have a key of 0 only where no edge of its components has a lower one."""
+    """Whether 0 is the highest key, so that pairs of key 0 can be ignored until the end."""
     return order == "abs_dot_descending"
 
 
 def grow(
     forest: Components, sources: Sequence[Source], each: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Join all that the pairs connect; call `each` with a round whose edges are known."""
+    """Join all that the pairs connect; in each round call `each` when its edges are known."""
     for round in range(forest.rounds):
         for edges in (False, True):
             for source in sources:

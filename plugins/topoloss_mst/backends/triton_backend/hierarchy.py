@@ -1,8 +1,8 @@
-"""The heaviest edges between vertices of a tree, as Boruvka's algorithm passes them by.
+"""The heaviest edges on paths of a tree, from the rounds of Boruvka's algorithm.
 
-Let two vertices u and w be in different components before L rounds of Boruvka's algorithm on a
-tree. The heaviest edge between them on the tree is the heavier one of max(u) and max(w), where
-max(u) is the heaviest of the L edges that the components of u chose (King, "A simpler minimum
+Let Boruvka's algorithm run on a tree, and join two vertices u and w in round L. The heaviest edge
+on the tree's path between them is then the heavier one of max(u) and max(w), where max(u) is the
+heaviest of the L edges that the components of u chose in rounds 1 to L (King, "A simpler minimum
 spanning tree verification algorithm", 1997).
 """
 
@@ -19,20 +19,22 @@ from topoloss_mst.backends.triton_backend.forest import all_listed, grow
 from topoloss_mst.backends.triton_backend.kernels import hierarchy as kernels
 
 # Rounds that are remembered, a power of two. Pairs that more rounds keep apart are judged by the
-# heaviest edges of all rounds, so that some of them are looked at in vain.
+# heaviest edges of all rounds, so that some of them are needlessly light.
 _LEVELS = 8
 
 
 class Hierarchy(NamedTuple):
-    """Two vertices are on the level of the last remembered round that keeps them apart.
+    """Levels, one for each remembered round: its components, and what light pairs must reach.
+
+    The level of two vertices is that of the last remembered round before which they are apart.
 
     Attributes
     ----------
     labels : Tensor of int32, shape (batch, levels, n)
         The components before each round.
     need : Tensor of float32, shape (batch, levels, n)
-        Two vertices with less similarity than they both need on their level are connected by
-        lighter edges.
+        Two vertices are connected by lighter edges if their similarity is below the needs of both
+        on their level.
     """
 
     labels: Int[Tensor, "batch levels n"]
@@ -47,11 +49,11 @@ class Hierarchy(NamedTuple):
         return Hierarchy(*(x.gather(2, index) for x in self))
 
     def side_by_side(self) -> Int[Tensor, "batch n"]:
-        """The vertices in an order in which those of each component follow one another."""
+        """The vertices in an order that keeps those of each component together, on every level."""
         batch, _, n = self.labels.shape
         vertex = torch.arange(n, device=self.labels.device).expand(batch, n)
         for level in range(1, _LEVELS, 2):
-            # Two levels at a time, from the finest to the coarsest, by sorts that are stable.
+            # Stable sorts, by two levels at a time, from the finest to the coarsest.
             label = self.labels[:, level].long()
             if level + 1 < _LEVELS:
                 label = label + n * self.labels[:, level + 1].long()
@@ -60,11 +62,11 @@ class Hierarchy(NamedTuple):
 
 
 def hierarchy_of(v: Tensor, order: str, trees: Tensor) -> Hierarchy:
-    """Of spanning trees of the vertices `v`, as codes (batch, n - 1)."""
+    """The hierarchies of spanning trees of the vertices `v`, given as codes (batch, n - 1)."""
     batch, n, _ = v.shape
     forest = Components(batch, n, v.device)
     heaviest = torch.full((batch, n), -(2**63), dtype=torch.int64, device=v.device)
-    # Where there are fewer rounds the last levels keep nothing apart.
+    # If there are fewer rounds, all vertices are one component on the last levels.
     labels = torch.zeros(batch, _LEVELS, n, dtype=torch.int32, device=v.device)
     need = torch.zeros(batch, _LEVELS, n, device=v.device)
 

@@ -1,4 +1,4 @@
-"""What a device can launch: how many programs, of how much memory, for how large a batch."""
+"""What a device can launch: how many programs, with how much memory, for how large a batch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Asked for neither way, fusion makes newer Tritons warn. It is off, so that both ends of a pair,
-# and every round, get one key from the kernel that computes it.
+# Newer versions of Triton warn unless fusion of products and sums is set. It is off, so that a
+# kernel computes the same key of a pair for both of its ends, and in every round.
 OPTIONS = {"enable_fp_fusion": False}
-# Of programs that are resident at once on each multiprocessor, the least that keeps it busy.
+# The least number of programs resident on a multiprocessor that keeps it busy.
 _EACH = 4
 # Elements of a batch that one launch can take: they are the second axis of its grid.
 _MOST_ELEMENTS = (1 << 16) - 1
 
 
 def programs(device: torch.device, elements: int) -> int:
-    """Programs for each of so many elements that keep the whole device busy."""
+    """How many programs for each of `elements` elements keep the whole device busy."""
     if device.type == "cpu":
         return 2
     properties = torch.cuda.get_device_properties(device)
@@ -25,15 +25,15 @@ def programs(device: torch.device, elements: int) -> int:
 
 
 def shared_memory(device: torch.device) -> int:
-    """Bytes of fast memory that a program can have; interpreted, as many as on an H100."""
+    """Bytes of shared memory that a program can have; those of an H100 where it is interpreted."""
     if device.type == "cpu":
         return 227 * 1024
     properties = torch.cuda.get_device_properties(device)
-    # Not every build of torch tells.
+    # Not every build of torch has this property.
     return getattr(properties, "shared_memory_per_block_optin", 0)
 
 
 def in_parts(search: Callable[[Tensor], Tensor], batch: Tensor, fitting: int) -> Tensor:
-    """Search as many elements of a batch side by side as fit, and as one launch can take."""
+    """Search a batch in parts of at most `fitting` elements, and no more than a launch can take."""
     trees = [search(part) for part in torch.split(batch, min(fitting, _MOST_ELEMENTS))]
     return trees[0] if len(trees) == 1 else torch.cat(trees)

@@ -1,4 +1,4 @@
-"""The pairs of vertices that a spanning tree does not already connect by lighter edges."""
+"""Light pairs of vertices, which a spanning tree does not already connect by lighter edges."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from topoloss_mst.backends.triton_backend.rows import Rows
 def light_pairs(
     v: Tensor, rows: Rows, order: str, hierarchy: Hierarchy, plan: Plan
 ) -> list[Source]:
-    """All pairs of the minimum spanning trees, and some more."""
+    """Find the pairs of rows, but for dead ones, that the trees of `hierarchy` do not rule out."""
     batch, n, _ = v.shape
     blocks = triton.cdiv(n, plan.rows)
     positions = blocks * plan.rows
     tiles_across = plan.rows // plan.columns
     all_tiles = tiles_across * blocks * (blocks + 1) // 2
     space = Space(plan.listed * n, min(plan.heavy * n, all_tiles))
-    # Copies and clusters then meet in few tiles. Positions beyond the last are never looked at.
+    # In this order copies and clusters meet in few tiles. Positions from n on are never looked at.
     vertex = torch.zeros(batch, positions, dtype=torch.int64, device=v.device)
     vertex[:, :n] = hierarchy.side_by_side()
     codes, tiles = (

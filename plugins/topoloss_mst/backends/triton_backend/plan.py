@@ -1,4 +1,4 @@
-"""How to search. It decides how long a search takes, and never which tree is found."""
+"""How to search. It decides how long a search takes, but never which tree is found."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ class Plan(NamedTuple):
     Attributes
     ----------
     kept_pairs : int
-        Up to so many pairs, of some elements together, have their values held at once (1 GiB).
-        More pairs of one element are not; light ones are listed.
+        The values of up to this many pairs, of several elements together, are held at once
+        (1 GiB). For an element with more pairs, only the light ones are listed.
     together : int
-        Vertices, of some elements together, whose light pairs are listed at once.
+        Up to this many vertices, of several elements together, are searched by light pairs at once.
     sampled : int
-        One vertex in so many is in the sample that the cheap tree starts from.
+        One vertex in this many is in the sample that the cheap tree starts from.
     listed : int
-        Light pairs, for each vertex, that there is space for.
+        Light pairs for each vertex that there is space for.
     most : int
-        Light pairs of a tile that are still listed. A tile with more is heavy: all its pairs are
-        compared, in each round.
+        A tile with more light pairs than this is heavy: it is listed instead of them, and all its
+        pairs are compared in each round.
     heavy : int
-        Heavy tiles, for each vertex, that there is space for.
+        Heavy tiles for each vertex that there is space for.
     rows, columns : int
-        Of a tile; `rows` is a multiple of `columns`.
+        Rows and columns of a tile; `rows` is a multiple of `columns`.
     strip : int
         Tiles side by side that one program looks at.
     side : int
-        Of the squares of a heavy tile that are compared at once; `columns` is a multiple of it.
+        Side of the squares of a heavy tile that are compared at once; `columns` is a multiple of
+        it.
     warps, stages : int
-        Of a program that multiplies tiles.
+        Warps and pipeline stages of a program that multiplies tiles.
     """
 
     kept_pairs: int = 1 << 28

@@ -1,24 +1,24 @@
-"""Vertices in float16, with bounds for each of what that costs.
+"""Vertices in float16, with bounds of the errors of their products.
 
-With low(v) the float16 vector of a vertex, times a power of two that is its own, and r the norm
-of v - low(v), the dot product of two vertices differs from that of their float16 vectors by
+Let low(v) be the float16 vector of a vertex, times the vertex's own power of two, and r the norm of
+v - low(v). The dot product of two vertices a and b differs from that of low(a) and low(b) by
 
     |a.b - low(a).low(b)| = |(a - low(a)).b + low(a).(b - low(b))|
                          <= r_a |b| + |low(a)| r_b.
 
-Multiplied on tensor cores, products of float16 numbers are exact, and their sums are not: each
-of the d additions may be off by 2^-22 of what the terms' magnitudes amount to, which is at most
-``|low(a)| |low(b)|``. That is twice what a sum that is cut off to float32 loses; what follows in
-float32 loses less than 16 times as much as one addition. So the sum is off by at most
+On tensor cores, products of float16 numbers are exact, but their sums are not: each of the d
+additions may be off by 2^-22 times the sum of the terms' magnitudes, which is at most
+``|low(a)| |low(b)|``. This is twice the loss of a sum that is truncated to float32. The operations
+in float32 that follow lose less than 16 such additions. So the sum is off by at most
 ``accumulation * |low(a)| |low(b)|`` with ``accumulation = (d + 16) 2^-22``. With
 
     reach = an upper bound of |v| and |low(v)|,     slack = r + accumulation / 2 * reach,
 
-all of it is at most ``slack_a * reach_b + reach_a * slack_b``.
+the whole error is at most ``slack_a * reach_b + reach_a * slack_b``.
 
 For squared distances the vertices are moved so that their mean is zero, and the similarity of two
-is ``-|a - b|^2 / 2 = a.b - |a|^2 / 2 - |b|^2 / 2``, of which the squares are rounded down by more
-than what subtracting them in float32 can lose.
+is ``-|a - b|^2 / 2 = a.b - |a|^2 / 2 - |b|^2 / 2``. The squares in it are rounded down by more than
+subtracting them in float32 can lose.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from torch import Tensor
 from topoloss_mst.backends.triton_backend.kernels import rows as kernels
 from topoloss_mst.backends.triton_backend.launching import OPTIONS, shared_memory
 
-# Each row: the bytes of shared memory that the compiler asks for, up to how many features are then
-# multiplied at once, and in chunks of how many where there are more.
+# Each row: the bytes of shared memory that the compiled kernels need, the number of features up to
+# which all are multiplied at once, and the size of the chunks where there are more.
 _DEPTHS = ((136 * 1024, 256, 128), (96 * 1024, 128, 128), (0, 64, 64))
 
 
 class Rows(NamedTuple):
-    """The bounds of this module for each vertex, and its vector, padded to whole chunks.
+    """For each vertex the bounds of this module, and its vector, padded to whole chunks.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Rows(NamedTuple):
         return self.low.shape[-1] // self.depth
 
     def without(self, dead: Tensor) -> Rows:
-        """The same rows, but no pair of a dead one is light."""
+        """The same rows, but so that no pair of a `dead` one is light."""
         return self._replace(slack=self.slack.masked_fill(dead, -torch.inf))
 
     def at(self, index: Int[Tensor, "batch positions"]) -> Rows:
@@ -97,5 +97,5 @@ def rows_of(v: Float[Tensor, "batch n d"], order: str) -> Rows:
 
 
 def accumulation(d: int) -> float:
-    """What a sum of d products in float32 may be off, of the product of both norms."""
+    """Error bound of a sum of d products in float32, relative to the product of both norms."""
     return (d + 16) * 2.0**-22

@@ -1,4 +1,4 @@
-"""Minimum spanning trees of features: all pairs at once of few vertices, light pairs of many."""
+"""Minimum spanning trees of features, from all pairs of few vertices or light pairs of many."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from topoloss_mst.backends.triton_backend.twins import lowest_twins
 def minimum_trees(v: Float[Tensor, "batch n d"], order: str, plan: Plan) -> Tensor:
     """Edges (batch, n - 1, 2), in some order, for n of at least 2.
 
-    Of a batch as many elements as fit are searched side by side.
+    As many elements of the batch as fit are searched side by side.
     """
     n = v.shape[1]
     if n * n <= plan.kept_pairs:
@@ -56,7 +56,7 @@ def _of_light_pairs(v: Float[Tensor, "batch n d"], order: str, plan: Plan) -> Te
 
 
 def _cheap_trees(v: Float[Tensor, "batch n d"], rows: Rows, order: str, plan: Plan) -> Tensor:
-    """The minimum tree of a sample, and each other vertex where it looks nearest, as codes."""
+    """The minimum tree of a sample, with an edge to it from each other vertex, as codes."""
     batch, n, _ = v.shape
     vertex = shuffled(n, v.device)
     sampled = max(1, n // plan.sampled)

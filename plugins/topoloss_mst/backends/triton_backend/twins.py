@@ -1,7 +1,8 @@
-"""Identical vertices, of which one is enough to search for the tree of squared distances.
+"""Twins, which are identical vertices: one of them is enough to search for squared distances.
 
-The first edges of that tree, of key 0, lead from the lowest vertex of each identical ones to the
-others. Then each edge of another one is as long as that of the lowest, which comes before it.
+The first edges of the minimum tree, of key 0, lead from the lowest of each set of twins to the
+others. Every further edge at one of the others is as long as the edge of the lowest twin to the
+same vertex, which comes before it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from topoloss_mst.backends.triton_backend.launching import OPTIONS
 
 
 def lowest_twins(v: Float[Tensor, "batch n d"]) -> Int[Tensor, "batch n"]:
-    """The lowest vertex that is identical to each, which may be that vertex itself.
+    """Return for each vertex its lowest twin, possibly itself.
 
-    Rarely, identical vertices of one hash with others are not found; they stay as they are.
+    Twins are missed in the rare case that other vertices have the same hash. They then count as
+    different vertices.
     """
     batch, n, d = v.shape
     hashes = torch.empty(batch, n, dtype=torch.int64, device=v.device)

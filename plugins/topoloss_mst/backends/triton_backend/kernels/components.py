@@ -1,10 +1,10 @@
 """The components of Boruvka's algorithm: how a round joins them by their lightest edges.
 
-At the vertex that stands for a component `lightest_key` holds the least key of its edges to
-other components, and `lightest_edge` the first edge, as ``lower * n + higher``, of that key.
-Rounds are launched whether or not there is anything left to join. ``joined[p, round]`` counts
-the edges that the rounds before it found in the element p; a round after one that found none is
-idle.
+One vertex, its root, stands for each component. There `lightest_key` holds the least key of the
+component's edges to other components, and `lightest_edge` the first edge of that key, as
+``lower * n + higher``. Rounds are launched whether or not there is anything left to join.
+``joined[p, round]`` counts the edges that earlier rounds found in element p; a round after one that
+found none is idle.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -19,7 +19,7 @@ from topoloss_mst.backends.triton_backend.kernels.ordering import NO_EDGE, NO_KE
 
 @triton.jit
 def is_idle(joined, round, n):
-    """Whether a round has nothing to do; `joined` is that of its element."""
+    """Whether a round has nothing to do; `joined` is the row of its element."""
     found = tl.load(joined + round)
     before = tl.load(joined + tl.maximum(round, 1) - 1)
     return (found == n - 1) | ((round > 0) & (found == before))
@@ -35,8 +35,8 @@ def forget(lightest_key, lightest_edge, u, exists):
 def hook(component, lightest_edge, parent, tree, u, exists, n):
     """``parent[c]`` = the component at the other end of c's edge, and ``tree[c]`` = that edge.
 
-    Of two components that chose one edge the lower stays a root. The order of edges is total,
-    so no longer cycle closes. A component that hooks is never a root again: each edge of the
+    Of two components that chose the same edge, the lower stays a root; a total order of edges
+    rules out longer cycles. A component that hooks is never a root again, so each edge of the
     tree has a place of its own in `tree`, and one place stays empty.
 
     Returns how many of the vertices `u` hook.
@@ -44,7 +44,7 @@ def hook(component, lightest_edge, parent, tree, u, exists, n):
     own = tl.load(component + u, mask=exists, other=-1)
     code = tl.load(lightest_edge + u, mask=own == u, other=NO_EDGE, cache_modifier=".cg")
     leaves = code != NO_EDGE
-    # The sum of both ends' components, less the one, is the other.
+    # The sum of both ends' components, minus this one, is the other one.
     ends = tl.load(component + code // n, mask=leaves, other=0)
     ends += tl.load(component + code % n, mask=leaves, other=0)
     other = tl.where(leaves, ends - u, 0)
@@ -59,8 +59,8 @@ def hook(component, lightest_edge, parent, tree, u, exists, n):
 def climb(component, parent, u, exists):
     """``component[u]`` = the root above u, by pointer jumping.
 
-    Parents are replaced by grandparents on the way up. Others may read either, which are both
-    above.
+    Parents are replaced by grandparents on the way up. Other threads may read either of them, as
+    both are above u.
     """
     above = tl.load(parent + u, mask=exists, other=0)
     beyond = tl.load(parent + above)
@@ -107,7 +107,7 @@ def hook_components(
 def relabel_components(
     component, lightest_key, lightest_edge, parent, joined, round, rounds, n, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """``component[u]`` = the component that u's was joined to; forget the round's edges."""
+    """``component[u]`` = the component that u's one was joined to; forget the round's edges."""
     element = tl.program_id(1).to(tl.int64)
     if is_idle(joined + element * (rounds + 1), round, n):
         return

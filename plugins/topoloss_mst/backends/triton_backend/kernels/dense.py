@@ -1,8 +1,7 @@
 """Boruvka's algorithm on the float32 values of all pairs.
 
-Here the least key of a pair and the other vertex of it fit the 64 bits that an atomic minimum
-works on: ``lightest[u]`` is the least ``key << 32 | w`` of the pairs of u and vertices w of
-other components.
+Here a key of 32 bits and a vertex fit the 64 bits that an atomic minimum works on:
+``lightest[u]`` is the least ``key << 32 | w`` of the pairs of u and vertices w of other components.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -26,7 +25,7 @@ _NO_VALUE = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def _products(v, d, rows, columns, SIDE: tl.constexpr, DEPTH: tl.constexpr):
-    """``sum_k v[row, k] * v[column, k]`` in float32, unrounded factors."""
+    """``sum_k v[row, k] * v[column, k]`` in float32, without rounding the factors."""
     dot = tl.zeros((SIDE, SIDE), tl.float32)
     for start in range(0, d, DEPTH):
         k = start + tl.arange(0, DEPTH)[None, :]
@@ -51,7 +50,7 @@ def fill_values(
     columns = column.to(tl.int64) * SIDE + tl.arange(0, SIDE)
     below = (rows[:, None] > columns[None, :]) & (rows < n)[:, None]
     place = (element * n + rows[:, None]) * n + columns[None, :]
-    # Vertices beyond the last stand for the last one; no pair of theirs is looked at.
+    # Rows and columns from n on load the last vertex; their values are not stored.
     rows = tl.minimum(rows, n - 1)
     columns = tl.minimum(columns, n - 1)
     dot = _products(v + element * n * d, d, rows, columns, SIDE, DEPTH)
@@ -101,7 +100,7 @@ def offer_values(
             place = rows[:, None] * stride_row + columns[None, :] * stride_column
             key = ascending(tl.load(values + place, mask=leaving, other=0.0).to(tl.float32))
             key = tl.where(leaving, key, _NO_VALUE)
-            # Both ends read one value: computed twice it might round in two ways, and
+            # Both ends read the same value: computed twice, it might round differently, and
             # components that choose by it could close a cycle.
             _offer(lightest, rows, key, columns[None, :], 1)
             _offer(lightest, columns, key, rows[:, None], 0)
@@ -121,9 +120,9 @@ def merge_components(
     component, lightest, lightest_key, lightest_edge, parent, tree, joined, round, rounds, n,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All that a round does beside the offers, by one program for each element.
+    """Everything in a round but the offers, by one program for each element.
 
-    Its steps are apart by barriers instead of launches.
+    Barriers instead of launches separate its steps.
     """
     element = tl.program_id(0).to(tl.int64)
     joined += element * (rounds + 1)
@@ -145,7 +144,7 @@ def merge_components(
     for start in range(0, n, BLOCK):
         u = start + tl.arange(0, BLOCK)
         pair, c = _pair_of(lightest, component, u, n)
-        # Past the first cache, where a number may be that of before the atomic minimum.
+        # Bypass the L1 cache, which may hold the number from before the atomic minimum.
         least = tl.load(lightest_key + c, cache_modifier=".cg")
         chosen = (pair != _NO_PAIR) & (pair >> 32 == least)
         lower(lightest_edge + c, code_of(u, (pair & 0xFFFFFFFF).to(tl.int32), n), chosen)

@@ -22,8 +22,8 @@ def offer_tiles(
 ):  # fmt: skip
     """Offer the least key of each vertex to its component, or if EDGES the first such edge.
 
-    The tiles are those of the list, or all of them where a list has overflowed; a program takes
-    squares of them. The keys are computed again each time.
+    The tiles are those of the list, or all of them where a list has overflowed. A program takes
+    squares of them. The keys are computed again in each round.
     """
     element = tl.program_id(1).to(tl.int64)
     if is_idle(joined + element * (rounds + 1), round, n):

@@ -1,4 +1,4 @@
-"""What rounds of Boruvka's algorithm tell of the heaviest edge between two vertices of a tree."""
+"""The heaviest edge between two vertices of a tree, from rounds of Boruvka's algorithm."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -15,11 +15,11 @@ def remember_round(
     component, lightest_key, heaviest, labels, need, round,
     DISTANCES: tl.constexpr, LEVELS: tl.constexpr, n, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Keep the components before a round, and what a pair has to reach that it joins.
+    """Keep the components before a round, and what the pairs that it joins have to reach.
 
     ``heaviest[u]`` is the highest key of the edges that the components of u chose so far, and
     ``need[level, u]`` is at most the similarity of an edge of this key. Rounds beyond the last
-    level only raise the last `heaviest`.
+    level only update `heaviest` and the last level of `need`.
     """
     element = tl.program_id(1).to(tl.int64)
     u = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -32,7 +32,7 @@ def remember_round(
     similarity = -number(highest)
     if DISTANCES:
         similarity /= 2
-    # Below it by more than all roundings to float32, and by more than any underflow.
+    # Lower it by more than rounding to float32 and underflow can change it.
     least = (similarity - tl.abs(similarity) * 2.0**-22 - 2.0**-120).to(tl.float32)
     level = tl.minimum(round, LEVELS - 1)
     place = (element * LEVELS + level) * n + u

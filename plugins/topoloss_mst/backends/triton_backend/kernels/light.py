@@ -1,4 +1,4 @@
-"""The pairs of vertices that a spanning tree does not already connect by lighter edges."""
+"""Light pairs of vertices, which a spanning tree does not already connect by lighter edges."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -13,7 +13,7 @@ from topoloss_mst.backends.triton_backend.kernels.products import load_chunk, pr
 
 @triton.jit
 def _levels_apart(labels, p, q, positions, LEVELS: tl.constexpr):
-    """In how many levels above the first two positions have different labels."""
+    """On how many levels above level 0 two positions have different labels."""
     level = tl.arange(0, LEVELS)
     place = labels + level * tl.cast(positions, tl.int64)
     apart = tl.load(place + p) != tl.load(place + q)
@@ -30,8 +30,8 @@ def find_light_pairs(
     """Append the light pairs of a strip of tiles to `pairs`, as ``lower * n + higher``.
 
     A tile with more than `most` of them goes on the list `tiles` instead, as
-    ``row of blocks << 32 | column of blocks``. Where there are more of either than fit, it shows
-    in `counts`.
+    ``row of blocks << 32 | column of blocks``. Where there are more of either than fit, `counts`
+    shows it.
 
     One program keeps a block of rows, and streams the blocks of columns of its strip.
     """
@@ -47,8 +47,8 @@ def find_light_pairs(
     pairs += element * capacity
     tiles += element * heavy_capacity
     counts += element * 2
-    # Programs that run at one time share a strip, which then stays in the cache; the longest
-    # rows come first.
+    # Programs that run at the same time share a strip, which then stays in the cache; the
+    # longest rows come first.
     block = blocks - 1 - tl.program_id(0) % blocks
     strip = tl.program_id(0) // blocks
     top = block * ROWS
@@ -62,15 +62,16 @@ def find_light_pairs(
         dot = products(left, low, rows, columns, ROWS, COLUMNS, CHUNKS, DEPTH)
         if ORDER == "abs_dot_descending":
             dot = tl.abs(dot)
-        # At least the similarity of each pair.
+        # An upper bound of the similarity of each pair.
         highest = dot * (scale_r[:, None] * tl.load(scale + columns)[None, :])
         highest += slack_r[:, None] * tl.load(reach + columns)[None, :]
         highest += reach_r[:, None] * tl.load(slack + columns)[None, :]
         if ORDER == "sq_dist_ascending":
             highest -= tl.load(half_square + rows)[:, None]
             highest -= tl.load(half_square + columns)[None, :]
-        # Vertices of one component are side by side on every level, so that no pair is on a lower
-        # level than the two that meet in one corner, nor on a higher one than those in another.
+        # On every level the vertices of a component are side by side. So no pair of a tile is on a
+        # lower level than the pair in the corner next to the diagonal, nor on a higher one than
+        # the pair in the opposite corner.
         bottom = tl.minimum(top + ROWS, n) - 1
         meets = first + COLUMNS > top
         level = _levels_apart(labels, top, first + COLUMNS - 1, positions, LEVELS)
@@ -79,7 +80,7 @@ def find_light_pairs(
         needed = _needed(
             labels, need, rows, columns, level, top_level, positions, LEVELS, CHUNKS == 1
         )  # fmt: skip
-        # NaN is light as well.
+        # Written so that NaN is light as well.
         light = (highest < needed) == 0
         if meets | (top + ROWS > n):
             light = light & (rows[:, None] > columns[None, :]) & (rows < n)[:, None]
@@ -88,8 +89,8 @@ def find_light_pairs(
             slot = tl.atomic_add(counts + 1, 1, sem="relaxed")
             tl.store(tiles + slot, block.to(tl.int64) << 32 | tile, mask=slot < heavy_capacity)
         elif found > 0:
-            # A list that has overflowed is not used: then nothing is counted any more. No branch
-            # may depend on it, as the threads of a program may read different counts.
+            # A list that has overflowed is not used, so nothing more is counted then. No branch
+            # may depend on that, as the threads of a program may read different counts.
             one = tl.full((ROWS, COLUMNS), 1, tl.int32)
             seen = tl.load(counts + tl.zeros((ROWS, 1), tl.int32), volatile=True)
             light = light & (seen <= capacity)
@@ -103,11 +104,11 @@ def _needed(
     labels, need, rows, columns, level, top_level, positions,
     LEVELS: tl.constexpr, UNROLLED: tl.constexpr,
 ):  # fmt: skip
-    """What each pair needs on its own level, which is one of those from `level` to `top_level`."""
+    """The similarity that each pair needs on its own level, from `level` to `top_level`."""
     stride = tl.cast(positions, tl.int64)
     needed = _needed_on(need + level * stride, rows, columns)
     if UNROLLED:
-        # A loop around this one is pipelined only if there is no loop here.
+        # The loop of the caller is pipelined only if it contains no other loop.
         for above in tl.static_range(1, LEVELS):
             if (above > level) & (above <= top_level):
                 needed = _climb(labels, need, rows, columns, above * stride, needed)

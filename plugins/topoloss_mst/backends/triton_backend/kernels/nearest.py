@@ -1,4 +1,4 @@
-"""For each vertex outside of a sample the one in it that looks nearest."""
+"""For each vertex outside a sample, the vertex in it that looks nearest."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -18,13 +18,13 @@ def find_nearest(
 ):  # fmt: skip
     """``nearest[p]`` = the most similar position before `sampled`, the first of equals.
 
-    Similarities are those of float16 rows. What is not the nearest costs time, never a tree.
+    Similarities are those of float16 rows. A wrong choice costs time, but never changes a tree.
     """
     element = tl.program_id(1).to(tl.int64)
     low += element * n * (CHUNKS * DEPTH)
     scale += element * n
     half_square += element * n
-    # Programs may find the same for the last row.
+    # Rows from n on repeat the last one, and find the same vertex.
     rows = tl.minimum(sampled + tl.program_id(0) * ROWS + tl.arange(0, ROWS), n - 1)
     left = load_chunk(low, rows, 0, CHUNKS, DEPTH)
     of_rows = tl.load(scale + rows)

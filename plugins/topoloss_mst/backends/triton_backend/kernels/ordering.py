@@ -1,4 +1,4 @@
-"""Keys as integers of the same order, and the lowest of them."""
+"""Keys as integers of the same order, and atomic minima of them."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Above all keys, as NaN is mapped elsewhere, and above all edges.
+# Above all keys (NaN is mapped to the lowest integer) and above all edges.
 NO_KEY = tl.constexpr(2**63 - 1)
 NO_EDGE = tl.constexpr(2**63 - 1)
 
@@ -33,14 +33,14 @@ def ascending(value):
 
 @triton.jit
 def number(key):
-    """The float64 number of a key; `ascending` but for the sign of zero is its own inverse."""
+    """The float64 number of a key: but for the sign of zero, `ascending` is its own inverse."""
     return (key ^ ((key >> 63) & 0x7FFFFFFFFFFFFFFF)).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def lower(target, value, mask):
     """Atomic minimum where `mask`, skipped where a plain read shows that it changes nothing."""
-    # What is read may be out of date, but then it is higher than what stands there by now.
+    # The value read may be out of date, but then the current one is lower still.
     seen = tl.load(target, mask=mask, other=0)
     tl.atomic_min(target, value, mask=mask & (value < seen), sem="relaxed")
 

@@ -13,7 +13,7 @@ from topoloss_mst.backends.triton_backend.kernels.ordering import NO_KEY, ascend
 
 @triton.jit
 def exact_key(sums, ORDER: tl.constexpr, DROP_ZEROS: tl.constexpr):
-    """Key of a dot product, or of a squared distance; none if it is zero and zeros are dropped."""
+    """Key of a dot product or squared distance; NO_KEY if it is zero and zeros are dropped."""
     if ORDER == "abs_dot_descending":
         value = -tl.abs(sums)
     elif ORDER == "dot_descending":
@@ -66,7 +66,7 @@ def offer_pairs(
     pairs, keys, counts, component, lightest_key, lightest_edge, joined, round, rounds, n,
     capacity, heavy_capacity, EDGES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Offer the key of each pair to both components that it joins, or if EDGES the edge."""
+    """Offer each pair's key, or if EDGES its edge, to both components that it joins."""
     element = tl.program_id(1).to(tl.int64)
     if is_idle(joined + element * (rounds + 1), round, n):
         return

@@ -1,4 +1,4 @@
-"""Vertices in float16, and how far that is from them."""
+"""Vertices in float16, and how far they are from the given ones."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Above the rounding to float32, and of norms in float64.
+# A factor that exceeds the effect of rounding to float32, and of rounding in float64 norms.
 _UP = tl.constexpr(1 + 2.0**-20)
 
 
@@ -23,9 +23,9 @@ def _load(v, centre, rows, exists, start, d, CENTRED: tl.constexpr, DEPTH: tl.co
 
 @triton.jit
 def _power_of_two(norm):
-    """The highest power of two that is at most the norm, over 256."""
+    """The highest power of two that is at most the norm, divided by 256."""
     bits = norm.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000
-    # Very short vectors go with 2^-108, so that no scale underflows.
+    # Very short vectors get 2^-108, so that no scale underflows.
     return tl.maximum(bits - (8 << 23), 19 << 23).to(tl.float32, bitcast=True)
 
 
@@ -39,7 +39,7 @@ def convert_rows(
 
     ``reach[u]`` is at least |v[u]| and ``|scale low|``, ``slack[u]`` at least |residual| plus
     half of `accumulation` times `reach`, and ``half_square[u]`` at most ``|v[u]|^2 / 2``.
-    Where vectors of zeros are dead, `slack` is -inf there, so that no pair of theirs is light.
+    If vectors of zeros are dead, their `slack` is -inf, so that none of their pairs is light.
     """
     element = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -68,7 +68,7 @@ def convert_rows(
     if ZERO_IS_DEAD:
         margin = tl.where(squares == 0, -float("inf"), margin)
     tl.store(scale + out, power, mask=exists)
-    # Not zero, whose product with an infinity would be NaN.
+    # Never zero, as its product with an infinity would be NaN.
     tl.store(reach + out, (furthest * _UP + 1e-30).to(tl.float32), mask=exists)
     tl.store(slack + out, margin, mask=exists)
     if CENTRED:

@@ -1,4 +1,4 @@
-"""The tiles of a lower triangle, one after the other."""
+"""The tiles of a lower triangle, numbered one after the other."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -10,10 +10,10 @@ import triton.language as tl
 
 @triton.jit
 def place_of(tile, blocks):
-    """Row and column of a tile of the lower triangle of so many blocks a side.
+    """Row and column of a tile of the lower triangle with `blocks` blocks a side.
 
-    Rows a and ``blocks - 1 - a`` of the triangle are ``blocks + 1`` tiles together, so that the
-    triangle folds to a rectangle of that width, in which a tile is found by integer division.
+    Rows a and ``blocks - 1 - a`` of the triangle have ``blocks + 1`` tiles together. So the
+    triangle folds into a rectangle of that width, in which integer division finds a tile.
     """
     upper = tile // (blocks + 1)
     across = tile % (blocks + 1)

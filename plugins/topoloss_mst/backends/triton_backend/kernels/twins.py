@@ -1,4 +1,4 @@
-"""A number for each vertex that identical vertices share."""
+"""A hash of each vertex, which identical vertices share."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def hash_rows(v, hashes, n, d, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
-    """``hashes[u] = sum_k bits(v[u, k]) * odd number of k``, modulo 2^64."""
+    """``hashes[u] = sum_k bits(v[u, k]) * factor(k)``, modulo 2^64."""
     element = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.int64)
