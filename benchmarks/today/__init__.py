@@ -1,1 +1,1 @@
-"""The comparison in the protocol of today: chosen on some splits, confirmed on others."""
+"""The comparison in the protocol "today": choices on some splits, confirmed on others."""

@@ -1,11 +1,11 @@
-"""The comparison in the protocol of today: chosen on some splits, confirmed on others.
+"""The comparison in the protocol "today": choices on some splits, confirmed on others.
 
-python -m benchmarks.today plan                    how many runs, and how many core-hours
-python -m benchmarks.today measure                 do one run of each kind, whose seconds plan takes
-python -m benchmarks.today run STAGE [--jobs 4]    do the runs of a stage that are missing
-python -m benchmarks.today freeze STAGE            choose by the stage's runs, for the stages after
-python -m benchmarks.today edges                   which chosen values are at an end of their grid
-python -m benchmarks.today report                  tables and figures of the confirming runs
+python -m benchmarks.today plan                    print the number of runs and core-hours
+python -m benchmarks.today measure                 do one run of each kind, for the hours in plan
+python -m benchmarks.today run STAGE [--jobs 4]    do the missing runs of a stage
+python -m benchmarks.today freeze STAGE            choose by the stage's runs, for later stages
+python -m benchmarks.today edges                   list chosen values at an end of their grid
+python -m benchmarks.today report                  write tables and figures of the confirming runs
 
 The stages, in order, are rates, alone, top and confirm; docs/today.md says what each is for.
 """

@@ -1,4 +1,4 @@
-"""What the stages before have chosen, as it is frozen in a file."""
+"""What earlier stages have chosen, frozen in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from topoloss.compare.records import Setup
 
 @dataclass
 class Frozen:
-    """What was chosen, by the name of a problem: a learning rate, a monitor, weights of arms."""
+    """What was chosen for each problem, by its name: learning rate, monitor, weights of arms."""
 
     rates: dict[str, float] = field(default_factory=dict)
     monitors: dict[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def _file() -> Path:
 
 
 def stand_in() -> Frozen:
-    """The middle of every first grid in place of a choice: for a plan, and for measuring."""
+    """The middle of every first grid instead of a choice, to plan and to measure."""
     frozen = Frozen()
     for problem in declared.PROBLEMS:
         frozen.rates[problem.name] = RATES[len(RATES) // 2]

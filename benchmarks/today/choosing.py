@@ -1,4 +1,4 @@
-"""Choose by the runs of a stage, and tell which choices are at an end of their grid."""
+"""Choose by the runs of a stage, and list the choices at an end of their grid."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from topoloss.errors import InputError
 def freeze(stage: str) -> Frozen:
     """Choose by the mean validation score over the splits of a stage, and write the choice.
 
-    Of weights that tie the smallest is taken; of rates the first. What stages after it had chosen
-    is dropped, as they ran with another choice.
+    If weights tie the smallest is chosen; if rates tie, the first. Choices of later stages are
+    dropped, because their runs used another choice.
     """
     if file_of("confirm").exists():
         raise InputError("confirming runs have begun; what they run with is frozen for good.")
@@ -51,7 +51,7 @@ def _best_setup(found: Sequence[Run]) -> Setup:
 
 
 def edges(frozen: Frozen) -> str:
-    """Which chosen rates and weights are the lowest or highest of their grid: it was too small."""
+    """List the chosen rates and weights at an end of their grid, which may be too small."""
     rows = []
     for problem in declared.PROBLEMS:
         chosen: list[tuple[str, float, Iterable[float]]] = []
@@ -65,7 +65,7 @@ def edges(frozen: Frozen) -> str:
                 rows.append((problem.name, what, exactly(value), end))
     if not rows:
         return "Nothing that was chosen is at an end of its grid."
-    return as_markdown(("problem", "arm", "chosen", "of its grid the"), rows)
+    return as_markdown(("problem", "arm", "chosen", "end of its grid"), rows)
 
 
 def at_edge(value: float, grid: Sequence[float]) -> str:

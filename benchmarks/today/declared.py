@@ -1,4 +1,4 @@
-"""What was declared before the runs: splits, grids, problems, and which arms they have."""
+"""What was declared before the runs: splits, grids, problems and their arms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURING = 99
 
 CORE_HOURS = 60
 
-# Each problem has the pair of rate and monitor of best mean validation score, without a
+# Each problem gets the pair of rate and monitor with the best mean validation score without a
 # regulariser.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MONITORS = ("loss", "score")
@@ -43,8 +43,8 @@ FIRST_GRIDS: dict[str, tuple[float, ...]] = {
     "input-noise": (0.05, 0.1, 0.15, 0.3, 0.5),
     "weight-decay": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
 }
-# Added before a strength was frozen, where an arm chose that end of its first grid on at least four
-# problems, or on the only one that it has. The two controls go with covariance-tree.
+# Added before any strength was frozen, where an arm chose that end of its first grid on at least
+# four problems, or on its only problem. The two controls of covariance-tree are widened like it.
 BEYOND: dict[str, tuple[float, ...]] = {
     "t2": (0.01, 0.03),
     "naive": (10.0, 30.0),
@@ -77,7 +77,7 @@ class Problem:
     under : tuple of str
         Arms on top of which T1 and T2 are tried.
     block : str
-        Problems of one block share their samples, and are one block in a ranking.
+        Problems of one block share their samples, and count as one data set in a ranking.
     """
 
     model: str

@@ -1,6 +1,6 @@
-"""The tables and the picture of the confirming runs that the docs begin with.
+"""The tables and the figure of the confirming runs that the docs begin with.
 
-The full report, one section for each problem, is that of `topoloss compare`.
+`topoloss.compare.report` writes the full report, with a section for each problem.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _strength(name: str, strength: float) -> str:
 
 
 def under(name: str, added: str) -> str | None:
-    """What T1 or T2 is added to in an arm of that name, without its strength, if it is one."""
+    """To which arm, named without its strength, the arm `name` adds `added`; None if to none."""
     first, _, rest = name.partition("+")
     return rest.partition("=")[0] if rest and first == added else None
 
@@ -79,9 +79,9 @@ class Gain:
     Attributes
     ----------
     mean, low, high : float
-        With Student's 95% interval, which holds for these samples.
+        The mean and Student's 95% interval, which holds for these samples only.
     p : float
-        Of the corrected resampled t-test, which allows for new samples.
+        P-value of the corrected resampled t-test, which allows for new samples.
     """
 
     mean: float
@@ -104,7 +104,7 @@ def with_interval(gain: Gain) -> str:
 
 
 def by_problem(found: Sequence[Run]) -> str:
-    """A line for each problem: none's score, and gains over it; then mean ranks.
+    """A line for each problem: the score of `none`, and the gains over it; then mean ranks.
 
     Ranks are over the problems that have all arms; problems that share their samples are one
     block.
@@ -133,9 +133,10 @@ def _legend(found: Sequence[Run]) -> str:
     least = " to ".join(dict.fromkeys((takes[0], takes[-1])))
     return (
         f"Means over {splits} splits; gains in points, on the same splits. A star: p < {LEVEL} by "
-        "the corrected resampled t-test (Nadeau and Bengio), which asks about new samples. It "
-        f"takes a mean of at least {least} standard deviations of the differences, the more the "
-        "larger the test part is beside the training part. So no star does not mean no difference."
+        "the corrected resampled t-test (Nadeau and Bengio), which asks about new samples. A "
+        f"star needs a mean of at least {least} standard deviations of the differences, more where "
+        "the test part is larger relative to the training part. So without a star there may still "
+        "be a difference."
     )
 
 
@@ -152,12 +153,12 @@ _INTERVALS = (
 _RANKS = (
     "Mean ranks, 1 is best, are over the problems that have all arms; problems that share their "
     "samples are one data set, in which arms are ranked by their mean rank. They describe these "
-    "problems, and test nothing."
+    "problems, and are not a test."
 )
 
 
 def draw(found: Sequence[Run]) -> Figure:
-    """Gains over none with their intervals: filled alone, hollow with T1 on top."""
+    """Draw gains over none with their intervals: filled alone, hollow with T1 on top."""
     scores = statistics.scores(found)
     alone = [name for name in scores if "+" not in name and name != NONE]
     alone.sort(key=lambda name: scores[name].mean())

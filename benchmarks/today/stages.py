@@ -52,8 +52,8 @@ def runs_of(stage: str, frozen: Frozen) -> list[Run]:
     others = {Job(r.setup, r.arm, r.seed) for r in held} - set(jobs_of(stage, frozen))
     if others:
         raise InputError(
-            f"{file} holds {len(others)} runs that are none of this stage: something else is "
-            "frozen now. Splits that confirm are run once, with what was frozen before."
+            f"{file} holds {len(others)} runs that do not belong to this stage: something else "
+            "is frozen now. Confirming splits are run only once, with what was frozen before."
         )
     return held
 

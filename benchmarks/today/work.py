@@ -1,4 +1,4 @@
-"""How many runs there are, how long they take, and doing them."""
+"""Count the runs, estimate how long they take, and do them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def run(stage: str, processes: int) -> None:
             f"{hours:.1f} core-hours are planned, and the budget is {declared.CORE_HOURS}."
         )
     frozen = Frozen.read()
-    runs_of(stage, frozen)  # raises if the file has others
+    runs_of(stage, frozen)  # raises if the file holds runs with another choice
     _work(jobs_of(stage, frozen), file_of(stage), processes)
 
 
 def measure(processes: int = 1) -> None:
-    """Do one run of each kind, with the middle of its first grid, on a split for this alone."""
+    """Do one run of each kind, with the middle of its first grid, on a split used only here."""
     jobs = [
         Job(job.setup, job.arm, MEASURING)
         for job in jobs_of("confirm", stand_in())
@@ -55,7 +55,7 @@ def _work(jobs: Sequence[Job], file: Path, processes: int) -> None:
 
 
 def estimate() -> tuple[float, set[str]]:
-    """Core-hours of all stages by what was measured, and the kinds that were not."""
+    """Core-hours of all stages by the measured runs, and the kinds of run not measured."""
     seconds = _measured()
     kinds = [_kind(job) for stage in STAGES for job in jobs_of(stage, stand_in())]
     unmeasured = {f"{arm} on {problem}" for problem, arm in kinds if (problem, arm) not in seconds}

@@ -267,7 +267,7 @@ def test_confirming_splits_are_not_run_with_another_choice(pretend):
     frozen = choices.Frozen.read()
     frozen.rates["net2 on wine"] = 0.1
     frozen.write()
-    with pytest.raises(topoloss.InputError, match="holds 5 runs that are none of this stage"):
+    with pytest.raises(topoloss.InputError, match="holds 5 runs that do not belong to this stage"):
         work.run("confirm", processes=1)
 
 
