@@ -1,1 +1,1 @@
-"""Speed and memory, measured beside the peers; rows are committed under ``results/``."""
+"""Speed and memory of topoloss and its peers; results are committed under ``results/``."""

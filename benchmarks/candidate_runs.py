@@ -1,9 +1,9 @@
-"""Candidates for a better topological regulariser, where redundancy of neurons may be in the way.
+"""Compare candidates for a better topological regulariser, where redundant neurons may do harm.
 
     python -m benchmarks.candidate_runs [--jobs 4]
 
-In the protocol of today, on splits for choosing. For each arm the weight of the best mean
-validation score counts. Runs are lines of a file, so an interrupted comparison goes on.
+Runs follow the protocol "today", on splits that confirm nothing. For each arm the weight with the
+best mean validation score counts. Each run is saved, so an interrupted comparison can go on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OURS = "benchmarks.candidates:"
 NONE = "none"
 # What gains are compared with.
 BASELINES = (NONE, "variance", "decov")
-# By the name of the arm what the tables call it, and the strengths that are tried.
+# For each arm its name in the tables, and the strengths that are tried.
 ARMS: dict[str, tuple[str, tuple[float, ...]]] = {
     NONE: (NONE, (0.0,)),
     "dropout": ("dropout", (0.1, 0.3, 0.5)),

@@ -1,6 +1,6 @@
-"""Candidates for a topological regulariser that helps more than T1, and controls of some of them.
+"""Candidates for a topological regulariser that helps more than T1, and controls for some of them.
 
-`benchmarks.candidate_runs` compares them. They are no part of the library: none has earned it.
+`benchmarks.candidate_runs` compares them. None helped enough to be part of the library.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HingedDeaths(topoloss.Loss):
 
 
 class SquaredDeaths(topoloss.Loss):
-    """``sum (1 - d)^2`` over the deaths d: of correlations r^2, whose force fades with them."""
+    """``sum (1 - d)^2`` over the deaths d: for correlations r^2, whose gradient fades with r."""
 
     def forward(self, diagrams: Sequence[topoloss.Diagram]) -> Tensor:
         d = diagrams[0]
@@ -75,7 +75,7 @@ class EachLayer(LayerByLayer):
 
 
 class DisjointTrees(CovarianceTree):
-    """Squared covariances on trees that share no edge, each the minimum one of the edges left."""
+    """Squared covariances on trees that share no edge, each minimal among the edges left."""
 
     def __init__(self, *, count: int = 4) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class DisjointTrees(CovarianceTree):
             (found,) = self.pipeline.persistence.from_matrix(values)
             trees.append(found.death_edges)
             first, second = found.death_edges.unbind(1)
-            # Longer than any edge of correlations, so taken only where no other joins two parts.
+            # Longer than any unused edge, so taken only where no unused edge joins two parts.
             values[first, second] = values[second, first] = 2.0
         return torch.cat(trees)
 
 
 class PathEngine(topoloss.Persistence):
-    """In place of the minimum spanning tree a random path, which looks at no value: a control."""
+    """A control: instead of the minimum spanning tree a random path, whatever the values are."""
 
     orders = frozenset({"abs_dot_descending"})
 

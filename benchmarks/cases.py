@@ -1,6 +1,6 @@
-"""What is timed: one forward and backward of T1 on float32 activations, in these sizes.
+"""The sizes at which one forward and backward of T1 on float32 activations is timed.
 
-Who takes part up to which size stands in `benchmarks.contestants`.
+`benchmarks.contestants` says up to which size each contestant takes part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """A problem size, and how often each contestant takes how many steps in a row."""
+    """A size of activations; each contestant gets `turns` turns of `steps` steps in a row."""
 
     neurons: int
     samples: int

@@ -29,7 +29,8 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Milliseconds of each call, `steps` in a row at each turn.
 
-    Turns let a slow spell meet all; a row of steps finds its data and threads warm.
+    As calls take turns, a slow spell of the machine affects all of them. As steps come in a row,
+    they find their data in the cache and their threads running.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):
@@ -46,7 +47,7 @@ def quantiles(times: list[float]) -> dict[str, float]:
 def extra_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """Peak memory during a call, less what was held before.
 
-    On the CPU that is of the whole process (Linux), so that it takes a process of its own.
+    On the CPU (Linux only) it is the peak of the whole process, so measure in a new process.
     """
     if device == "cpu":
         # Free memory that the allocator kept would hide what the call takes.

@@ -1,8 +1,8 @@
-"""Ways to one T1 forward and backward, and the matrix product that bounds them.
+"""Implementations of one T1 forward and backward, and the matrix product that bounds them.
 
-Each is a function from activations to a step. A step returns the n - 1 deaths that it found,
-and leaves the gradient of T1, minus their sum, in the activations where it computes one.
-Peers that name no critical edges cannot be differentiated, and are timed forward only.
+Each is a function from activations to a step. A step returns the n - 1 deaths that it found. If it
+computes the gradient of T1, which is minus their sum, it leaves it in the activations. Peers that
+name no critical edges cannot be differentiated, and are timed forward only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BLOCK = 1 << 14
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to T1, and the largest number of neurons at which it takes part."""
+    """An implementation of T1, and the largest number of neurons at which it takes part."""
 
     name: str
     prepare: Callable[[Tensor], Step]
@@ -42,9 +42,9 @@ class Contestant:
 
 
 def gram_product(x: Tensor) -> Step:
-    """The product of all neurons with all, forward: the physical limit.
+    """The products of all pairs of neurons, forward: the limit for whatever computes them.
 
-    Beyond 16,384 neurons by blocks of rows that are not kept.
+    Beyond 16,384 neurons they are computed in blocks of rows that are not kept.
     """
     v = x.detach().T.contiguous()
 
@@ -57,7 +57,7 @@ def gram_product(x: Tensor) -> Step:
 
 
 class _ShownT1(T1):
-    """T1 that shows the deaths that it was computed from."""
+    """T1 that keeps the deaths from which it was computed."""
 
     def forward(self, diagrams):
         self.deaths = diagrams[0].deaths.detach()
@@ -70,7 +70,7 @@ def topoloss_t1(
     filtration: topoloss.Filtration | None = None,
     **options: str,
 ) -> Step:
-    """``topoloss.regulariser("t1")``, of instances, which need no installed entry points."""
+    """``topoloss.regulariser("t1")``, made from instances: it needs no installed entry points."""
     loss = _ShownT1()
     filtration = filtration or Correlation()
     regulariser = topoloss.pipeline(
@@ -88,7 +88,7 @@ def captured_t1(x: Tensor, filtration: topoloss.Filtration | None = None) -> Ste
     """The same with the Triton backend, captured as a CUDA graph and replayed."""
     # An error would need the host to look at the data; skipping does not.
     step = topoloss_t1(x, backend="triton", filtration=filtration, on_nonfinite="skip")
-    # As PyTorch asks for: warm up on another stream before the capture.
+    # PyTorch requires a warm-up on another stream before the capture.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -176,8 +176,8 @@ def ripser(x: Tensor) -> Tensor:
 
 
 def _dissimilarities(x: Tensor) -> Tensor:
-    """``1 - |r|`` of all pairs, differentiable, with what giotto-ph asks for: exact symmetry,
-    a zero diagonal and no negative rounding."""
+    """``1 - |r|`` of all pairs, differentiable, as giotto-ph requires it: exactly symmetric, with a
+    zero diagonal and without negative rounding errors."""
     distances = 1 - torch.corrcoef(x.T).abs()
     return torch.maximum(distances, distances.T).clamp(min=0).fill_diagonal_(0)
 

@@ -27,7 +27,7 @@ def describe(device: str) -> dict[str, str]:
 
 
 def kind() -> str:
-    """What this processor multiplies with, as the folder of results of its like is named."""
+    """The kind of this processor, by its instructions: the name of a folder of results."""
     return "bfloat16" if "bfloat16" in _multiplies() else _multiplies().lower()
 
 
@@ -39,7 +39,7 @@ def _version(package: str) -> str:
 
 
 def _multiplies() -> str:
-    """The widest instructions that products use, and whether bfloat16 has some of its own."""
+    """The widest vector instructions of this processor, and whether it multiplies bfloat16."""
     widest = torch.backends.cpu.get_cpu_capability()
     features = llvmlite.binding.get_host_cpu_features()
     return widest + (" and bfloat16" if features.get("avx512bf16") else "")

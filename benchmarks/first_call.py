@@ -1,8 +1,8 @@
-"""How long the first T1 of a machine takes, and the first of a later process.
+"""How long the first T1 on a machine takes, and the first T1 of a later process.
 
     python -m benchmarks.first_call
 
-Processes of their own, with a folder of their own for what is compiled. Seconds are counted after
+Two new processes share a cache of compiled code that is empty at first. Seconds are counted after
 torch and topoloss are imported.
 """
 
@@ -24,7 +24,7 @@ start = time.perf_counter()
 topoloss.regulariser("t1")(x).backward()
 print(time.perf_counter() - start)
 """
-# A size for each of the three ways to search, see `benchmarks.memory`.
+# A size for each of the three searches, see `benchmarks.memory`.
 NEURONS = (128, 1_010, 4_096)
 
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def first_and_later(neurons: int) -> list[dict[str, object]]:
-    """Seconds of the first T1 in each of two processes, of which the second finds the cache."""
+    """Seconds of the first T1 in each of two processes; the second finds the cache of the first."""
     with tempfile.TemporaryDirectory() as folder:
         return [
             {"neurons": neurons, "process": process, "seconds": round(_seconds(neurons, folder), 2)}

@@ -19,7 +19,7 @@ ARMS = {"without a penalty": Arm("none", 0.0), "with T1": Arm("t1", 1e-3)}
 
 
 def activations(arm: Arm, split: int = 0) -> Tensor:
-    """Train the paper's network 0 on digits, and return its neurons where training was best."""
+    """Train the paper's network 0 on digits, and return its activations at the best epoch."""
     kept: list[Tensor] = []
 
     def watch(epoch: Epoch, model: nn.Module, x: Tensor) -> None:

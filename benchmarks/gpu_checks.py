@@ -1,4 +1,4 @@
-"""Whether a tree that the GPU finds is the minimum one, by as much as there is time for."""
+"""Check, as far as there is time, that a tree found by the GPU is the minimum one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ import topoloss
 from benchmarks.inputs import Input
 from benchmarks.reference import DisagreementError
 
-# Up to so many neurons the CPU finds a tree in seconds.
+# Up to this many neurons the CPU finds a tree in seconds.
 _BY_THE_CPU = 10_000
 _SAMPLED = 256
 
 
 def triton_tree(x: Tensor, given: Input) -> Tensor:
-    """Edges (n - 1, 2) that the backend of GPUs finds."""
+    """Edges (n - 1, 2) that the Triton backend finds."""
     with torch.no_grad():
         return _tree(given.filtration().vertices(x), given, "triton")
 
 
 def check_tree(x: Tensor, given: Input, edges: Tensor, by_the_cpu: int = _BY_THE_CPU) -> None:
-    """Refuse a tree that does not span, that is not the CPU's by its deaths, or not minimal.
+    """Raise a `DisagreementError` unless a tree spans all neurons and is minimal.
 
-    Of many neurons the CPU's tree would take long, and only some are looked at: the lightest edge
-    of each neuron is in the minimum tree.
+    Up to `by_the_cpu` neurons its deaths must be those of the CPU's tree. For more neurons that
+    tree would take long, so only some neurons are checked: the lightest edge of each must be in the
+    tree.
     """
     filtration = given.filtration()
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_step --neurons 10000 [--inputs random copies] [--again]
 
-Each row is written as soon as it is measured, and what has a row is not measured again, so that
-a command that is cut short goes on where it ended. Nothing is timed before it is checked.
+Each row is written as soon as it is measured, and what has a row is not measured again, so an
+interrupted command goes on where it ended. Nothing is timed before the GPU's tree is checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.products import float32_product, half_product
 
 PATH = rows.RESULTS / "t1_step_gpu.csv"
 FLOAT32, HALF, OURS, CAPTURED = "gram_product", "half_product", "topoloss", "topoloss_captured"
-# Up to so many neurons keys are products in float32, beyond that in half precision.
+# Up to this many neurons the Triton backend multiplies in float32, beyond in half precision.
 DENSE = 1 << 14
 CONTESTANTS = (
     Contestant(FLOAT32, float32_product, "product", 276_490),
@@ -34,7 +34,7 @@ CONTESTANTS = (
     ),
     Contestant("topoloss_on_cpu", cpu_round_trip, "forward and backward", 10_000),
 )
-# So long a contestant is timed, in seconds, but at least three times.
+# Seconds for which a contestant is timed; it is timed at least three times.
 SPELL = 3.0
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--neurons", type=int, required=True, help=f"such as {SIZES}")
     parser.add_argument("--inputs", nargs="*", choices=[*INPUTS, "all"], default=[RANDOM])
-    parser.add_argument("--again", action="store_true", help="measure what has a row, too")
+    parser.add_argument("--again", action="store_true", help="measure again what has a row, too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device that torch can use; nothing was measured.")
@@ -62,7 +62,7 @@ def measured(
     path: Path = PATH,
     device: str = "cuda",
 ) -> list[rows.Row]:
-    """Rows of all contestants, each of which is in the file before the next one is measured."""
+    """Rows of all contestants; each is written to the file before the next one is measured."""
     found = []
     x = None
     for contestant in contestants:
@@ -103,7 +103,7 @@ def _row(
 
 
 def timed(contestant: Contestant, x: Tensor, given: Input, device: str) -> dict[str, object]:
-    """Milliseconds, and the peak of memory beyond the activations."""
+    """Milliseconds, and the peak memory beyond the activations."""
     x = x.clone().requires_grad_()
     options = {} if contestant.computes == "product" else {"filtration": given.filtration()}
     step = None
@@ -122,9 +122,10 @@ def timed(contestant: Contestant, x: Tensor, given: Input, device: str) -> dict[
 
 
 def fraction_of_floor(row: Mapping[str, object], limit: rows.Row | None) -> object:
-    """Of the time that multiplying each pair once takes at the rate of the product at this size.
+    """The floor over the time of a row.
 
-    The product multiplies each pair twice.
+    The floor is the time to multiply each pair once, at the rate of the product at this size. The
+    product multiplies each pair twice.
     """
     if row["computes"] == "product" or limit is None or not limit["median_ms"]:
         return ""

@@ -1,9 +1,9 @@
-"""Trees of inputs that are hard to search, over those of random activations, on the CPU.
+"""The time of T1 on inputs that are hard to search, over that on random activations, on the CPU.
 
     python -m benchmarks.hostile
 
-Forward and backward of T1. Each input takes turns with ordinary activations of the same size and
-filtration.
+Forward and backward are timed. Each input takes turns with ordinary activations of the same size
+under the same filtration.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def over_ordinary(name: str, neurons: int, samples: int, turns: int) -> dict[str
         "hostile": _step(hostile, samples, neurons),
         "ordinary": _step(INPUTS[hostile.ordinary], samples, neurons),
     }
-    # What has not been compiled yet is compiled here.
+    # Compile before timing.
     clock.take_turns(calls, turns=1, steps=1)
     medians = {
         which: clock.median(times)

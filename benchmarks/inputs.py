@@ -19,7 +19,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Input:
-    """Activations (samples, neurons), and the filtration of a neuron's copies or lengths."""
+    """How to make activations (samples, neurons), and under which filtration they are searched."""
 
     filtration: Callable[[], topoloss.Filtration]
     make: Callable[[int, int, torch.Generator], Tensor]
@@ -27,7 +27,7 @@ class Input:
     ordinary: str = RANDOM
 
     def activations(self, samples: int, neurons: int) -> Tensor:
-        """Of a fixed seed, on the CPU."""
+        """Make activations on the CPU, with a fixed seed."""
         return self.make(samples, neurons, torch.Generator().manual_seed(0))
 
 
@@ -42,18 +42,18 @@ def _duplicates(samples: int, neurons: int, generator: torch.Generator) -> Tenso
 
 
 def _copies(samples: int, neurons: int, generator: torch.Generator) -> Tensor:
-    """100 copies of each neuron, with a thousandth of noise."""
+    """100 copies of each neuron, with noise of a thousandth."""
     x = _duplicates(samples, neurons, generator)
     return x + 1e-3 * _normal(samples, neurons, generator)
 
 
 def _one_hot(samples: int, neurons: int, generator: torch.Generator) -> Tensor:
-    """Each neuron answers one sample alone."""
+    """Each neuron is active on one sample only."""
     return torch.eye(samples)[:, torch.randint(samples, (neurons,), generator=generator)]
 
 
 def _rounded_copies(samples: int, neurons: int, generator: torch.Generator) -> Tensor:
-    """100 multiples of each neuron: alike but for rounding."""
+    """100 multiples of each neuron, whose correlations are 1 up to rounding."""
     scales = torch.exp(torch.randn(neurons, generator=generator))
     return scales * _duplicates(samples, neurons, generator)
 
@@ -69,7 +69,7 @@ def _half_dead(samples: int, neurons: int, generator: torch.Generator) -> Tensor
 
 
 def _outlier(samples: int, neurons: int, generator: torch.Generator) -> Tensor:
-    """One neuron is 1,000 times longer than the others."""
+    """One neuron's activations are 1,000 times larger than those of the others."""
     x = _normal(samples, neurons, generator)
     x[:, neurons // 2] *= 1000
     return x

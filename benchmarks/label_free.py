@@ -1,9 +1,9 @@
-"""All systems that give a number on activations or weights without labels, by one protocol.
+"""All systems that compute a number from activations or weights without labels, in one protocol.
 
     python -m benchmarks.label_free
 
-Each is a penalty at each of the same weights, on the same splits of digits, and each split chooses
-a weight by its validation part. Runs are lines of a file, so an interrupted comparison goes on.
+Each is a penalty with each of the same weights, on the same splits of digits. The validation part
+of each split chooses a weight. Each run is saved, so an interrupted comparison can go on.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROTOCOL = Protocol(
     patience=40,
     monitor="score",
 )
-# What needs another text than the rule below writes, and why.
+# Systems that `arms` must write in another way than its rule, and why.
 SPELT = {
     "svr": "svr[sigma=none]/mst/t1",  # in narrow layers no edge is significant
     "ripser": "correlation/ripser/total-persistence[dimension=1]",
 }
-# Systems that are no arm here, and why.
+# Systems that are not compared here, and why.
 ABSENT = {
     "densification": "needs labels: it takes the samples of each class",
-    "rewiring": "is a step between epochs, and no number",
-    "structured-noise": "is a layer, and no number",
+    "rewiring": "is a step between epochs, not a number",
+    "structured-noise": "is a layer, not a number",
     "feature flow": "is left out of the library, as its definition could not be verified",
 }
 
@@ -50,7 +50,7 @@ def network() -> nn.Module:
 
 
 def arms() -> list[str]:
-    """Every regulariser; T1 with every other filtration; other losses and engines with T1's."""
+    """Every regulariser, and T1 with every other filtration, loss or engine."""
     regularisers = topoloss.available("regulariser")
     names = {name: name for name in regularisers if name not in (*ABSENT, "none")}
     for name in topoloss.available("filtration"):
@@ -60,7 +60,7 @@ def arms() -> list[str]:
     for name in topoloss.available("persistence"):
         names.setdefault(name, f"correlation/{name}/t1")
     names |= SPELT
-    # T1 is made of these.
+    # These two make up T1.
     return [text for name, text in names.items() if name not in ("correlation", "mst")]
 
 

@@ -1,4 +1,4 @@
-"""Dimension 1 of 500 points: forward and backward, beside ripser.py alone.
+"""Loops among 500 points: topoloss forward and backward, beside ripser.py forward.
 
     python -m benchmarks.loops
 
@@ -42,7 +42,7 @@ CLOUDS: dict[str, Callable[[int], Tensor]] = {
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # as many as ripser.py has
+    torch.set_num_threads(1)  # ripser.py, too, has one thread
     hardware = environment.describe("cpu")
     found = [row for name, make in CLOUDS.items() for row in compare(name, make(POINTS))]
     rows.write(LOOPS, [rows.as_text(row | hardware) for row in found])
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def compare(name: str, points: Tensor, turns: int = TURNS) -> list[dict[str, object]]:
-    """Milliseconds of ripser.py and of topoloss on the same points, and over ripser.py's."""
-    # Imported here: who draws the tables needs none of it.
+    """Milliseconds of ripser.py and of topoloss on the same points, and the ratio to ripser.py."""
+    # Imported here, because `benchmarks.report` works without ripser.py.
     from ripser import ripser
 
     x = points.T.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Peak extra memory of one contestant on one problem, in a process of its own.
+"""Peak extra memory of one contestant at one size, in a process of its own.
 
 python -m benchmarks.memory topoloss 10000 256
 """
@@ -15,7 +15,7 @@ from benchmarks.clock import extra_bytes
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.environment import THREADS
 
-# topoloss goes one way up to 192 neurons, another up to 2,048, and a third beyond.
+# topoloss uses one search up to 192 neurons, another up to 2,048, and a third beyond.
 WARM_UP = (127, 300, 2_100)
 
 
@@ -27,7 +27,7 @@ def in_own_process(contestant: Contestant, case: Case) -> int:
 
 
 def extra_memory(contestant: Contestant, case: Case, device: str) -> int:
-    """Bytes of the first step, its preparation included."""
+    """Extra bytes of the first step, including its preparation."""
     x = case.activations(device).requires_grad_()
     return extra_bytes(lambda: contestant.prepare(x)(), device)
 
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     name, neurons, samples = sys.argv[1], *map(int, sys.argv[2:])
     contestant = next(c for c in CONTESTANTS["cpu"] if c.name == name)
-    # What is imported and compiled at first use is not what a step takes.
+    # Imports and compilation at first use must not count.
     for smaller in WARM_UP:
         if smaller < neurons:
             extra_memory(contestant, Case(smaller, samples, turns=1, steps=1), "cpu")

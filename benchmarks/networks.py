@@ -1,4 +1,4 @@
-"""The paper's network 0 on digits with its hidden layers narrower and wider."""
+"""The paper's network 0 on digits, with narrower and wider hidden layers."""
 
 from __future__ import annotations
 

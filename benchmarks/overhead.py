@@ -2,9 +2,9 @@
 
     python -m benchmarks.overhead [--model resnet18] [--fresh]
 
-Two copies of a model are trained, one with the penalty. Once it has chosen, they take turns of
-whole periods: from one step with the penalty to the next. A row is written for each repetition,
-which chooses anew; run it again to go on.
+Two models of the same kind are trained, one with the penalty. Once the penalty has chosen its
+period, from one step with the penalty to the next, they take turns of whole periods. Each
+repetition chooses anew and writes a row; after an interruption run the command again to go on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OVERHEAD = rows.RESULTS / "overhead.csv"
 SHARE = 0.1
 REPETITIONS = 5
 TURNS = 7
-# A turn is at least so many steps, rounded up to whole periods.
+# A turn has at least this many steps, rounded up to whole periods.
 STEPS = 4
 SAMPLES = 32
 
@@ -69,7 +69,7 @@ CASES = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=list(CASES), action="append")
-    parser.add_argument("--fresh", action="store_true", help="measure finished ones again, too")
+    parser.add_argument("--fresh", action="store_true", help="measure finished repetitions again")
     arguments = parser.parse_args()
     torch.set_num_threads(environment.THREADS)
     chosen = arguments.model or list(CASES)
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def measured(case: Case, turns: int = TURNS, steps: int = STEPS) -> dict[str, object]:
-    """Train with the penalty and without by turns, and compare."""
+    """Train with and without the penalty in turns, and compare the times."""
     x = case.inputs()
     y = torch.arange(len(x)) % 10
     plain = _step(case.model(), None, x, y)
@@ -112,7 +112,7 @@ def measured(case: Case, turns: int = TURNS, steps: int = STEPS) -> dict[str, ob
         "every": every,
         "plain_ms": round(medians["plain"], 3),
         "with_penalty_ms": round(medians["with the penalty"], 3),
-        # Of neighbouring turns, so that a slow spell meets both.
+        # Compares neighbouring turns, so that a slow spell of the machine affects both.
         "overhead": round(clock.median(over), 4),
         "turns": turns,
         "steps_of_a_turn": length,

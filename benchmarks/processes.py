@@ -1,10 +1,11 @@
-"""What the penalty of a global batch, and a tree that processes share out, cost beside one process.
+"""What a penalty of a global batch and a tree search shared by processes cost, over one process.
 
     python -m benchmarks.processes [--processes 2]
 
-Processes of one machine, of one thread each, in a gloo group. One process alone and all of them
-take turns; while one works alone, the others wait. Rows tell what the first process sent in a call,
-and its processor time, which other work on the machine lengthens less than the time that passes.
+The processes run on one machine, with one thread each, in a gloo group. One process alone and all
+of them take turns; while one works alone, the others wait. Rows hold the bytes that the first
+process sent in a call, and its processor time, which depends less than elapsed time on other work
+on the machine.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import topoloss
 from benchmarks import clock, environment, rows
 
 PROCESSES = rows.RESULTS / "processes.csv"
+# Samples of all processes together.
 SAMPLES = 256
-# Of all processes together.
+# Numbers of neurons.
 PENALTIES = (1_010, 4_096)
 TREES = (10_000,)
 SHOWN = ("call", "neurons", "by", "median_ms", "over_alone", "processor_ms")
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--rank", type=int, help="set for the processes that this one starts")
-    parser.add_argument("--file", help="where they meet")
+    parser.add_argument("--file", help="set likewise: the file through which they find each other")
     arguments = parser.parse_args()
     if arguments.rank is not None:
         found = one_of(arguments.rank, arguments.processes, arguments.file, arguments.turns)
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def one_of(rank: int, processes: int, file: str, turns: int) -> list[rows.Row]:
-    """Be one of the processes."""
+    """Measure as one of the processes; only the first returns rows."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=processes)
     found = []
@@ -75,7 +77,7 @@ def one_of(rank: int, processes: int, file: str, turns: int) -> list[rows.Row]:
 
 
 def penalty(neurons: int, together: bool) -> Callable[[], object]:
-    """Value and backward of T1 on the activations of a batch, of which each process has a part."""
+    """Forward and backward of T1 on a batch: all of it, or this process's part if `together`."""
     torch.manual_seed(0)
     model, x = nn.Linear(32, neurons), torch.randn(SAMPLES, 32)
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -110,7 +112,7 @@ def compared(
         times[by].append(clock.milliseconds(call))
         worked[by].append(1e3 * (time.process_time() - before))
 
-    # What is compiled, and what a first call prepares.
+    # Compile and prepare before timing.
     alone(), together()
     for _ in range(turns):
         timed("one process", alone if first else _nothing)

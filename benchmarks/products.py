@@ -1,4 +1,4 @@
-"""Products of all neurons with all, forward: what bounds those who multiply all pairs."""
+"""The products of all pairs of neurons, forward: a lower bound for whatever computes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.contestants import Step
 
-# Rows of the product that are held at once, so that it fits for a million neurons.
+# Entries of the product that are held at once, so that a million neurons fit into memory.
 _ENTRIES = 1 << 30
 
 
@@ -16,7 +16,7 @@ def float32_product(x: Tensor) -> Step:
 
 
 def half_product(x: Tensor) -> Step:
-    """On tensor cores."""
+    """Return a step that multiplies in half precision, on tensor cores."""
     return _product(x.detach().T.contiguous().half())
 
 

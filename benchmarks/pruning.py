@@ -1,10 +1,10 @@
-"""How many neurons of a trained network can go: accuracy against the share that is removed.
+"""How many neurons of a trained network can be removed: accuracy against the share removed.
 
     python -m benchmarks.pruning
 
 Network 0 on digits, trained with each arm on each split, then made smaller in four ways. Weights of
-the arms are fixed beforehand, not chosen by these scores. Finished arms are kept; a further call
-does the rest.
+the arms are fixed beforehand, not chosen by these scores. Finished runs are kept; after an
+interruption the same command does the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from topoloss.palette import looks
 
 PRUNING = rows.RESULTS / "pruning.csv"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "pruning.png"
-# By arm: the network, which is network 0, with dropout in the case of net1; and the penalty.
+# For each arm the network (net1 is network 0 with dropout), the penalty and its weight.
 ARMS: dict[str, tuple[str, str, float]] = {
     "none": ("net0", "none", 0.0),
     "t1": ("net0", "t1", 1e-3),
@@ -42,7 +42,7 @@ ARMS: dict[str, tuple[str, str, float]] = {
 SPLITS = range(8)
 EPOCHS, BATCH, RATE = 150, 256, 1e-3
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-# Of these the docs have a table, and the figure all.
+# Shares in the table of the docs; the figure has all of them.
 SHOWN = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def scores(arm: str, seed: int) -> list[rows.Row]:
-    """Test accuracies of one trained network, by the way in which neurons went, and their share."""
+    """Test accuracies of one trained network, by how neurons are removed, and which share."""
     torch.set_num_threads(1)
     parts = split(load("digits"), seed)
     model = trained(arm, parts, seed)
@@ -100,7 +100,7 @@ def score(model: nn.Module, part: Part) -> float:
 
 
 def smallest_first(model: nn.Sequential, x: Tensor, share: float) -> nn.Module:
-    """The same share of each hidden layer, by the norm of the incoming weights (PyTorch's own)."""
+    """Remove the same share of each hidden layer by the norm of incoming weights, with PyTorch."""
     smaller = copy.deepcopy(model)
     layers = [module for module in smaller if isinstance(module, nn.Linear)]
     for layer in layers[:-1]:
@@ -118,7 +118,7 @@ WAYS: dict[str, Callable[[nn.Sequential, Tensor, float], nn.Module]] = {
 
 
 def means(found: list[rows.Row]) -> Iterator[tuple[str, str, list[float]]]:
-    """By way and arm the mean accuracy at each share, in percent."""
+    """For each way and arm the mean accuracy at each share, in percent."""
     values: dict[tuple[str, str, float], list[float]] = {}
     for row in found:
         at = (row["way"], row["arm"], float(row["removed"]))

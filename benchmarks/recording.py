@@ -1,8 +1,8 @@
-"""What recording costs: forward passes of an attached model over those of a plain copy.
+"""What recording costs: the time of an attached model's forward passes over a plain copy's.
 
     python -m benchmarks.recording
 
-Gradients are on, and nothing is valued. Plain and attached passes take turns.
+Gradients are on, and the penalty is never computed. Plain and attached passes take turns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORDING = rows.RESULTS / "recording.csv"
 
 
 def resnet18(samples: int = 32, pixels: int = 224) -> tuple[nn.Module, Tensor]:
-    # Imported here: who draws the tables needs none of it.
+    # Imported here, because `benchmarks.report` works without torchvision.
     from benchmarks.vision import torchvision
 
     return torchvision.models.resnet18(), torch.randn(samples, 3, pixels, pixels)
@@ -58,13 +58,13 @@ def overhead(
     turns: int = TURNS,
     steps: int = STEPS,
 ) -> list[dict[str, object]]:
-    """Milliseconds of a plain and of an attached forward pass, and over the plain one."""
+    """Milliseconds of plain and of attached forward passes, and their ratio to the plain ones."""
     torch.manual_seed(0)
     plain, x = make()
     attached = copy.deepcopy(plain)
     with topoloss.attach(attached, "t1") as penalty:
         calls = {"plain": partial(plain, x), "attached": partial(attached, x)}
-        # The first pass finds out what each function of the model does.
+        # The first attached pass takes longer: it finds out what each function of the model does.
         clock.take_turns(calls, turns=1, steps=1)
         layers = len(penalty.neurons)
         times = clock.take_turns(calls, turns, steps)

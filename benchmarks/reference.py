@@ -1,4 +1,4 @@
-"""T1 by the textbook, in float64, and the refusal to time what does not agree with it."""
+"""A textbook T1 in float64, and a check that refuses contestants that disagree with it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from topoloss import TopolossError
 
-# Of a neuron's gradient, relative to the largest; another edge changes it by about 1.
+# Relative to the largest gradient; a wrong edge changes a gradient by about 1.
 GRADIENT_TOLERANCE = 1e-4
 
 
 class DisagreementError(TopolossError):
-    """A contestant that computes something else, and so is not timed."""
+    """A contestant computes something else, so it is not timed."""
 
 
 class Reference(NamedTuple):
@@ -25,7 +25,7 @@ class Reference(NamedTuple):
 
 
 def reference(x: Tensor) -> Reference:
-    """Value T1 with Prim's algorithm, one row of correlations at a time, and autograd."""
+    """Compute T1 with Prim's algorithm, one row of correlations at a time, and autograd."""
     x = x.detach().double().requires_grad_()
     centred = x - x.mean(0)
     v = (centred / centred.norm(dim=0)).T
@@ -36,7 +36,7 @@ def reference(x: Tensor) -> Reference:
 
 
 def _prim(v: Tensor) -> Tensor:
-    """Edges (n - 1, 2) of the spanning tree of strongest correlations of unit rows."""
+    """Edges (n - 1, 2) of the spanning tree of strongest correlations between unit rows."""
     n = len(v)
     outside = torch.ones(n, dtype=torch.bool, device=v.device)
     strongest = torch.full((n,), -torch.inf, dtype=v.dtype, device=v.device)
@@ -57,7 +57,7 @@ def _prim(v: Tensor) -> Tensor:
 def check(name: str, deaths: Tensor, gradient: Tensor | None, expected: Reference) -> None:
     """Raise a `DisagreementError` unless deaths, and the gradient if there is one, agree.
 
-    Deaths of `samples` float32 products may be off by `samples` roundings.
+    A death is a sum of `samples` float32 products, so it may be off by `samples` roundings.
     """
     samples, n = expected.gradient.shape
     if deaths.shape != (n - 1,):

@@ -29,7 +29,7 @@ from benchmarks.training import PROFILE, TRAINING
 from topoloss.compare.tables import as_markdown
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "benchmark.png"
-# Below this, what a call costs whatever n is outweighs what grows with it.
+# Below this size the fixed cost of a call outweighs the cost that grows with n.
 SCALES_FROM = 1_010
 SIZES = (1_010, 4_096, 10_000)
 
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def of_kinds(name: str) -> dict[str, list[Row]]:
-    """What was measured on each kind of processor that has a folder; bfloat16 comes first."""
+    """Rows of each kind of processor that has a folder; bfloat16 comes first."""
     kinds = {path.parent.name for path in rows.RESULTS.glob(f"*/{name}.csv")}
     return {kind: rows.read(rows.of_kind(kind, name)) for kind in sorted(kinds, reverse=True)}
 
 
 def in_words(kind: str) -> str:
-    """What a processor multiplies, of a kind as `environment.kind` names it."""
+    """What processors of a kind, named as by `environment.kind`, multiply."""
     return kind if kind == "bfloat16" else f"float32 ({kind.upper()})"
 
 
@@ -85,7 +85,7 @@ def speed_table(timed: Mapping[str, Sequence[Row]]) -> str:
 def table_by_size(timed: Sequence[Row], quantity: str) -> str:
     """One row for each contestant and one column for each size.
 
-    In brackets stands what one would take that was not run.
+    Brackets hold estimates for contestants that were not run.
     """
     sizes = sorted({(int(row["neurons"]), row["samples"]) for row in timed})
     header = ["contestant", "computes", *(f"{n:,} x {samples}" for n, samples in sizes)]
@@ -98,14 +98,14 @@ def table_by_size(timed: Sequence[Row], quantity: str) -> str:
 
 
 def _estimate(note: str) -> str:
-    """What a contestant would take, shortly; other notes as they are."""
+    """Shorten a note on what a contestant would take; leave other notes as they are."""
     return re.sub(r"not run: would take about (.*) and (.*)", r"(\1, \2)", note)
 
 
 def exponents(timed: Sequence[Row], quantity: str = "median_ms") -> dict[str, float]:
-    """Slopes of log-log least squares over n, of the contestants that ran at two sizes.
+    """Slopes of log-log least squares over n, of contestants that ran at two sizes or more.
 
-    Over the sizes from 1,010 on that have as many samples as the first of them.
+    Only sizes from 1,010 on count, with the same number of samples as the first of them.
     """
     measured = [r for r in timed if int(r["neurons"]) >= SCALES_FROM and r[quantity]]
     slopes = {}
@@ -148,7 +148,7 @@ def recording_table(recorded: Sequence[Row]) -> str:
 
 
 def overhead_table(timed: Sequence[Row]) -> str:
-    """For each model what its repetitions added to training, and how often each valued T1."""
+    """For each model what the penalty added to training, and how often it was applied."""
     found = []
     for model in dict.fromkeys(row["model"] for row in timed):
         of_model = [row for row in timed if row["model"] == model]
@@ -207,7 +207,7 @@ def inputs_table(timed: Sequence[Row]) -> str:
 
 
 def first_call_table(timed: Sequence[Row]) -> str:
-    """Seconds of the first call on a machine, and in a later process."""
+    """Seconds of the first call on a machine, and of the first in a later process."""
     if not timed:
         return "Not measured yet."
     seconds = {(row["neurons"], row["process"]): row["seconds"] for row in timed}
@@ -218,7 +218,7 @@ def first_call_table(timed: Sequence[Row]) -> str:
 
 
 def processes_table(timed: Sequence[Row]) -> str:
-    """What all processes take together, over what one takes alone, and what each sends."""
+    """The time of all processes together over that of one alone, and what the first one sends."""
     if not timed:
         return "Not measured yet."
     columns = ("call", "neurons", "processes", "over_alone", "processor_over_alone", "bytes_sent")
@@ -270,7 +270,7 @@ def _row(timed: Sequence[Row], name: str, n: int) -> Row:
 
 
 def _number(text: str) -> str:
-    """Three digits that count, or nothing where nothing was measured."""
+    """At least three significant digits, or nothing if nothing was measured."""
     if not text:
         return ""
     value = float(text)

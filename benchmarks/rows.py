@@ -16,12 +16,12 @@ Row: TypeAlias = dict[str, str]
 
 
 def of_kind(kind: str, name: str) -> Path:
-    """The file of what is measured on each kind of processor apart, see `environment.kind`."""
+    """The file of results of one kind of processor, named as by `environment.kind`."""
     return RESULTS / kind / f"{name}.csv"
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a file; none where it does not exist."""
+    """Rows of a file; none if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -29,7 +29,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of the same columns; an error leaves the file as it was."""
+    """Write rows, all with the same columns; an error leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

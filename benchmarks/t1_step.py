@@ -46,7 +46,7 @@ def main() -> None:
 def run(
     case: Case, contestants: Sequence[Contestant], earlier: Sequence[rows.Row]
 ) -> list[rows.Row]:
-    """Rows of one case: measured, or with a note that says what it would take."""
+    """Rows of one case: measured, or with a note that estimates time and memory."""
     taking_part = [c for c in contestants if case.neurons <= c.largest]
     steps = prepare(case, taking_part)
     times = clock.take_turns(steps, case.turns, case.steps)
@@ -90,7 +90,7 @@ def prepare(case: Case, contestants: Sequence[Contestant]) -> dict[str, Step]:
 
 
 def left_out(contestant: Contestant, case: Case, earlier: Sequence[rows.Row]) -> str:
-    """Say what the contestant would take, quadratically from its largest measured size."""
+    """Say what the contestant would take, extrapolated quadratically from its largest size."""
     own = [r for r in earlier if r["contestant"] == contestant.name and r["median_ms"]]
     if not own:
         return f"not run: it takes part up to {contestant.largest:,} neurons"

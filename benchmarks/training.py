@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def overhead(data: Dataset, steps: int = STEPS) -> list[dict[str, object]]:
-    """Milliseconds of a training step with each regulariser, and over the plain step."""
+    """Milliseconds of a training step with each regulariser, and the ratio to the plain step."""
     times: dict[str, list[float]] = {name: [] for name in REGULARISERS}
     trainers = {name: _trainer(_network(data), make()) for name, make in REGULARISERS.items()}
     batches = _batches(data, steps)
@@ -118,7 +118,7 @@ def _activations(data: Dataset, steps: int) -> Tensor:
     for x, y in _batches(data, steps):
         train(x, y)
     outputs = list(accumulate(model, lambda h, layer: layer(h), initial=x))
-    # The input, and then of each hidden layer what its ReLU puts out.
+    # The ReLU of each hidden layer, and the output. Index 0 is the input, and 1 that of Flatten.
     return torch.cat([*outputs[3::2], outputs[-1]], 1).detach()
 
 

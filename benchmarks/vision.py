@@ -1,7 +1,7 @@
 """torchvision, imported with stand-ins where its compiled operators do not load.
 
-They load beside the torch that they were built for alone. Its classifiers use none of them, but
-importing the package registers the shapes of two.
+The operators load only with the torch that they were built for. Classifiers use none of them, but
+importing torchvision registers functions for the output shapes of two.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch
 try:
     import torchvision
 except RuntimeError:
-    # A library's operators live as long as it does.
+    # Operators exist only as long as their `Library` object.
     OPERATORS = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,8 +1,8 @@
-"""Summaries of weights: how long they take, and how much memory, each in a process of its own.
+"""Time and memory of each summary of weights, in a process of its own.
 
     python -m benchmarks.weights [NAME ...]
 
-Weights are random normal numbers. Gradients are not asked for.
+Weights are random normal numbers. Gradients are not computed.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ CASES: dict[str, Case] = {
 
 
 def measure(make: Callable[[], dict[str, Tensor]], run: Callable[..., object]) -> dict[str, float]:
-    """Seconds by the clock and of all processors, and MiB beyond the weights."""
+    """Elapsed seconds, seconds of all processors together, and MiB beyond the weights."""
     weights = make()
-    # What is compiled at first use is not what a summary takes.
+    # Compile before timing.
     run({"first": torch.randn(3, 4), "second": torch.randn(2, 3)})
     before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
@@ -89,7 +89,7 @@ def main() -> None:
     names = sys.argv[1:]
     if len(names) == 1:
         row = {"summary": names[0]} | measure(*CASES[names[0]]) | environment.describe("cpu")
-        # Rows of earlier days may lack a column.
+        # Rows that were written earlier may lack a column.
         empty = dict.fromkeys(row, "")
         others = [empty | r for r in rows.read(WEIGHTS) if r["summary"] != names[0]]
         rows.write(WEIGHTS, [*others, rows.as_text(row)])
