@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--neurons", type=int, required=True, help=f"such as {SIZES}")
     parser.add_argument("--inputs", nargs="*", choices=[*INPUTS, "all"], default=[RANDOM])
-    parser.add_argument("--again", action="store_true", help="measure again what has a row, too")
+    parser.add_argument("--again", action="store_true", help="also measure again what has a row")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device that torch can use; nothing was measured.")

@@ -52,7 +52,7 @@ def matrices(
 
 
 def _check_finite(names: Sequence[str], *matrices: Tensor) -> tuple[()]:
-    # A finite sum proves that every entry is finite; an infinite one may only have overflowed.
+    # A finite sum proves that every entry is finite; another sum may only have overflowed.
     bad = [
         name
         for name, w in zip(names, matrices, strict=True)

@@ -86,7 +86,7 @@ def unrolled(layer: nn.Module, shape: Sequence[int]) -> Float[Tensor, "outputs i
 
 
 def _widened(layer: nn.Module) -> dict[str, Tensor]:
-    """Return half-precision tensors in float32: half is too coarse to test whether it is linear."""
+    """Return half-precision tensors in float32, because half is too coarse to test linearity."""
     tensors = chain(layer.named_parameters(), layer.named_buffers())
     return {
         name: x.float()
@@ -103,7 +103,7 @@ def _is_linear(
     scale: Tensor,
     shape: Sequence[int],
 ) -> bool:
-    """Return whether the matrix gives what the layer does to an input of both signs."""
+    """Return whether the matrix agrees with the layer on an input with numbers of both signs."""
     x = scale * torch.linspace(-1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     received = outputs(x.reshape(1, *shape))[0] - constant[0]
     expected = matrix @ x
