@@ -160,7 +160,7 @@ def test_a_compiled_model_must_not_be_evaluated_before_a_step():
         compiled(x)
         compiled.eval()
         compiled(x)
-        with pytest.raises(topoloss.AttachmentError, match="after training and before it"):
+        with pytest.raises(topoloss.AttachmentError, match="after training and before evaluation"):
             sparse.step()
 
 
