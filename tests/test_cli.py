@@ -121,13 +121,13 @@ def test_train_records_what_inspect_shows(run, tmp_path):
     for taken in (folder, folder / "run.jsonl"):
         status, _, err = run("inspect", folder / "run.jsonl", "--out", taken)
         assert status == 2
-        assert f"--out {taken} is taken; name a file" in err
+        assert f"--out {taken} is a folder or the record itself; name another file" in err
     # Without its end, as when the training still runs.
     lines = (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()
     (folder / "run.jsonl").write_text("\n".join(lines[:-1]), encoding="utf-8")
     status, out, _ = run("inspect", folder)
     assert status == 0
-    assert "has no end: training still runs or was interrupted" in out
+    assert "is incomplete: training is still running, or was interrupted" in out
 
 
 def test_train_repeats_a_run_of_compare(run, tmp_path):
@@ -443,7 +443,7 @@ def test_an_interrupted_train_says_so(run, tmp_path, monkeypatch):
     assert files_in(tmp_path) == []
     status, _, err = run("train", "--out", tmp_path)
     assert status == 130
-    assert "has the epochs until now" in err
+    assert "has the epochs so far" in err
 
 
 def test_a_missing_extra_is_named(run, monkeypatch):
@@ -548,7 +548,7 @@ def test_check_compares_with_a_definition(run, own_module):
 def test_a_definition_is_of_one_kind_and_a_function(run, own_module):
     module = own_module(DEFINITIONS)
     for arguments, message in (
-        (("t1", "--expected", f"{module}:sum_of_deaths"), "loss, regulariser. Say which with --k"),
+        (("t1", "--expected", f"{module}:sum_of_deaths"), "loss, regulariser. Choose one with --k"),
         (("total-persistence", "--expected", f"{module}:number"), "expected=3 was given"),
         (("total-persistence", "--expected", f"{module}:nothing"), "no function 'nothing'"),
         (("mst", "--expected", f"{module}:sum_of_deaths"), "only the kinds filtration, loss"),
@@ -931,7 +931,7 @@ def test_a_defect_of_ours_is_one_line_and_asks_for_a_report(run, monkeypatch):
     assert status == 2
     assert "Traceback" not in err
     assert err.startswith("error: TypeError: ")
-    assert "probably a defect of topoloss. Please report it" in err
+    assert "probably a bug in topoloss. Please report it" in err
     monkeypatch.setenv("TOPOLOSS_TRACEBACK", "1")
     assert "Traceback" in run("plugins")[2]
 

@@ -1,1 +1,1 @@
-"""The command line. Its modules import torch only once everything that was typed makes sense."""
+"""The command line. Its modules import torch only after a first check of what was typed."""

@@ -17,11 +17,11 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="Differentiable topology for PyTorch: train with topological regularisers, by name.",
-    epilog="Exit status: 0 done; 1 done, and something is wrong, such as a broken rule; 2 it "
-    "could not be done; 130 interrupted.",
+    epilog="Exit status: 0 success; 1 the command ran and found a fault, such as a broken rule; "
+    "2 the command failed; 130 interrupted.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,  # or rich would take "[reduction=mean]" for markup, and hide it
+    rich_markup_mode=None,  # rich would take "[reduction=mean]" for markup and hide it
     pretty_exceptions_enable=False,
 )
 

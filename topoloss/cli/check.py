@@ -24,7 +24,7 @@ _KINDS = (*HOOKS.values(), "plugin")
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What came of one rule."""
+    """The outcome of one rule."""
 
     kind: str
     subject: str
@@ -39,7 +39,7 @@ def check(
         str,
         typer.Argument(
             metavar="NAME|MODULE:OBJECT",
-            help="A component, also with options as in 't1[reduction=mean]', or a plugin.",
+            help="A plugin, or a component, which may have options: 't1[reduction=mean]'.",
             autocompletion=completing(components),
         ),
     ],
@@ -49,26 +49,26 @@ def check(
             metavar="KIND",
             autocompletion=completing(_KINDS),
             help="Check it only as a filtration, persistence, loss, regulariser, sampler or "
-            "plugin.  [default: all that it is]",
+            "plugin.  [default: every kind that it is]",
         ),
     ] = None,
     expected: Annotated[
         str | None,
         typer.Option(
-            metavar="MODULE:FUNCTION", help="A slow, obvious definition to compare it with."
+            metavar="MODULE:FUNCTION", help="A slow, obvious implementation to compare it with."
         ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Seed of all generated examples.")
     ] = 0,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show broken rules and the counts alone.")
+        bool, typer.Option("--quiet", "-q", help="Show only broken rules and the counts.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a component, or a plugin and all that it offers, against the rules of its kind.
 
-    If a failure probably follows from another, the command says so, and shows only the other in
+    If one failure probably follows from another, the command says so and shows only the other in
     full. The exit status is 1 if a rule is broken.
     """
     if kind is not None:
@@ -119,8 +119,8 @@ def _definition(reference: str | None, kinds: list[str]) -> Any:
         return None
     if len(kinds) > 1:
         raise OptionError(
-            f"--expected {reference} defines one kind of component, and there are several of this "
-            f"name: {', '.join(kinds)}. Say which with --kind."
+            f"--expected {reference} implements one kind of component, but several kinds have "
+            f"this name: {', '.join(kinds)}. Choose one with --kind."
         )
     return objects.find(reference, "expected", "function")
 

@@ -24,7 +24,7 @@ from topoloss.cli.options import (
     made_setup,
 )
 from topoloss.cli.screen import Screen, Steps
-from topoloss.cli.train import epoch_told
+from topoloss.cli.train import brief
 from topoloss.cli.words import check_components, check_word, completing, components
 from topoloss.compare import runs
 from topoloss.compare.files import make_folder
@@ -45,12 +45,12 @@ def compare(
         typer.Argument(
             metavar="ARM...",
             autocompletion=completing(lambda: [*components(), *TREATMENTS]),
-            help="Regularisers and the weights to try, NAME[=WEIGHT[,WEIGHT...]], as in none "
-            "t1=0.001,0.01 t2=1; NAME=paper stands for the paper's weights. "
-            "NAME may have options, as in 't1[reduction=mean]=0.01', and be a pipeline, as "
-            "in cosine/mst/t2=1, or your own as package.module:object. Quote brackets. Also "
-            "batch-norm, dropout=P, input-noise=STD, label-smoothing=SHARE, rewiring=DENSITY, "
-            "structured-noise=VARIANCE and weight-decay=RATE, alone or added: "
+            help="Regularisers and the weights to try, as NAME[=WEIGHT[,WEIGHT...]], for example: "
+            "none t1=0.001,0.01 t2=1. NAME=paper stands for the paper's weights. "
+            "NAME may have options, as in 't1[reduction=mean]=0.01', and may be a pipeline, as "
+            "in cosine/mst/t2=1, or your own, as package.module:object. Quote brackets. An ARM "
+            "may also be batch-norm, dropout=P, input-noise=STD, label-smoothing=SHARE, "
+            "rewiring=DENSITY, structured-noise=VARIANCE or weight-decay=RATE, or a sum: "
             "t1=0.001,0.01+batch-norm.",
         ),
     ],
@@ -94,23 +94,28 @@ def compare(
     ] = None,
     known: Annotated[
         Path | None,
-        typer.Option("--runs", metavar="FILE", help="A runs.csv whose runs are not done again."),
+        typer.Option(
+            "--runs", metavar="FILE", help="A runs.csv with finished runs, which are not repeated."
+        ),
     ] = None,
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh", help="Forget the finished runs. No other comparison may run in the folder."
+            "--fresh",
+            help="Delete the finished runs in the folder first. No other comparison may be using "
+            "the folder.",
         ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare regularisers on several splits; each split chooses weights by validation.
+    """Compare regularisers on several splits, with weights chosen by validation on each.
 
     Finished runs are kept in the folder. To go on with an interrupted comparison, give the same
     command again, without --fresh.
 
-    Epochs are not recorded for `topoloss inspect`. To look into one of the runs, do it again by
-    `topoloss train`, with its regulariser, --weight and --seed (the split, from 0), and --out.
+    A comparison records no epochs for `topoloss inspect`. To look into one of its runs, repeat
+    it with `topoloss train`: give its regulariser, --weight and --seed (the split, from 0), and
+    --out.
     """
     check_word("--search", search, SEARCHES)
     check_setup(model, data_name, protocol_name, layers, monitor)
@@ -119,7 +124,10 @@ def compare(
     if storage is not None:
         check_address(storage)
         if fresh:
-            raise OptionError("--fresh forgets the runs in a folder; a --storage is shared.")
+            raise OptionError(
+                "--fresh deletes the runs in a folder, but --storage names a shared database; "
+                "leave one of them out."
+            )
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; name a folder.")
     known_runs = [] if known is None else runs.read(known)
@@ -132,11 +140,11 @@ def compare(
     setups.check(setup, device)
     for each in asked:
         setups.check_arm(setup, Arm(each.regulariser, each.high))
-    make_folder(out)  # before hours of training
+    make_folder(out)  # fail now, not after hours of training
     if fresh:
         for name in ("study.db", "runs.csv"):
             (out / name).unlink(missing_ok=True)
-    _runs_in(out, storage)  # what cannot be read is told now and not after hours of training
+    _runs_in(out, storage)  # fail now, too, if runs.csv cannot be read
     total = splits * sum(each.runs for each in asked)
     try:
         with screen.progress(total, "first runs") as steps:
@@ -175,13 +183,15 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder for the report.  [default: that of the runs]"),
+        typer.Option(
+            metavar="FOLDER", help="Folder for the report.  [default: the folder of the runs]"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the report of finished runs again: tables, tests and figures.
 
-    With runs of several networks or data sets, regularisers are also ranked across those.
+    With runs of several networks or data sets, regularisers are also ranked across these.
     """
     if out is None and len(files) > 1:
         raise OptionError("a report of several comparisons needs a folder of its own: --out.")
@@ -194,7 +204,7 @@ def report(
 
 
 class _Live:
-    """Say what a comparison does now, and what came of each run."""
+    """Show what a comparison is doing, and the result of each run."""
 
     def __init__(self, screen: Screen, steps: Steps) -> None:
         self._screen = screen
@@ -207,7 +217,7 @@ class _Live:
         self._steps.now(self._run)
 
     def epoch(self, epoch: Epoch) -> None:
-        self._steps.now(f"{self._run}, {epoch_told(epoch)}")
+        self._steps.now(f"{self._run}, {brief(epoch)}")
 
     def finish(self, run: Run) -> None:
         self._steps.advance()
@@ -222,7 +232,7 @@ class _Live:
 
 
 def _runs_in(folder: Path, storage: str | None) -> list[Run]:
-    """The runs of the folder's file; what a cut file lacks is still in the study beside it."""
+    """Read the folder's runs.csv. A run whose line was cut short is still in the study."""
     path = folder / "runs.csv"
     if not path.exists():
         return []

@@ -1,7 +1,7 @@
-"""What goes wrong, in one message and one exit status.
+"""Turn whatever goes wrong in a command into one message and one exit status.
 
-0: it was done. 1: it was done, and something is wrong, such as a broken rule. 2: it could not be
-done. 130: it was interrupted. 141: nobody reads its output any more.
+0: success. 1: the command ran and found a fault, such as a broken rule. 2: the command failed.
+130: it was interrupted. 141: nobody reads its output any more.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def status_of(command: Callable[[], object]) -> int:
         if isinstance(stop.__context__, BrokenPipeError):
             return _unread()
         if not owners.is_of_others(stop):
-            raise  # shell completion ends so
+            raise  # shell completion exits this way
         return _failed(stop)
     except Exception as error:
-        if type(error).__name__ == "Abort":  # of the library that reads the command line
+        if type(error).__name__ == "Abort":  # raised by the parser of the command line
             _say("interrupted")
             return INTERRUPTED
         return _failed(error)
 
 
 def _unread() -> int:
-    # Python would complain when it flushes what nobody reads, into file 1.
+    # At exit Python flushes standard output (file 1), and would complain that nobody reads it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return _UNREAD
 
@@ -56,7 +56,7 @@ def _failed(error: BaseException) -> int:
     if hasattr(error, "format_message"):  # a usage error
         usage = error.format_message().strip()
         context = getattr(error, "ctx", None)
-        if usage.startswith("Usage:"):  # nothing was asked for, and this is the help
+        if usage.startswith("Usage:"):  # no command was given, so this is the help
             print(usage, file=sys.stderr)
             return FAILED
         path = context.command_path if context else "topoloss"
@@ -78,18 +78,18 @@ def _message(error: BaseException) -> str:
     if owners.has_note(error):
         return said
     return (
-        f"{said}\nThis is probably a defect of topoloss. Please report it, with what the same "
-        f"command says if {_TRACEBACK}=1 is set."
+        f"{said}\nThis is probably a bug in topoloss. Please report it, with the traceback that "
+        f"the same command prints if {_TRACEBACK}=1 is set."
     )
 
 
 def _small(text: str) -> str:
-    """With a small first letter, as it stands behind "error:"."""
+    """Make the first letter lower-case, because the text follows "error:"."""
     return text[:1].lower() + text[1:]
 
 
 def warn(message: Warning | str, *rest: object) -> None:
-    """Print a warning: in place of :func:`warnings.showwarning`."""
+    """Print a warning; this replaces :func:`warnings.showwarning`."""
     _say(str(message), "warning")
 
 

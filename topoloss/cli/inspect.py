@@ -21,13 +21,15 @@ def inspect(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The page.  [default: inspect.html in the folder]"),
+        typer.Option(
+            metavar="FILE", help="File for the page.  [default: inspect.html in the folder]"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Show on one HTML page what training did to the neurons, epoch by epoch.
 
-    The page needs no network: send it, or open it in any browser.
+    The page works offline: open it in any browser, or send it to somebody.
     """
     from topoloss.inspection import pages, reading
 
@@ -35,7 +37,10 @@ def inspect(
     found = reading.read(run)
     path = out or (run if run.is_dir() else run.parent) / "inspect.html"
     if path.is_dir() or path == run:
-        raise OptionError(f"--out {path} is taken; name a file, such as inspect.html.")
+        raise OptionError(
+            f"--out {path} is a folder or the record itself; name another file, such as "
+            "inspect.html."
+        )
     screen.say(f"wrote {pages.write(found, path)}")
     if not found.finished:
-        screen.result(f"{run} has no end: training still runs or was interrupted.")
+        screen.result(f"{run} is incomplete: training is still running, or was interrupted.")

@@ -26,7 +26,7 @@ __all__ = [
     "made_setup",
 ]
 
-MOST_SEED = 2**32 - 1  # the largest that numpy takes, and torch takes more
+MOST_SEED = 2**32 - 1  # the largest that numpy accepts; torch accepts larger ones
 
 Model = Annotated[
     str,
@@ -54,10 +54,10 @@ ProtocolName = Annotated[
         "--protocol",
         metavar="NAME",
         autocompletion=completing(PROTOCOLS),
-        help="default: as attach does. training-forward: with the layers of the paper. fixed: "
-        "also take the penalty from a pass in evaluation mode, as the paper's authors do. "
-        "switch-off: also imitate one defect of their code, a regulariser that is off in "
-        "degenerate batches. faithful: imitate their code with all its defects. today: Adam, "
+        help="default: the defaults of attach. training-forward: regularise the layers that the "
+        "paper does. fixed: also compute the penalty on a pass in evaluation mode, as the paper's "
+        "authors do. switch-off: also imitate one defect of their code, a regulariser that is off "
+        "in degenerate batches. faithful: imitate their code with all its defects. today: Adam, "
         "He's initialisation and a warm-up of the weight.",
     ),
 ]
@@ -85,8 +85,8 @@ Patience = Annotated[
     typer.Option(
         min=0,
         metavar="EPOCHS",
-        help="How many epochs may bring no better validation result.  [default: as the protocol "
-        "says]",
+        help="How many epochs in a row may bring no better validation result.  [default: as the "
+        "protocol says]",
     ),
 ]
 MaxEpochs = Annotated[
@@ -98,7 +98,7 @@ MaxEpochs = Annotated[
     ),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show results alone: no progress, no file names.")
+    bool, typer.Option("--quiet", "-q", help="Show only results: no progress, no file names.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
@@ -106,7 +106,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 def check_setup(
     model: str, data_name: str, protocol_name: str, layers: str | None, monitor: str | None
 ) -> None:
-    """Raise unless the words for a setup are known."""
+    """Raise unless the names that describe a setup are known."""
     check_name("network", model, MODELS, "--model")
     check_name("data set", data_name, DATA, "--data")
     check_word("--protocol", protocol_name, PROTOCOLS)
@@ -125,7 +125,7 @@ def made_setup(
     patience: int | None,
     max_epochs: int | None,
 ) -> Setup:
-    """The setup that the options describe."""
+    """Make the setup that the options describe."""
     from topoloss.compare import protocols
 
     given: dict[str, Any] = {

@@ -17,7 +17,7 @@ __all__ = ["plugins"]
 def plugins(as_json: AsJson = False) -> None:
     """List the installed plugins, what each offers, and what failed and why.
 
-    The exit status is 1 if a plugin failed, or if several offer one name.
+    The exit status is 1 if a plugin failed, or if several offer the same name.
     """
     from topoloss.errors import PluginWarning
     from topoloss.plugins import clashes, installed_plugins

@@ -1,4 +1,4 @@
-"""What a command shows: lines, tables and progress that fit the terminal."""
+"""Show lines, tables and progress that fit the terminal."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Screen:
     Parameters
     ----------
     quiet : bool
-        Show results alone: no progress, and nothing of what was written where.
+        Show only results: no progress, no file names.
     as_json : bool
-        Standard output is for JSON: show nothing else.
+        Print only JSON on standard output.
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
@@ -39,17 +39,20 @@ class Screen:
         self._console = Console(markup=False, highlight=False, emoji=False, color_system=colours)  # type: ignore[arg-type]
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line, whatever is shown below it; the terminal wraps it, so it can be copied."""
+        """Print a line unless quiet, above any progress bar.
+
+        The terminal wraps the line, so it can be copied whole.
+        """
         if not self.quiet:
             self.result(text, style)
 
     def result(self, text: str, style: str = "") -> None:
-        """Print a line also where only results are asked for."""
+        """Print a line even if quiet, unless standard output is for JSON."""
         if not self._as_json:
             self._console.print(self._plain(text), style=style, soft_wrap=True)
 
     def json(self, found: Any) -> None:
-        """Print a result as JSON, if that was asked for. Numbers that JSON lacks are null."""
+        """Print a result if JSON was asked for. NaN and infinity become null."""
         if self._as_json:
             print(json.dumps(_finite(found), indent=2))
 
@@ -60,9 +63,9 @@ class Screen:
         title: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        """Print a table, and notes below it; nothing in it is ever cut short.
+        """Print a table, and notes below it; no text is ever cut short.
 
-        Cells are folded between words. Where even that is too wide, each row becomes a list.
+        Cells wrap between words. If the table is still too wide, each row becomes a list.
         """
         if self._as_json:
             return
@@ -87,7 +90,7 @@ class Screen:
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Steps]:
-        """Show how far a command is, how long the rest takes, and what it does now."""
+        """Show how far a command has come, the time left, and what it is doing."""
         columns = (
             BarColumn(bar_width=max(5, min(24, self._console.width // 5))),
             MofNCompleteColumn(),
@@ -110,7 +113,7 @@ class Screen:
             yield Steps(shown, total, what)
 
     def _plain(self, text: str) -> str:
-        """The text in letters that the terminal has."""
+        """Write ± as +/- if the terminal cannot encode the text."""
         try:
             text.encode(self._console.encoding)
         except (UnicodeEncodeError, LookupError):
@@ -119,14 +122,14 @@ class Screen:
 
 
 class Steps:
-    """The steps of a command, for whoever does them to tell."""
+    """The progress of a command, reported step by step."""
 
     def __init__(self, shown: Progress, total: int, what: str) -> None:
         self._shown = shown
         self._task = shown.add_task(what, total=total, found=0, last=None)
 
     def found(self, number: int) -> None:
-        """So many steps were done before, and say nothing about how long one takes."""
+        """Count steps that were done earlier; they don't enter the estimate of the time left."""
         self._shown.update(self._task, completed=number, found=number)
 
     def advance(self) -> None:
@@ -134,12 +137,12 @@ class Steps:
         self._shown.update(self._task, advance=1, last=now)
 
     def now(self, what: str) -> None:
-        """Say what is done now."""
+        """Show what is being done."""
         self._shown.update(self._task, description=what)
 
 
 class _TimeLeft(ProgressColumn):
-    """Rich's own looks back 30 seconds, and knows nothing if a step takes a minute."""
+    """The time left. Rich's own estimate looks back 30 seconds, too few for long steps."""
 
     def render(self, task: Task) -> Text:
         last, now = task.fields["last"], task.elapsed or 0.0
@@ -149,19 +152,19 @@ class _TimeLeft(ProgressColumn):
 
 
 def time_left(done: int, left: int, last: float, now: float) -> str:
-    """How long the other steps take, if each takes as long as those until now.
+    """Estimate the time left: remaining steps take as long as those so far, on average.
 
     Parameters
     ----------
     done, left : int
-        Steps.
+        Numbers of steps.
     last, now : float
-        When the last step was done, and now: seconds since the first began.
+        When the last step ended, and the time now: seconds since the first step began.
 
     Examples
     --------
     >>> from topoloss.cli.screen import time_left
-    >>> time_left(done=2, left=3, last=120.0, now=150.0)  # 3 minutes, of which half of one passed
+    >>> time_left(done=2, left=3, last=120.0, now=150.0)  # 3 minutes, half of one is over
     '0:02:30 left'
     >>> time_left(done=0, left=5, last=0.0, now=90.0)
     '0:01:30 so far'
@@ -187,7 +190,7 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _least_width(rows: Sequence[Sequence[str]]) -> int:
-    """How wide a table is at least, if no word is broken."""
+    """The least width of a table in which no word is broken."""
     words = [
         max((len(word) for cell in column for word in cell.split()), default=0)
         for column in zip(*rows, strict=True)

@@ -35,10 +35,10 @@ from topoloss.expressions import parse
 if TYPE_CHECKING:
     from topoloss.compare.records import Neurons, Outcome
 
-__all__ = ["epoch_told", "train"]
+__all__ = ["brief", "train"]
 
 _REGULARISER = "NAME|FILTRATION/PERSISTENCE/LOSS|MODULE:OBJECT"
-# For the paper's network 0 on digits.
+# Chosen for the paper's network 0 on digits.
 _USEFUL_WEIGHTS = {"none": 0.0, "t1": 1e-3, "t2": 1.0, "naive": 0.3}
 
 
@@ -48,14 +48,14 @@ def train(
         typer.Option(
             metavar=_REGULARISER,
             autocompletion=completing(components),
-            help="See `topoloss plugins`. Quote brackets: 't1[reduction=mean]'.",
+            help="`topoloss plugins` lists them. Quote brackets: 't1[reduction=mean]'.",
         ),
     ] = "t1",
     weight: Annotated[
         float | None,
         typer.Option(
             metavar="NUMBER",
-            help="How much the regulariser counts.  [default: for t1 0.001, t2 1, naive 0.3]",
+            help="Weight of the regulariser in the loss.  [default: for t1 0.001, t2 1, naive 0.3]",
         ),
     ] = None,
     model: Model = "net0",
@@ -109,14 +109,14 @@ def train(
 
         def advance(epoch: Epoch) -> None:
             steps.advance()
-            steps.now(f"at most; {epoch_told(epoch)}")
+            steps.now(f"at most; {brief(epoch)}")
 
         try:
             with nullcontext() if out is None else Recorder(out, title) as recorder:
                 watch = None if recorder is None else recorded(recorder, setup.protocol)
                 trained = setups.run(setup, arm, seed, advance, device, watch)
         except KeyboardInterrupt:
-            kept = "nothing was written" if out is None else f"{out} has the epochs until now"
+            kept = "nothing was written" if out is None else f"{out} has the epochs so far"
             typer.echo(f"interrupted; {kept}", err=True)
             raise typer.Exit(INTERRUPTED) from None
     outcome = trained.outcome
@@ -174,6 +174,6 @@ def _constant(neurons: Neurons) -> str:
     return f"{neurons.constant} of {1 + sum(neurons.deaths)}"
 
 
-def epoch_told(epoch: Epoch) -> str:
-    """An epoch in a few words."""
+def brief(epoch: Epoch) -> str:
+    """Describe an epoch in a few words."""
     return f"epoch {epoch.number}, validation {100 * epoch.validation_score:.1f} %"

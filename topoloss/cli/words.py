@@ -1,7 +1,7 @@
 """Check and complete the words of the command line, without importing torch.
 
-Which components are installed is read from the source of the plugins. Where that does not tell,
-nothing is refused here: whoever makes the component knows it for certain.
+The names of the installed components are read from the plugins' source code. If the source does
+not show them, every name passes here; an unknown one is found later, when the component is made.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check_word(option: str, given: str, known: Iterable[str]) -> None:
 
 
 def check_name(what: str, given: str, known: Iterable[str], option: str) -> None:
-    """Raise unless a name is known, or that of the user's own object; it may have options."""
+    """Raise unless a name, which may have options, is known or refers to the user's own object."""
     name = given.partition("[")[0].strip()
     known = tuple(known)
     if ":" not in name and name not in known:
@@ -60,14 +60,14 @@ def check_name(what: str, given: str, known: Iterable[str], option: str) -> None
 
 
 def check_components(text: str, others: Iterable[str] = ()) -> None:
-    """Raise unless the regulariser that a text begins with is installed, as far as is known."""
+    """Raise if the regulariser that a text begins with is known not to be installed."""
     names = offered()
     parts = parse_start(text)[0].parts
     kinds = ("regulariser",) if len(parts) == 1 else _STAGES
     for kind, part in zip(kinds, parts, strict=True):
         name = part.name
         everything = {each for of_kind in (names or {}).values() for each in of_kind}
-        # The name of another kind of component gets an answer of its own.
+        # The name of another kind of component passes: making it raises an error that says more.
         if names is None or ":" in name or name in everything or name in others:
             continue
         known = sorted({*names.get(kind, ()), *others})
@@ -78,7 +78,7 @@ def check_components(text: str, others: Iterable[str] = ()) -> None:
 
 
 def check_name_of_any(text: str) -> None:
-    """Raise unless a component or a plugin is installed that has this name, as far as is known."""
+    """Raise if a name is known to be neither a component nor a plugin."""
     names = offered()
     (part, *others) = parse_start(text)[0].parts
     if others:
@@ -94,12 +94,12 @@ def check_name_of_any(text: str) -> None:
 
 
 def components() -> list[str]:
-    """The names of all components, as far as is known."""
+    """The names of all components, as far as they are known."""
     return sorted({name for names in (offered() or {}).values() for name in names})
 
 
 def completing(known: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell asks: the words that begin so."""
+    """Return a function that gives a shell the known words that begin as typed."""
 
     def complete(incomplete: str) -> list[str]:
         words = known() if callable(known) else known
@@ -109,7 +109,7 @@ def completing(known: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[
 
 
 def offered() -> dict[str, tuple[str, ...]] | None:
-    """The names that installed plugins offer, by kind; None if a plugin's source does not tell."""
+    """The names that installed plugins offer, by kind; None if they are not known."""
     if os.environ.get("TOPOLOSS_DISABLE_PLUGINS"):
         return None
     found: dict[str, tuple[str, ...]] = {}
@@ -123,7 +123,7 @@ def offered() -> dict[str, tuple[str, ...]] | None:
 
 
 def _offers(entry: metadata.EntryPoint) -> dict[str, tuple[str, ...]] | None:
-    """What the hooks of a module return, where it is written there as a dictionary of names."""
+    """The names in the dictionaries that the hooks return; None if the source hides them."""
     source = None if entry.attr else _source(entry.module)
     if source is None:
         return None
@@ -147,7 +147,7 @@ def _offers(entry: metadata.EntryPoint) -> dict[str, tuple[str, ...]] | None:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module, which is not imported to find it."""
+    """Find the file of a module without importing the module."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
