@@ -24,10 +24,10 @@ class SpectralFiltration(topoloss.Filtration):
     Parameters
     ----------
     sigma : float, optional
-        Edges whose overlap is not significant at this many standard deviations have no weight in
-        the loss, so the edges that count form a forest of significant edges. With None all edges of
-        the tree count. If no edge is significant, :func:`topoloss.attach` warns that the penalty
-        changes nothing.
+        An overlap that is not significant at this many standard deviations is taken as 0: its edge
+        has the greatest value, 1, and no weight in the loss. So the edges that count are those of a
+        minimum spanning forest of the significant edges. None counts all edges. If no edge is
+        significant, :func:`topoloss.attach` warns that the penalty changes nothing.
 
     Notes
     -----
@@ -76,13 +76,18 @@ class SpectralFiltration(topoloss.Filtration):
         Returns
         -------
         tuple of Tensor
-            The singular values of each layer, then the overlaps of each layer but the first, then
-            one tensor with the thresholds of the overlaps.
+            The singular values of each layer, and the overlaps of each layer but the first, with 0
+            in place of what is not significant.
         """
-        graph = spectral_graph(weights, sigma=3.0 if self.sigma is None else self.sigma)
-        a = graph.overlaps[0]
-        thresholds = torch.tensor(graph.thresholds, dtype=a.dtype, device=a.device)
-        return (*graph.singular_values, *graph.overlaps, thresholds)
+        if self.sigma is None:
+            graph = spectral_graph(weights)
+            return *graph.singular_values, *graph.overlaps
+        graph = spectral_graph(weights, sigma=self.sigma)
+        significant = (
+            torch.where(a >= threshold, a, 0)
+            for a, threshold in zip(graph.overlaps, graph.thresholds, strict=True)
+        )
+        return *graph.singular_values, *significant
 
     def edges(self, v: tuple[Tensor, ...]) -> tuple[int, Int[Tensor, "e 2"]]:
         layers, device = _Layers(v), v[0].device
@@ -107,10 +112,8 @@ class SpectralFiltration(topoloss.Filtration):
     ) -> Float[Tensor, " e"]:
         if self.sigma is None:
             return super().edge_weights(v, i, j)
-        layers = _Layers(v)
-        thresholds = v[-1].index_select(0, layers.layer_of(i))
-        found = layers.overlaps_at(i, j).detach()
-        return (found >= thresholds).to(found.dtype)
+        found = _Layers(v).overlaps_at(i, j).detach()
+        return (found > 0).to(found.dtype)
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
@@ -120,8 +123,8 @@ class _Layers:
     """What `vertices` returned, by layer."""
 
     def __init__(self, v: tuple[Tensor, ...]) -> None:
-        count = len(v) // 2
-        self.overlaps = v[count:-1]
+        count = len(v) // 2 + 1
+        self.overlaps = v[count:]
         # Where the vertices of each layer begin, and where the last of them end.
         self.starts = list(accumulate((len(s) for s in v[:count]), initial=0))
 

@@ -289,21 +289,26 @@ def test_the_graph_of_a_network_has_its_layers_overlaps_and_thresholds():
     assert values[at] == a.max()
 
 
-def test_the_filtration_is_the_forest_of_the_significant_edges():
+# The second are of very different widths, and so of very different thresholds.
+@pytest.mark.parametrize("widths", [(40, 30, 35, 20), (60, 80, 12, 80)], ids=str)
+def test_the_filtration_is_the_forest_of_the_significant_edges(widths):
     """Single linkage of 1 - a by scipy, of the graph of significant edges only."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    weights = {"a": randn(30, 40), "b": randn(35, 30, seed=1), "c": randn(20, 35, seed=2)}
-    weights["b"] = weights["b"] + 10 * weights["a"][:, :1].T  # so that some overlaps are large
+    shapes = [(outputs, inputs) for inputs, outputs in pairwise(widths)]
+    a, b, c = (randn(*shape, seed=k) for k, shape in enumerate(shapes))
+    # So that some overlaps are large.
+    weights = {"a": a, "b": b + 10 * a[:, :1].T, "c": c}
     reg = topoloss.pipeline(topoloss.filtration("svr", sigma=1.5), "mst", "total-persistence")
     edges, values = spectral_graph(weights, sigma=1.5).edges()
-    graph = coo_array((1 - values.numpy(), tuple(edges.T.numpy())), shape=(85, 85)).tocsr()
+    n = sum(map(min, shapes))
+    graph = coo_array((1 - values.numpy(), tuple(edges.T.numpy())), shape=(n, n)).tocsr()
     forest = minimum_spanning_tree(graph)
     (diagram,) = reg.diagrams(weights)
     assert int(diagram.weights.sum()) == forest.nnz > 0
     assert reg.of_layers(weights).item() == pytest.approx(forest.sum(), rel=1e-12)
-    assert len(diagram.deaths) == 30 + 30 + 20 - 1
+    assert len(diagram.deaths) == n - 1
 
 
 def test_attached_by_name_it_takes_the_weights_in_their_order():
