@@ -384,6 +384,16 @@ def test_an_unseen_activation_is_found_where_it_is_a_module(make):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", UNSEEN.values(), ids=UNSEEN)
+def test_a_layer_ends_at_an_unseen_activation_before_dropout(make):
+    model, x = nn.Sequential(nn.Linear(4, 8), Module(make()), nn.Dropout(), nn.Tanh()), batch(4)
+    with topoloss.observe(model) as seen:
+        for _ in range(3):
+            model(x)
+            assert_layers(seen, {"0": model[:2](x)})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["scripted", "traced", "vmap"])
 def test_an_unseen_activation_in_the_midst_of_a_model_is_told(kind):
     """What must not happen is that other neurons are taken without a word."""

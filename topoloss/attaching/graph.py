@@ -562,7 +562,10 @@ class Watch(TorchFunctionMode):
         data, _ = self._split(given)
         follows = bool(data) and self._follows(kind, [n for _, n in data])
         self._consume(data, kind, follows)
-        return self._make(output, kind, data, follows)
+        node = self._make(output, kind, data, follows)
+        if kind is Kind.POINTWISE:
+            node.affine, node.activated = False, True  # nothing tells that it scales or shifts
+        return node
 
     def begin_module(self, name: str, node: Node | None, output: Tensor, module: nn.Module) -> None:
         """Begin a layer at the output of a chosen module."""
