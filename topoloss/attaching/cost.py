@@ -9,21 +9,30 @@ from torch import Tensor
 
 from topoloss.errors import TooLargeError, check_number
 
-__all__ = ["MAX_NEURONS", "check_max_neurons", "guard", "seconds"]
+__all__ = ["MAX_NEURONS", "check_max_neurons", "duration", "guard", "seconds"]
 
 # On a CPU the limit comes to about 1.4 seconds a step for 256 samples, by `seconds`. The limit of a
 # GPU is a guess that no committed run has tested yet.
 MAX_NEURONS = {"cpu": 32_768, "cuda": 131_072}
 # By `benchmarks/results/bfloat16/t1_step.csv`: seconds for a step, for a pair of neurons, and for a
-# pair and a sample. Each pair counts twice.
+# pair and a sample. Each pair counts twice. By `avx2/t1_step.csv` a step takes up to about 5 times
+# as long where the processor does not multiply bfloat16.
 _ANY, _PAIR, _SAMPLE = 1e-3, 1.3e-10, 4.6e-12
 # An error names this many layers, the largest first.
 _NAMED = 5
 
 
 def seconds(neurons: int, samples: int) -> float:
-    """Estimated seconds of T1, forward and backward, on two cores of a CPU."""
+    """Estimated seconds of T1, forward and backward, on two cores that multiply bfloat16."""
     return _ANY + neurons**2 * (_PAIR + _SAMPLE * samples)
+
+
+def duration(seconds: float) -> str:
+    """Say how long a step takes, and on which processor."""
+    return (
+        f"about {seconds:.2g} s on two CPU cores that multiply bfloat16, and up to about 5 times "
+        "as long on others"
+    )
 
 
 def check_max_neurons(given: object) -> None:
@@ -79,9 +88,8 @@ def guard(
     ]
     raise TooLargeError(
         f"{neurons:,} neurons {'take part' if joined else 'are in the largest layer'}, and "
-        f"max_neurons is {most:,}: a step would take about {seconds(neurons, first.shape[0]):.2g} "
-        f"s on two CPU cores, or longer. Pass attach one of: {'; '.join(remedies)}. By layer: "
-        f"{_counted(sizes)}."
+        f"max_neurons is {most:,}: a step would take {duration(seconds(neurons, first.shape[0]))}. "
+        f"Pass attach one of: {'; '.join(remedies)}. By layer: {_counted(sizes)}."
     )
 
 

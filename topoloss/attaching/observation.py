@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from topoloss.attaching.cost import seconds
+from topoloss.attaching.cost import duration, seconds
 from topoloss.attaching.culprit import note_component
 from topoloss.attaching.hooks import Link, connect, disconnect, forgotten, refuse_scripted
 from topoloss.attaching.layers import Choice, Layers
@@ -145,7 +145,7 @@ class Description:
         Layers that are left out, and why.
     seconds : float
         Estimated time of T1 over all layers that take part, forward and backward, on two
-        cores of a CPU.
+        cores of a CPU that multiplies bfloat16. Others take up to about 5 times as long.
     processes : int
         How many processes' batches are taken together, as one.
     """
@@ -165,7 +165,7 @@ class Description:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         ]
-        lines.append(f"T1 over all of them: about {self.seconds:.2g} s a step on two CPU cores")
+        lines.append(f"a step of T1 over all of them: {duration(self.seconds)}")
         together = f"those of {self.processes} processes, valued as one batch"
         lines.append(f"samples: {together if self.processes > 1 else 'those of this process'}")
         lines += [f"left out: {name!r} {reason}" for name, reason in self.left_out.items()]
