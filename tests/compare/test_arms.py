@@ -46,7 +46,7 @@ def test_a_recipe_has_penalties_and_a_treatment():
         ("t1=1+dropout", "has no strength"),
         ("t1=1+decov", "has no weight"),
         ("t1=1+decov=1,2", "has 2 strengths of decov"),
-        ("batch-norm=1", "gives batch-norm the strength 1, and it has none"),
+        ("batch-norm=1", "gives batch-norm the strength 1, but batch-norm takes none"),
         ("none=1", "gives none the strength 1"),
         ("none+batch-norm", "adds something to none"),
         ("t1=1+t1=2", "has the term t1 twice"),

@@ -46,7 +46,7 @@ def test_processes_share_the_runs(tmp_path):
 def test_a_run_that_fails_is_named_and_the_finished_ones_are_kept(tmp_path):
     file = tmp_path / "runs.csv"
     bad = Job(setup("net2", "diabetes", max_epochs=1), Arm("label-smoothing", 0.1), 7)
-    with pytest.raises(topoloss.InputError, match="no labels") as caught:
+    with pytest.raises(topoloss.InputError, match="not labels") as caught:
         work([*JOBS[:1], bad], file)
     assert "label-smoothing=0.1 of net2 on diabetes, split 7" in "".join(caught.value.__notes__)
     assert [run.seed for run in read(file)] == [100]
@@ -55,6 +55,6 @@ def test_a_run_that_fails_is_named_and_the_finished_ones_are_kept(tmp_path):
 def test_another_file_is_not_added_to(tmp_path):
     file = tmp_path / "runs.csv"
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(topoloss.InputError, match="no file of runs"):
+    with pytest.raises(topoloss.InputError, match="not a file of runs"):
         batch.work(JOBS, file)
     assert file.read_text() == "a,b\n1,2\n"

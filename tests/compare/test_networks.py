@@ -9,7 +9,7 @@ from topoloss.compare.networks import build
 def test_a_regression_wants_as_many_outputs_as_targets(own_module):
     name = own_module("import torch\nmake = lambda: torch.nn.Linear(10, 2)\n")
     with pytest.raises(
-        topoloss.InputError, match=r"put out \(2, 2\).*expected a tensor with shape \(2, 1\)"
+        topoloss.InputError, match=r"returned \(2, 2\).*expected a tensor with shape \(2, 1\)"
     ):
         build(f"{name}:make", load("diabetes"))
 
@@ -22,7 +22,7 @@ def test_own_network(own_module):
     assert build(f"{name}:make", load("digits"))(torch.zeros(1, 64)).shape == (1, 10)
     with pytest.raises(topoloss.InputError, match="returned 1; expected"):
         build(f"{name}:wrong", load("digits"))
-    with pytest.raises(topoloss.InputError, match="put out tuple for 2 inputs"):
+    with pytest.raises(topoloss.InputError, match="returned tuple for 2 inputs"):
         build(f"{name}:pair", load("digits"))
 
 

@@ -130,7 +130,7 @@ def test_a_test_part_that_is_always_the_same_licenses_no_corrected_test(runs):
     fixed = [replace(run, fixed_test=True) for run in runs]
     text = tables.differences(select(fixed))
     assert "| t1 | none | 2 | +0.50 | -2.00 to +3.00 | -31.27 to +32.27 | - | - |" in text
-    assert "nothing is said of other test samples" in text
+    assert "the splits say nothing about other test samples" in text
 
 
 def test_measures_are_means_over_the_splits_that_know_them(runs):

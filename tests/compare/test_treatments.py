@@ -64,10 +64,10 @@ def test_the_parameters_are_those_of_the_network():
         (nn.Sequential(nn.Linear(2, 2)), {"batch_norm": True}, "no hidden layer"),
         (nn.Sequential(nn.Linear(2, 2)), {"dropout": 0.5}, "no activation"),
         (nn.Linear(2, 2), {"dropout": 0.5}, "the network is a Linear"),
-        (nn.Sequential(nn.ReLU(), nn.Dropout(0.1)), {"dropout": 0.5}, "dropout of its own"),
-        (nn.Sequential(nn.BatchNorm1d(2)), {"batch_norm": True}, "batch-norm of its own"),
-        (nn.Sequential(Within(), nn.ReLU()), {"dropout": 0.5}, "layers inside of Within"),
-        (nn.Sequential(Within(), nn.ReLU()), {"batch_norm": True}, "layers inside of Within"),
+        (nn.Sequential(nn.ReLU(), nn.Dropout(0.1)), {"dropout": 0.5}, "dropout already"),
+        (nn.Sequential(nn.BatchNorm1d(2)), {"batch_norm": True}, "batch-norm already"),
+        (nn.Sequential(Within(), nn.ReLU()), {"dropout": 0.5}, "layers inside Within"),
+        (nn.Sequential(Within(), nn.ReLU()), {"batch_norm": True}, "layers inside Within"),
     ],
 )
 def test_a_network_without_a_place_for_them_is_refused(model, treatment, message):
@@ -114,7 +114,7 @@ def test_rewiring_trains_a_sparse_network_that_a_step_changes_each_epoch():
 @pytest.mark.parametrize(
     ("model", "data", "arm", "message"),
     [
-        ("net1", "digits", "dropout", "dropout of its own"),
+        ("net1", "digits", "dropout", "dropout already"),
         ("net0", "diabetes", "label-smoothing", "targets of a regression"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What an arm is made of, and how it is written.
+"""The arms of a comparison: what an arm consists of, and how it is written.
 
 An arm is a sum of terms. A term is a regulariser with its weight in the loss, or a treatment, such
 as dropout, with its strength::
@@ -45,15 +45,14 @@ class Recipe:
 
 
 def parse(text: str) -> tuple[str, tuple[float, ...]]:
-    """Read an arm: the name that stands for it in tables and files, and its strengths to try.
+    """Split an arm into the name that tables and files show, and the strengths to try.
 
-    The name leaves out the strengths of the first term, and has further terms in alphabetical
-    order.
+    The name omits the strengths of the first term and lists further terms in alphabetical order.
 
     Raises
     ------
     OptionError, UnknownNameError
-        If the text is no arm, or names what there is not.
+        If the text is not an arm, or a name in it is unknown.
 
     Examples
     --------
@@ -75,12 +74,12 @@ def parse(text: str) -> tuple[str, tuple[float, ...]]:
         )
     arm = "+".join([first, *sorted(_written(name, listed, text) for name, listed in others)])
     for strength in strengths:
-        recipe(Arm(arm, strength))  # raises if it is out of its range
+        recipe(Arm(arm, strength))  # raises if the strength is out of range
     return arm, strengths
 
 
 def recipe(arm: Arm) -> Recipe:
-    """What to train an arm with.
+    """Return what an arm trains with.
 
     Examples
     --------
@@ -127,7 +126,9 @@ def _strengths(name: str, listed: str, text: str) -> tuple[float, ...]:
         refuse_labels(components.regulariser(name))
     if name == "none" or (name in TREATMENTS and not has_strength(name)):
         if listed and set(listed.split(",")) != {"0"}:
-            raise OptionError(f"{text!r} gives {name} the strength {listed}, and it has none.")
+            raise OptionError(
+                f"{text!r} gives {name} the strength {listed}, but {name} takes none."
+            )
         return (0.0,)
     what = "strength" if name in TREATMENTS else "weight"
     if not listed:
@@ -158,7 +159,7 @@ def _only_strength(name: str, listed: str, text: str) -> float:
     if len(strengths) > 1:
         raise OptionError(
             f"{text!r} has {len(strengths)} strengths of {name}; only the first term of an arm may "
-            "have several. Give one, or write the arm once for each."
+            "have several. Give one, or write an arm for each."
         )
     return strengths[0]
 

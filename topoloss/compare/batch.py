@@ -1,7 +1,7 @@
-"""Runs of several setups, shared by processes; each finished run is a new line of one file.
+"""Do runs of several setups in several processes, and append each finished run to one file.
 
-A file of runs is all that is kept, so a batch goes on where it was interrupted. The weights are
-listed beforehand: to search for weights, or to share work between machines, see
+An interrupted batch goes on from its file; nothing else is kept. The weights are listed
+beforehand: to search for weights, or to share work between machines, see
 :mod:`topoloss.compare.sweep`.
 """
 
@@ -34,7 +34,7 @@ class Job:
 
 
 def missing(jobs: Iterable[Job], finished: Iterable[Run]) -> list[Job]:
-    """The jobs that no finished run is of, each once, in their order."""
+    """The jobs that have no finished run, in their order and without duplicates."""
     done = {Job(run.setup, run.arm, run.seed) for run in finished}
     return [job for job in dict.fromkeys(jobs) if job not in done]
 
@@ -45,24 +45,24 @@ def work(
     processes: int = 1,
     on_finish: Callable[[Run], None] = lambda run: None,
 ) -> list[Run]:
-    """Do the jobs that the file lacks, and return all runs that the file holds then.
+    """Do the jobs that have no run in the file yet, and return all runs of the file.
 
     Parameters
     ----------
     jobs : sequence of Job
     file : Path
-        A file of runs. Each finished run is added to it at once. A line that was cut short, by a
-        power failure for example, is removed first.
+        A file of runs. Each finished run is appended at once. A last line that was cut short, by
+        a power failure for example, is removed first.
     processes : int
-        Of one torch thread each. With 1 this process does the runs; others see installed
-        plugins, not those registered by hand.
+        How many processes, of one torch thread each. With 1 this process does the runs itself.
+        Other processes see installed plugins, not those registered by hand.
     on_finish : callable, optional
-        Called for every run that is done.
+        Called after every run.
 
     Raises
     ------
     InputError
-        If the file is no file of runs.
+        If the file is not a file of runs.
     """
     finished = _read(file)
     left = missing(jobs, finished)
@@ -91,7 +91,7 @@ def _elsewhere(jobs: Sequence[Job], processes: int) -> Iterator[Run]:
             for future in as_completed([pool.submit(_do, job) for job in jobs]):
                 yield future.result()
         finally:
-            # After an error, or Ctrl-C, the jobs that have not begun are left for the next time.
+            # After an error or Ctrl-C, the jobs that have not begun are left for the next call.
             pool.shutdown(cancel_futures=True)
 
 
@@ -114,7 +114,7 @@ def _read(file: Path) -> list[Run]:
         file.write_bytes(whole)
     found = runs.read(file) if whole else []
     if not whole.startswith(",".join(columns(Run)).encode()):
-        runs.write(found, file)  # an earlier version wrote it, with fewer columns
+        runs.write(found, file)  # an earlier version wrote the file, with fewer columns
     return found
 
 

@@ -27,7 +27,7 @@ from topoloss.extras import needs_extra
 __all__ = ["DATASETS", "Dataset", "Part", "Split", "load", "split"]
 
 
-# Samples of each generated data set.
+# Number of samples of each generated data set.
 _GENERATED = 1500
 
 
@@ -40,14 +40,14 @@ class Dataset:
     x : Tensor, shape (samples, ...)
         Inputs, scaled to [0, 1] for images.
     y : Tensor
-        Class labels from 0 of int64, shape (samples,); or the targets of a regression, of the
-        type of `x`, shape (samples, targets).
+        Class labels, int64 and counted from 0, shape (samples,); or the targets of a regression,
+        of the dtype of `x`, shape (samples, targets).
     train, validation : int
-        Sizes of these parts; all other samples are the test part.
+        Sizes of these parts; all other samples form the test part.
     fixed_test : bool
-        The last samples are the test part of every split, instead of random ones.
+        Every split has the same test part, the last samples, instead of a random one.
     pixel_range : float
-        The number that pixels were divided by; 1 for data that are no images.
+        The number that pixels were divided by; 1 for data that are not images.
     standardise : bool
         Shift and scale each feature, and each target of a regression, by the mean and the
         standard deviation of the training part.
@@ -87,17 +87,18 @@ def load(name: str) -> Dataset:
     Parameters
     ----------
     name : str
-        ``"digits"``, ``"breast-cancer"``, ``"wine"`` and ``"diabetes"``, a regression (bundled with
-        scikit-learn); ``"teacher"``, ``"spirals"`` and the regressions ``"friedman1"`` to
-        ``"friedman3"`` (generated, always alike); ``"mnist"`` or ``"cifar10"`` (from OpenML, which
-        needs a connection); or a reference to a function without arguments. The function returns
-        a `Dataset` or a pair (x, y), which is split 60/20/20 and used as it is. A floating-point y
-        makes a regression. ``"digits[train=100]"`` has so many samples in the training part.
+        ``"digits"``, ``"breast-cancer"``, ``"wine"`` or the regression ``"diabetes"`` (bundled with
+        scikit-learn); ``"teacher"``, ``"spirals"`` or the regressions ``"friedman1"`` to
+        ``"friedman3"`` (generated, the same every time); ``"mnist"`` or ``"cifar10"`` (from OpenML,
+        which needs a connection); or a reference to a function without arguments. The function
+        returns a `Dataset` or a pair (x, y), which is split 60/20/20 and not standardised. A
+        floating-point y makes it a regression. ``"digits[train=100]"`` has 100 samples in the
+        training part.
 
     Raises
     ------
     InputError, UnknownNameError
-        If the data are unknown, not available or not finite, or labels do not count from 0.
+        If the data are unknown, not available or not finite, or labels are not numbered from 0.
 
     Examples
     --------
@@ -112,13 +113,13 @@ def load(name: str) -> Dataset:
 
 
 def _part(name: str) -> ExpressionPart:
-    """Read the name of data, with the size of the training part where it is given."""
+    """Read the name of data, and the size of the training part if it is given."""
     (part, *others) = parse(name).parts
     options = dict(part.options)
     if others or set(options) - {"train"}:
         raise OptionError(
-            f"data {name!r} were given; expected a name, or one with a size, as in "
-            "'digits[train=100]'."
+            f"data {name!r} were given; expected a name, or one with the size of the training "
+            "part, as in 'digits[train=100]'."
         )
     if options:
         check_number("train", options["train"], whole=True, least=1)
@@ -192,7 +193,7 @@ def _diabetes() -> Dataset:
 
 
 def _teacher() -> Dataset:
-    """Classes that a random network of 10 hidden neurons gives to Gaussian inputs."""
+    """Classes that a random network of 10 hidden neurons assigns to Gaussian inputs."""
     generator = torch.Generator().manual_seed(0)
     x, hidden, outputs = (
         torch.randn(shape, generator=generator) for shape in ((_GENERATED, 20), (20, 10), (10, 4))
@@ -201,7 +202,7 @@ def _teacher() -> Dataset:
 
 
 def _spirals() -> Dataset:
-    """Two spirals in the plane, beside four features that say nothing."""
+    """Two spirals in the plane, with four more features that are pure noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(_GENERATED) % 2
     turn = torch.rand(_GENERATED, generator=generator).sqrt()
@@ -215,13 +216,13 @@ def _spirals() -> Dataset:
 def _friedman(which: int) -> Dataset:
     from sklearn import datasets
 
-    # A noise of about a tenth of the targets' standard deviation.
+    # The noise is about a tenth of the targets' standard deviation.
     make, noise = {
         1: (datasets.make_friedman1, 0.5),
         2: (datasets.make_friedman2, 40.0),
         3: (datasets.make_friedman3, 0.03),
     }[which]
-    # A seed of its own: the second and the third function take the same inputs from one.
+    # Different seeds, because the second and the third function draw the same inputs from one seed.
     features, targets = make(_GENERATED, noise=noise, random_state=which - 1)
     return Dataset(_inputs(features), _inputs(targets)[:, None], 300, 200, standardise=True)
 
@@ -284,7 +285,7 @@ def _own(reference: str) -> Dataset:
     try:
         x, y = map(_tensor, made)
     except (TypeError, ValueError) as error:
-        raise InputError(f"data {reference!r} cannot be made tensors of: {error}") from error
+        raise InputError(f"data {reference!r} cannot be converted to tensors: {error}") from error
     y = y.float() if y.is_floating_point() else y.long()
     if y.is_floating_point() and y.ndim == 1:
         y = y[:, None]

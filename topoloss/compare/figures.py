@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["critical_differences", "scores_and_deaths", "weights"]
 
 
-# More regularisers than that have no room beside each other.
+# More regularisers than this do not fit side by side.
 _MANY = 8
 
 
@@ -29,14 +29,14 @@ def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
     Parameters
     ----------
     chosen : sequence of Run
-        As from :func:`topoloss.compare.statistics.select`.
+        As returned by :func:`topoloss.compare.statistics.select`.
     """
     grouped = by_regulariser(chosen)
     if len(chosen) == 1:
         figure = _figure(7, 4.2)
         _draw_densities(figure.subplots(), grouped)
     else:
-        # Each regulariser has a place of its own beside the others, and a line in the legend.
+        # Each regulariser needs a column in the plot of scores, and a line in the legend.
         width = max(4.4, 0.45 * len(grouped))
         figure = _figure(6.6 + width, max(4.2, 1 + 0.21 * len(grouped)))
         densities, scores = figure.subplots(1, 2, width_ratios=(6.6, width))
@@ -49,8 +49,8 @@ def scores_and_deaths(chosen: Sequence[Run]) -> Figure:
 def weights(runs: Sequence[Run]) -> Figure:
     """Draw the validation score against the weight: median and range over splits.
 
-    A line across shows the score without a regulariser. The axis stops 15 points below the best:
-    medians below it are arrows at its foot, with their value.
+    A horizontal line shows the score without a regulariser. The axis stops 15 points below the
+    best median; an arrow at its foot, with the value, stands for each median below.
     """
     grouped = by_regulariser(runs)
     figure = _figure(9 if len(grouped) > _MANY else 7, max(4.2, 1 + 0.21 * len(grouped)))
@@ -98,7 +98,7 @@ def critical_differences(scores: DataFrame) -> Figure:
     with needs_extra("compare"):
         from scikit_posthocs import critical_difference_diagram
     blocks, treatments = scores.shape
-    # Each half of the names is a column of lines.
+    # Each side of the diagram lists half of the names.
     figure = _figure(8, max(2.5, 1 + 0.15 * treatments))
     axes = figure.subplots()
     critical_difference_diagram(
@@ -120,7 +120,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw_below(axes: Axes, at: Sequence[float], medians: Sequence[float], colour: str) -> None:
-    """Mark medians that lie below the axis at its foot."""
+    """Draw an arrow at the foot of the axis for each median below it."""
     foot = axes.get_ylim()[0]
     for weight, median in zip(at, medians, strict=True):
         if median < foot:
@@ -161,20 +161,21 @@ def _draw_densities(axes: Axes, grouped: dict[str, list[Run]]) -> None:
         ylabel="density",
         title="Deaths in dimension 0",
     )
-    # Constant neurons, which many networks have, would press all others to the ground.
+    # Many networks have constant neurons: if their bin, the last, set the scale, it would flatten
+    # all others.
     highest = DEATH_BINS * max(max(share[:-1]) for share in shares)
     if highest > 0:
         axes.set_ylim(0, 1.15 * highest)
         colours = ["0.5", *(look["color"] for look in looks(grouped).values())]
-        _tell_last_bins(axes, [share[-1] for share in shares], colours)
+        _label_last_bins(axes, [share[-1] for share in shares], colours)
     if len(grouped) > _MANY:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(0.85, 1))
 
 
-def _tell_last_bins(axes: Axes, shares: Sequence[float], colours: Sequence[str]) -> None:
-    """Beside a last bin that leaves the axis, write how many deaths it holds."""
+def _label_last_bins(axes: Axes, shares: Sequence[float], colours: Sequence[str]) -> None:
+    """Where a last bin is higher than the axis, write what share of the deaths it holds."""
     top = axes.get_ylim()[1]
     beyond = [each for each in zip(shares, colours, strict=True) if DEATH_BINS * each[0] > top]
     for line, (share, colour) in enumerate(beyond):

@@ -15,7 +15,7 @@ __all__ = ["make_folder", "write_whole"]
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder if it is not there, and raise unless files can be written into it."""
+    """Make a folder if there is none, and raise unless files can be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -28,7 +28,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
-    """Let `make` write a file, and put it in its place only when it is complete.
+    """Let `make` write a file, and move it to `path` only when it is complete.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
     Raises
     ------
     TopolossError
-        If the file cannot be written. What stood in its place is still there.
+        If the file cannot be written. An earlier file at `path` is unchanged.
     """
-    # A name of its own: another process may write the same file at the same time.
+    # A unique name, because another process may write the same file at the same time.
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         make(partial)

@@ -1,4 +1,4 @@
-"""What else is known of a trained network than its score: calibration, robustness and rank."""
+"""Measures of a trained network besides its score: calibration, robustness and rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from topoloss.regularisers import side_by_side
 
 __all__ = ["MASKED", "NOISE", "calibration_error", "effective_rank", "measure", "temperature"]
 
-# Of the corrupted test inputs: the noise's standard deviation, and the share that is set to 0.
+# How test inputs are corrupted: standard deviation of the noise, and share of values set to 0.
 NOISE, MASKED = 0.3, 0.3
 _BINS = 15
 
@@ -34,13 +34,13 @@ def measure(
     model : Module
         Left in evaluation mode.
     split : Split
-        The validation part chooses the temperature, and its first 1024 samples give the rank.
+        The temperature is fitted on the validation part; its first 1024 samples give the rank.
     task : Task
-        Calibration is measured for a classification alone.
+        Calibration is measured only for classification.
     protocol : Protocol
-        Whose ``layers`` and ``fraction`` choose the neurons.
+        Its ``layers`` and ``fraction`` choose the neurons.
     seed : int
-        Of the noise and of the mask, which are the same for all arms.
+        Seed of the noise and of the mask, which are the same for all arms.
 
     Returns
     -------
@@ -84,8 +84,8 @@ def calibration_error(
 ) -> float:
     """Expected calibration error, in 15 bins of equal width.
 
-    In each bin of confidences, the mean confidence less the accuracy; the mean of the absolute
-    differences over the samples.
+    The mean over the bins, weighted by their numbers of samples, of the absolute difference
+    between the mean confidence and the accuracy.
 
     References
     ----------
@@ -102,7 +102,7 @@ def calibration_error(
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     excess = confidence - (predicted == labels).double()
-    # Of bins (a, b], as in the paper.
+    # Bins are intervals (a, b], as in the paper.
     bins = ((confidence * _BINS).ceil().long() - 1).clamp(0, _BINS - 1)
     sums = excess.new_zeros(_BINS).index_add(0, bins, excess)
     return float(sums.abs().sum() / len(labels))
@@ -111,11 +111,11 @@ def calibration_error(
 def temperature(
     logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
 ) -> float | None:
-    """The number that logits are divided by so that their likelihood is highest.
+    """The divisor of the logits that makes the labels most likely, between 0.01 and 100.
 
-    It lies between 0.01 and 100. The negative log-likelihood is convex in its inverse. If every
-    sample is classified right, the likelihood rises for ever as the temperature falls, and there
-    is no such number: None.
+    The negative log-likelihood is convex in the inverse of the temperature. If every sample is
+    classified correctly, the likelihood rises without end as the temperature falls, so none is
+    best: the result is None.
 
     References
     ----------
@@ -135,10 +135,10 @@ def temperature(
 
 
 def effective_rank(x: Float[Tensor, "samples n"]) -> float:
-    """The effective rank of centred activations: how many directions they use, softly counted.
+    """The effective rank of centred activations: a soft count of the directions that they use.
 
-    It is the exponential of the entropy of the singular values, divided by their sum; 0 for
-    neurons that are all constant.
+    It is the exponential of the entropy of the singular values, which are first divided by their
+    sum. It is 0 if all neurons are constant.
 
     References
     ----------
@@ -152,7 +152,7 @@ def effective_rank(x: Float[Tensor, "samples n"]) -> float:
     >>> 1 < effective_rank(x) < 2  # the third neuron copies the first
     True
     """
-    x = x.double()  # before the mean, whose rounding would be variance
+    x = x.double()  # first: the rounding error of a float32 mean would count as variance
     values = torch.linalg.svdvals(x - x.mean(0))
     total = values.sum()
     if total == 0:

@@ -1,4 +1,4 @@
-"""The names that a comparison knows, where no network is made and torch is not needed."""
+"""The names that a comparison knows, in a module that does not import torch."""
 
 from __future__ import annotations
 

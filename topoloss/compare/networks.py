@@ -23,8 +23,8 @@ def build(name: str, data: Dataset) -> nn.Module:
     ----------
     name : str
         A network of the paper, ``"conv"``, or a reference ``package.module:function`` to a
-        function without arguments that returns a Module from inputs to class logits or, for a
-        regression, predictions of shape (samples, targets).
+        function without arguments. It returns a Module that maps inputs to class logits or, for
+        a regression, to predictions of shape (samples, targets).
     data : Dataset
 
     Raises
@@ -64,7 +64,7 @@ def _conv(data: Dataset) -> nn.Module:
 
 
 def _image_shape(data: Dataset) -> tuple[int, ...]:
-    """Channels, height and width; images may be rows of pixels of one square channel."""
+    """Channels, height and width; an image with one square channel may be a row of pixels."""
     if data.x.ndim == 4:
         return tuple(data.x.shape[1:])
     side = isqrt(data.x[0].numel())
@@ -76,19 +76,19 @@ def _image_shape(data: Dataset) -> tuple[int, ...]:
     return 1, side, side
 
 
-# Besides the paper's.
+# Those that are not the paper's.
 NETWORKS: dict[str, Callable[[Dataset], nn.Module]] = {"conv": _conv}
 
 
 def initialise(model: nn.Module, how: str) -> None:
-    """Draw the weights of linear and convolutional layers anew, unless PyTorch's are asked for.
+    """Redraw the weights of linear and convolutional layers, unless PyTorch's are to stay.
 
     Parameters
     ----------
     model : Module
         Changed in place, from the global random state.
     how : {"pytorch", "he"}
-        As for :class:`topoloss.compare.records.Protocol`.
+        As in :class:`topoloss.compare.records.Protocol`.
     """
     if how == "pytorch":
         return
@@ -124,5 +124,5 @@ def _check_fit(model: nn.Module, name: str, data: Dataset) -> None:
             else f"a logit for each of the {data.outputs} classes (labels count from 0)"
         )
         raise InputError(
-            f"model {name!r} put out {given} for 2 inputs; expected a tensor with {expected}."
+            f"model {name!r} returned {given} for 2 inputs; expected a tensor with {expected}."
         )

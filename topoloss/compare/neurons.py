@@ -1,4 +1,4 @@
-"""How alike the neurons of a network are."""
+"""Measure how alike the neurons of a network are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topoloss.regularisers import side_by_side
 
 __all__ = ["AT_ONCE", "measure"]
 
-# Samples that a network evaluates in one pass.
+# Number of samples that a network evaluates in one pass.
 AT_ONCE = 1024
 
 
@@ -28,7 +28,7 @@ def measure(model: nn.Module, x: Tensor, protocol: Protocol) -> Neurons:
     x : Tensor, shape (samples, ...)
         Inputs; the first 1024 are used.
     protocol : Protocol
-        Whose ``layers`` and ``fraction`` choose the neurons.
+        Its ``layers`` and ``fraction`` choose the neurons.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def measure(model: nn.Module, x: Tensor, protocol: Protocol) -> Neurons:
         model(x[:AT_ONCE])
         activations = side_by_side(seen.activations())
     if activations.shape[1] < 2:
-        raise InputError("the network has one neuron, which has no other to be compared with.")
+        raise InputError("the network has one neuron to measure, and no other to compare it with.")
     deaths: Tensor = components.regulariser("t1").diagrams(activations)[0].deaths
     vectors: Tensor = components.filtration("correlation").vertices(activations)
     return Neurons(

@@ -1,4 +1,4 @@
-"""What every process that does runs for another one begins with."""
+"""How child processes that do runs begin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["begin_child"]
 def begin_child() -> None:
     """Use one torch thread, and end when the parent process does.
 
-    Processes of a pool would otherwise wait for work for ever if their parent is killed.
+    If the parent were killed, the processes of a pool would otherwise wait for work forever.
     """
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,8 +1,8 @@
 """Every protocol by name: the paper's, and `today`.
 
 `today` trains as most people do now: He's initialisation, Adam, a weight of the regulariser that
-rises over the first epochs, and the patience to see what comes of it. Its learning rate and what
-stops training are tuned for each problem before anything is compared.
+rises over the first epochs, and long patience. Its learning rate and its monitor are tuned for each
+network and data set before anything is compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOLS: tuple[str, ...] = (*papers.PROTOCOLS, "today")
 
 
 def setup(model: str, data: str, protocol: str = "default", **changes: Any) -> Setup:
-    """Return a network on data, trained under a protocol by name.
+    """Return the setup of a network on data, trained under a named protocol.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ def setup(model: str, data: str, protocol: str = "default", **changes: Any) -> S
     check_choice("protocol", protocol, PROTOCOLS)
     if protocol == "today":
         return Setup(model, data, replace(TODAY, **changes))
-    if model in NETWORKS:  # which the paper does not have: trained like its fully connected ones
+    if model in NETWORKS:  # not in the paper; trained like its fully connected networks
         settings, defects = papers.PROTOCOLS[protocol]
         return Setup(model, data, Protocol(**(settings | changes)), defects)
     return papers.setup(model, data, protocol, **changes)
 
 
 def name_of(setup: Setup) -> str:
-    """The name of a setup's protocol, whatever its rate, patience and warm-up are.
+    """The name of a setup's protocol, whatever its learning rate, stopping rule and warm-up are.
 
     Examples
     --------

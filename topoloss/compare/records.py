@@ -1,4 +1,4 @@
-"""The records of a comparison: what was trained on what, and what came of it.
+"""The records of a comparison: what was trained, on what data, and with what result.
 
 Each record is a frozen dataclass. A *row* holds a record as text, one cell for each number, list
 or word, so that a CSV file or a database can store it: `to_row` makes a row of a record, and
@@ -46,7 +46,9 @@ def _later(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How to train; the defaults are the paper's for fully connected networks, but for `layers`.
+    """How to train.
+
+    Except for `layers` and `eval_pass`, the defaults are the paper's for fully connected networks.
 
     Attributes
     ----------
@@ -57,26 +59,27 @@ class Protocol:
         How many epochs in a row may pass without a strictly better validation result, as
         `monitor` measures it.
     learning_rate, momentum, nesterov, decay, decay_steps
-        Of stochastic gradient descent, whose rate is
+        Settings of the optimiser. The learning rate of a step is
         ``learning_rate * decay ** (step // decay_steps)``.
     fraction : float
-        Of the neurons of each layer, by largest mean activation, that the regulariser sees.
+        Of the neurons of each layer, the regulariser sees this fraction: those with the largest
+        mean absolute activation.
     layers : {"auto", "trainable"}
         The layers that the regulariser sees: those that :func:`topoloss.attach` takes by
         default, or, by the paper's rule, every module with trainable parameters.
     optimiser : {"sgd", "adamw"}
-        AdamW without weight decay is Adam. Momentum is that of SGD; the decay of the rate is for
-        both.
+        AdamW without weight decay is Adam. `momentum` and `nesterov` apply only to SGD; the
+        learning rate decays for both.
     initialisation : {"pytorch", "he"}
-        PyTorch's default, or He's normal one, with biases of 0.
+        PyTorch's default, or He's normal initialisation with biases of 0.
     warmup : int
-        Epochs over which the weight of every regulariser rises linearly from 0. Early stopping
-        looks at the epochs after them alone, for every arm.
+        Epochs over which the weight of every regulariser rises linearly from 0. For every arm,
+        early stopping considers only the epochs after the warm-up.
     monitor : {"loss", "score"}
-        Of the validation part, without the penalty; what early stopping looks at. The
-        authors' code takes the loss, their paper says accuracy.
+        What early stopping looks at, on the validation part and without the penalty. The
+        authors' code uses the loss, but their paper says accuracy.
     eval_pass : bool
-        Value the regulariser on a separate pass in evaluation mode, as the authors did, instead
+        Compute the regulariser on a separate pass in evaluation mode, as the authors did, instead
         of on the training pass.
 
     References
@@ -123,7 +126,7 @@ class Defects:
     off_when_degenerate : bool
         The regulariser is switched off in degenerate batches.
     divide_twice : bool
-        Pixels are divided by their range once more.
+        Pixels are divided by their range a second time.
     """
 
     off_when_degenerate: bool = False
@@ -140,7 +143,7 @@ class Setup:
         Names, or references of the form ``package.module:function``.
     protocol : Protocol
     defects : Defects
-        None, unless the paper's code is imitated.
+        The defects of the authors' code that runs imitate; by default none.
     """
 
     model: str = "net0"
@@ -159,7 +162,8 @@ class Arm:
         The terms of the arm, as :func:`topoloss.compare.arms.parse` names them, without the
         strength of the first.
     weight : float
-        That strength: the weight of a regulariser in the loss, or the strength of a treatment.
+        The strength of the first term: a regulariser's weight in the loss, or a treatment's
+        strength.
 
     Examples
     --------
@@ -179,7 +183,7 @@ class Arm:
 
 
 def exactly(number: float) -> str:
-    """Write a number in as few digits as read back the same.
+    """Write a number with enough digits to read it back exactly, but no more than needed.
 
     Examples
     --------
@@ -193,7 +197,7 @@ def exactly(number: float) -> str:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch.
+    """The validation result of an epoch.
 
     Attributes
     ----------
@@ -201,8 +205,8 @@ class Epoch:
         From 1; 0 stands for the untrained network.
     validation_loss, validation_score : float
     best : bool
-        These weights are strictly better than all earlier ones after the warm-up, and so far
-        the ones to restore; of equal ones the first is kept.
+        Whether these weights are strictly better than those of all earlier epochs after the
+        warm-up. The last weights marked so are restored at the end.
     """
 
     number: int
@@ -213,16 +217,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Neurons:
-    """How alike the neurons are that the regulariser sees, in evaluation mode.
+    """How alike the neurons that the regulariser sees are.
 
-    On the first 1024 samples of the validation part.
+    Measured in evaluation mode on the first 1024 samples of the validation part.
 
     Attributes
     ----------
     deaths : tuple of int
         Counts of the deaths in dimension 0 in 50 equal bins of [0, 1].
     lowest, median, highest : float
-        Of the deaths.
+        Lowest, median and highest death.
     correlation : float
         Mean absolute correlation over all pairs.
     constant : int
@@ -247,7 +251,7 @@ class Neurons:
     @property
     def varying_median(self) -> float:
         """Median death of the neurons that vary, as the middle of its bin; NaN if there is none."""
-        # A constant neuron has the death 1, but for one of them if all are constant.
+        # Each constant neuron has a death of 1; if all are constant, there is one death fewer.
         own = min(self.constant, sum(self.deaths))
         counts = [*self.deaths[:-1], self.deaths[-1] - own]
         half = sum(counts) / 2
@@ -257,7 +261,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Measures:
-    """What else is known of the restored network; None where it is not defined or not known.
+    """Further measures of the restored network; None where a measure is undefined or unknown.
 
     Attributes
     ----------
@@ -271,7 +275,7 @@ class Measures:
         On test inputs with Gaussian noise of standard deviation 0.3, and with a random 30% of
         the inputs set to 0.
     effective_rank : float or None
-        Of the activations on the validation part.
+        Effective rank of the activations on the validation part.
     """
 
     ece: float | None = _later(None)
@@ -286,14 +290,14 @@ class Measures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     Attributes
     ----------
     metric : str
         Name of the score: accuracy or, for a regression, R2.
     test_score, validation_score : float
-        Of the weights that early stopping restored; fractions.
+        Scores of the weights that early stopping restored, as fractions.
     epochs : int
         Epochs trained.
     seconds : float
@@ -308,9 +312,9 @@ class Outcome:
     step_seconds : float or None
         Mean wall-clock time of a step of training, without evaluation.
     cpu_seconds : float or None
-        Time that the processor spent on training and measuring, whatever else it had to do.
+        Processor time that this process spent on training and measuring.
     measures : Measures
-        Like the two before it unknown for runs of earlier versions.
+        Like `step_seconds` and `cpu_seconds`, unknown for runs of earlier versions.
     """
 
     metric: str
@@ -339,10 +343,10 @@ class Run:
     setup : Setup
     arm : Arm
     seed : int
-        Of the split.
+        Seed of the split, the initialisation and the order of batches.
     outcome : Outcome
     fixed_test : bool
-        All splits have the same test part.
+        Whether all splits have the same test part.
     """
 
     setup: Setup
@@ -355,10 +359,10 @@ class Run:
 def columns(kind: type, prefix: str = "", *, later: bool = True) -> list[str]:
     """The names of a row's cells, in the order of the record's fields.
 
-    Without `later` those are left out that rows of earlier versions lack.
+    Without `later`, columns that rows of earlier versions lack are left out.
 
-    A field that is a record itself has a column for each of its own fields instead. Two records
-    of one kind differ in a prefix: ``before_deaths``, ``after_deaths``.
+    A field that is a record itself has a column for each of its own fields instead. A prefix
+    tells two records of one type apart: ``before_deaths``, ``after_deaths``.
 
     Examples
     --------
@@ -376,13 +380,13 @@ def columns(kind: type, prefix: str = "", *, later: bool = True) -> list[str]:
 
 
 def to_row(record: Any, prefix: str = "") -> dict[str, str]:
-    """Lay a record out as text, column by column.
+    """Return a record as text, column by column.
 
     Parameters
     ----------
     record : Setup, Protocol, Arm, Run, Outcome or Neurons
     prefix : str
-        Stands before the name of each column.
+        Put before the name of each column.
 
     Examples
     --------
@@ -401,14 +405,14 @@ def to_row(record: Any, prefix: str = "") -> dict[str, str]:
 
 
 def from_row(kind: type[Record], row: Mapping[str, str], prefix: str = "") -> Record:
-    """Make the record that `to_row` laid out.
+    """Make a record of the row that `to_row` returned.
 
-    Rows of earlier versions lack columns that came later, and get their defaults.
+    Fields whose columns rows of earlier versions lack get their defaults.
 
     Raises
     ------
     KeyError, ValueError
-        If another column is missing, or a text is no value of the field.
+        If another column is missing, or a text is not a value of its field.
 
     Examples
     --------
@@ -426,7 +430,7 @@ def from_row(kind: type[Record], row: Mapping[str, str], prefix: str = "") -> Re
 
 
 def _listed_fields(kind: Any) -> tuple[tuple[str, Any, str, bool], ...]:
-    """Of each field: name, type, prefix of its columns if it is a record, whether it came later."""
+    """For each field: name, type, prefix of its columns if a record, and whether it came later."""
     types = get_type_hints(kind)
     return tuple(
         (f.name, types[f.name], f.metadata.get("prefix", ""), "later" in f.metadata)

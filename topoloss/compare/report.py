@@ -41,16 +41,15 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
         of the report: ``table.md``, ``ranks.md``, ``differences.md``, ``weights.md``,
         ``neurons.md``, ``measures.md`` if they are known, ``figure.png`` (deaths and scores),
         ``weights.png`` and, if there are at least 3 regularisers on 2 splits,
-        ``critical_difference.png``. Names for the second setup
-        end in ``-2``, and so on. If there are several setups, ``across.md`` ranks regularisers
-        with the data sets as blocks.
+        ``critical_difference.png``. Names for the second setup end in ``-2``, and so on. If there
+        are several setups, ``across.md`` ranks regularisers with the data sets as blocks.
     also : sequence of Run
         Other runs to keep in ``runs.csv``.
 
     Returns
     -------
     list of Path
-        Of the files.
+        The files written.
 
     Raises
     ------
@@ -94,9 +93,9 @@ def plot(chosen: Sequence[Run], path: Path) -> Path:
     Parameters
     ----------
     chosen : sequence of Run
-        As from :func:`topoloss.compare.statistics.select`. Densities pool their splits.
+        As returned by :func:`topoloss.compare.statistics.select`. The densities pool all splits.
     path : Path
-        Of the PNG. An error leaves it as it was.
+        The PNG to write. An error leaves an earlier file unchanged.
 
     Returns
     -------
@@ -106,9 +105,9 @@ def plot(chosen: Sequence[Run], path: Path) -> Path:
 
 
 def check_plot_path(path: Path) -> None:
-    """Raise unless a PNG can be written to `path`; ask before a long training."""
+    """Raise unless a PNG can be written to `path`; call this before a long training."""
     if path.suffix.lower() != ".png":
-        raise InputError(f"the plot {path} is a PNG; give it a name that ends in .png.")
+        raise InputError(f"the plot {path} will be a PNG; give it a name that ends in .png.")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"the plot {path}: there is no folder {path.parent} to write to.")
 
@@ -117,7 +116,7 @@ _Files = dict[str, Callable[[Path], object]]
 
 
 def _section(runs: Sequence[Run], suffix: str) -> tuple[str, _Files]:
-    """What the report says of one setup, and the files that belong to it."""
+    """The section of the report about one setup, and the files that belong to it."""
     chosen = select(runs)
     drawn = {
         f"figure{suffix}.png": figures.scores_and_deaths(chosen),
@@ -167,8 +166,9 @@ def _protocol(runs: Sequence[Run]) -> str:
 def across(runs: Sequence[Run]) -> str:
     """Rank regularisers with data sets as blocks, once for each protocol.
 
-    Setups on one data set share its samples, so they are one block. Networks that are trained at
-    different rates are still rows of the same test; any other difference makes another test.
+    Setups on one data set share its samples, so they are one block. One test covers setups that
+    differ in network (with the settings that the protocol gives it), data set or learning rate
+    and, under ``today``, in `monitor`. Setups that differ in anything else enter another test.
     """
     import pandas as pd
 
@@ -197,7 +197,7 @@ def across(runs: Sequence[Run]) -> str:
 
 
 def _comparable(setup: Setup) -> str:
-    """What setups share that are rows of the same test."""
+    """The heading of the test that a setup enters; one test for all setups with one heading."""
     name, protocol = name_of(setup), setup.protocol
     if name == "today":
         usual, told = named("", "", name), {"learning_rate", "monitor"}

@@ -4,8 +4,8 @@
 from it. A line is the row of a `Run`: the columns are the fields of `Setup` (with those of its
 `Protocol` and `Defects`), ``regulariser``, ``weight``, ``seed``, the fields of `Outcome` (with its
 `Neurons` after ``before_`` and ``after_``), and ``fixed_test``, in this order. Numbers are read
-back exactly as they were written; blanks separate the integers of a list, and nothing stands for a
-measure that is not known. Scores are fractions. Files of earlier versions lack some columns.
+back exactly as they were written; blanks separate the integers of a list, and the cell of an
+unknown measure is empty. Scores are fractions. Files of earlier versions lack some columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["joined", "read", "write"]
 
 
 def write(runs: Iterable[Run], path: Path) -> None:
-    """Write runs to a CSV file; an error leaves the file as it was."""
+    """Write runs to a CSV file; an error leaves an earlier file unchanged."""
 
     def fill(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -36,7 +36,7 @@ def write(runs: Iterable[Run], path: Path) -> None:
 
 
 def joined(*several: Iterable[Run]) -> list[Run]:
-    """Join lists of runs; of two runs with one setup, arm and seed the first is kept."""
+    """Join lists of runs; of runs with the same setup, arm and seed, the first is kept."""
     found: dict[tuple[Setup, Arm, int], Run] = {}
     for runs in several:
         for run in runs:
@@ -51,21 +51,22 @@ def read(path: Path, *, mend: bool = False) -> list[Run]:
     ----------
     path : Path
     mend : bool
-        Leave out a last line that was cut short, with a warning, because its run is known
-        elsewhere. A file that is empty holds no runs then.
+        Leave out a last line that was cut short, with a warning, instead of raising; an empty
+        file then holds no runs. This is for files whose runs are also stored elsewhere.
 
     Raises
     ------
     InputError
-        If there is no such file, or it holds other columns or values.
+        If there is no such file, or its columns or values are not those of runs.
     """
     try:
         text = path.read_bytes()
         if mend and not text.endswith(b"\n"):
             text = text[: text.rfind(b"\n") + 1]
             warnings.warn(
-                f"{path} was cut short; it is written again from the runs of this comparison in "
-                "its study. Repeat other comparisons in this folder to get theirs again.",
+                f"{path} was cut short. It will be written again with the runs of this comparison, "
+                "which its study has. If the folder has other comparisons, repeat their commands "
+                "to restore their runs.",
                 stacklevel=2,
             )
             if not text:
@@ -80,7 +81,7 @@ def read(path: Path, *, mend: bool = False) -> list[Run]:
     if header != [name for name in expected if name in header or name in needed]:
         differing = sorted(set(header) ^ set(expected)) or "their order"
         raise InputError(
-            f"{path} is no file of runs: its columns differ in {differing}; expected a runs.csv "
+            f"{path} is not a file of runs: its columns differ in {differing}; expected a runs.csv "
             "written by this version."
         )
     found = []

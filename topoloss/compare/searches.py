@@ -20,7 +20,7 @@ __all__ = ["Grid", "Search", "Tpe", "parse", "state_of"]
 
 @dataclass(frozen=True)
 class Grid:
-    """Try each of some weights on every split.
+    """Try every weight of a list on every split.
 
     The weights wait in Optuna's queue. We don't use its grid sampler: it could draw one weight
     twice when several processes draw at once, and it repeats finished weights when the grid grows.
@@ -61,14 +61,14 @@ class Grid:
         import optuna
 
         weight = trial.user_attrs.get("weight")
-        if weight is None:  # another process took the weight that waited
+        if weight is None:  # another process took the queued weight
             raise optuna.TrialPruned
         rivals = [
             t
             for t in trial.study.get_trials(deepcopy=False)
             if t.number != trial.number and t.user_attrs.get("weight") == weight
         ]
-        # The first of the live trials goes on, so exactly one does.
+        # Of the live trials only the first goes on.
         if any(state_of(t) == "COMPLETE" for t in rivals) or any(
             state_of(t) in _LIVE and t.number < trial.number for t in rivals
         ):
@@ -104,7 +104,7 @@ class Tpe:
     def sampler(self) -> Any:
         from optuna.samplers import TPESampler
 
-        # Without a seed: with one, a sweep that goes on would draw its first weights again.
+        # Without a seed, because with one a resumed sweep would draw its first weights again.
         return TPESampler()
 
     def offer(self, study: Study) -> bool:
@@ -119,7 +119,7 @@ class Tpe:
         return trial.suggest_float("weight", self.low, self.high, log=True)
 
     def _taken(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many weights are finished or taken; a weight that was tried twice counts once."""
+        """How many weights are finished or taken; a finished weight counts once."""
         finished = {t.params["weight"] for t in trials if state_of(t) == "COMPLETE"}
         return len(finished) + sum(state_of(t) in ("WAITING", "RUNNING") for t in trials)
 
@@ -143,9 +143,9 @@ def parse(specifications: Sequence[str], trials: int | None = None) -> list[Sear
     Parameters
     ----------
     specifications : sequence of str
-        ``NAME=paper`` stands for the weights of the paper. Options belong to the name of the
-        regulariser, in alphabetical order, and two specifications that differ in options or in
-        what is added are different arms.
+        ``NAME=paper`` stands for the weights of the paper. Options are part of the name of the
+        regulariser, in alphabetical order. Specifications that differ in options or in further
+        terms are different arms.
     trials : int, optional
         Search with this many trials on each split between the lowest and the highest weight,
         instead of trying each weight.

@@ -72,7 +72,7 @@ def run(
 
 
 def check(setup: Setup, device: str = "cpu") -> str:
-    """Raise unless the runs of a setup can be done, and repeated.
+    """Raise unless the runs of a setup can be done and reproduced.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def check(setup: Setup, device: str = "cpu") -> str:
         batch would hold one sample, or data or network differ when they are made again.
     """
     _check_device(device)
-    own = ":" in setup.data  # shipped data are the same each time, and may take long to load
+    own = ":" in setup.data  # shipped data are the same every time, and may take long to load
     if own:
         dataset.cache_clear()
     samples = dataset(setup)
@@ -104,8 +104,8 @@ def check(setup: Setup, device: str = "cpu") -> str:
     if models[0] is models[1] or first != second:
         raise InputError(
             f"model {setup.model!r} and data {setup.data!r} are not the same when they are "
-            "made again: return a new network each time, which follows torch's seed, and seed "
-            "what is random in the data."
+            "made again: return a new network each time, initialised from torch's global seed, and "
+            "seed whatever is random in the data."
         )
     return first
 
@@ -126,7 +126,8 @@ def check_arm(setup: Setup, arm: Arm) -> None:
     Raises
     ------
     InputError
-        If the network has no place for the arm's layers, or its targets are not what it takes.
+        If the network has no place for the arm's layers, or the arm smooths labels and the task
+        is a regression.
     """
     samples, treatment = dataset(setup), recipe(arm).treatment
     with _seeded(seed=0):
@@ -154,7 +155,7 @@ def _seeded(seed: int, device: str = "cpu") -> Iterator[None]:
 def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()  # the device "meta" has no numbers
-    except Exception as error:  # of any type, according to the kind of device
+    except Exception as error:  # whose type depends on the device
         reason = str(error).partition("\n")[0].rstrip(".")
         raise OptionError(
             f"the device {device!r} cannot be used here: {reason}. Choose another one, such as cpu."
@@ -167,7 +168,7 @@ def _check_sizes(samples: Dataset, batch_size: int) -> None:
         raise InputError(
             f"{samples.train} samples for training and {samples.validation} for validation were "
             f"given; in batches of {batch_size} the last would hold one sample, or the "
-            "validation part has less than two, which have no correlation. Return a "
+            "validation part has fewer than two, and one sample has no correlations. Return a "
             "topoloss.compare.data.Dataset with other sizes."
         )
 

@@ -48,7 +48,7 @@ class Friedman(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A regulariser's scores less those of a baseline on the same splits.
+    """A regulariser's scores minus those of a baseline on the same splits.
 
     Attributes
     ----------
@@ -165,11 +165,11 @@ def scores(chosen: Iterable[Run]) -> DataFrame:
 
 
 def mean_ranks(scores: DataFrame) -> Series:
-    """Mean rank of each treatment over the blocks: 1 is best, ties share their mean.
+    """Mean rank of each treatment over the blocks: 1 is best, ties get their mean rank.
 
     Notes
     -----
-    Descriptive: it says something about these very blocks only.
+    Mean ranks only describe these blocks; they are no test.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def mean_ranks(scores: DataFrame) -> Series:
 
 
 def of_blocks(scores: DataFrame, blocks: Sequence[str]) -> DataFrame:
-    """Join rows that are not independent of each other to one row for each block.
+    """Join rows that are not independent of each other into one row for each block.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def of_blocks(scores: DataFrame, blocks: Sequence[str]) -> DataFrame:
     -------
     DataFrame, shape (blocks, treatments)
         Minus the mean rank over the rows of a block, so that higher is better. Ranks can be
-        averaged over rows whose scores are of different size.
+        averaged over rows whose scores have different scales.
 
     Examples
     --------
@@ -241,7 +241,7 @@ def friedman(scores: DataFrame) -> Friedman:
 
 
 def nemenyi(scores: DataFrame) -> DataFrame:
-    """P-values of Nemenyi's test of all pairs, to follow Friedman's; corrected for their number.
+    """P-values of Nemenyi's post-hoc test, for all pairs and corrected for their number.
 
     Returns
     -------
@@ -254,8 +254,8 @@ def nemenyi(scores: DataFrame) -> DataFrame:
 
     Notes
     -----
-    Says of pairs what :func:`friedman` says of all: with splits as blocks the p-values are too
-    small for a claim about other data sets.
+    As for :func:`friedman`, splits as blocks make the p-values too small for a claim about other
+    data sets.
 
     Examples
     --------
@@ -361,9 +361,9 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
     differences : array_like, shape (splits,)
         Paired differences over random splits of one data set.
     test_per_train : float
-        Size of the test part over the number of samples that were learnt from. The paper's is
-        that of the training part. Where a validation part stopped the training or chose a weight,
-        it was learnt from as well, and the ratio is smaller; report both.
+        Size of the test part over the number of samples that were learnt from. Nadeau and Bengio
+        count only the training part. A validation part that stopped the training or chose a
+        weight was learnt from as well, which makes the ratio smaller; report both.
 
     Raises
     ------
@@ -397,7 +397,7 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
         raise InputError(f"{k} paired difference was given; a test over splits needs at least 2.")
     mean = differences.mean()
     error = sqrt((1 / k + test_per_train) * differences.var(ddof=1))
-    # What rounding leaves of equal differences is no variance.
+    # Differences that are equal but for rounding have no variance.
     if np.ptp(differences) <= 1e-9 * np.abs(differences).max():
         statistic = float(np.copysign(np.inf, mean)) if mean else 0.0
     else:

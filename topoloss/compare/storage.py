@@ -28,7 +28,7 @@ __all__ = [
 
 
 def database(folder: Path) -> str:
-    """The address of a folder's own storage, whatever letters its path has."""
+    """The address of a folder's own storage; its path may have any letters."""
     return f"{_SQLITE}{_quoted(str(folder / 'study.db'))}"
 
 
@@ -36,7 +36,7 @@ _SQLITE = "sqlite:///"
 
 
 def _quoted(path: str) -> str:
-    """With those letters percent-encoded that mean something in an address."""
+    """Percent-encode the characters that have a meaning in an address."""
     return "".join(f"%{ord(c):02X}" if c in "%?#{}" else c for c in path)
 
 
@@ -62,9 +62,9 @@ def open_storage(address: str, heartbeat: int) -> RDBStorage:
     Parameters
     ----------
     address : str
-        Of a database, as for Optuna.
+        Address of a database, as for Optuna.
     heartbeat : int
-        Seconds between a running trial's signs of life.
+        Seconds between the heartbeats of a running trial.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def open_storage(address: str, heartbeat: int) -> RDBStorage:
 
 
 def _engine(address: str) -> tuple[str, dict[str, Any] | None]:
-    """What Optuna is told of a storage. Several processes wait for one another's writes."""
+    """The URL and the engine options for Optuna; SQLite waits for the writes of other processes."""
     file = _file(address)
     if file is None:
         waits = {"connect_args": {"timeout": 60}}
@@ -107,13 +107,13 @@ def _engine(address: str) -> tuple[str, dict[str, Any] | None]:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(file, timeout=60, check_same_thread=False)
 
-    # The path does not go through an address, of which versions of SQLAlchemy think differently.
+    # Pass the path itself: versions of SQLAlchemy read a path in an address differently.
     return "sqlite:///study.db", {"creator": connect}
 
 
 @contextmanager
 def using(address: str) -> Iterator[None]:
-    """Say which storage it is that fails inside, and how to go on.
+    """If the storage fails inside, say which storage it is and how to go on.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def using(address: str) -> Iterator[None]:
 
 @contextmanager
 def reading(address: str) -> Iterator[None]:
-    """Raise an `InputError` where what is read inside is not what was once stored."""
+    """Raise an `InputError` if what is read inside is not what was once stored."""
     try:
         yield
     except TopolossError:
@@ -164,7 +164,7 @@ def _lock_from_the_start(engine: Any) -> None:
     """
     from sqlalchemy import event
 
-    engine.dispose()  # connections made before would not take the lock
+    engine.dispose()  # existing connections would not take the lock
 
     @event.listens_for(engine, "connect")
     def leave_transactions_to_us(connection: Any, record: object) -> None:
@@ -177,7 +177,7 @@ def _lock_from_the_start(engine: Any) -> None:
 
 @contextmanager
 def using_experimental(optuna: Any) -> Iterator[None]:
-    """Silence Optuna's warning that heartbeats are experimental; we notice a kill by them."""
+    """Silence Optuna's warning that heartbeats are experimental; they show us killed processes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -1,8 +1,8 @@
-"""The studies of a sweep: which runs are finished, which are missing, and doing them.
+"""The studies of a sweep know which runs are finished or missing, and do the missing ones.
 
-There is one study of Optuna's for each search and split. A run is one of its trials: the
-parameter is the weight, the value is the validation score, and the attribute "outcome" holds the
-row of the whole outcome, with a digest that tells a damaged one. Only complete trials count.
+There is one Optuna study for each search and split. A run is one of its trials: the parameter is
+the weight, the value is the validation score, and the attribute "outcome" holds the row of the
+whole outcome, with a digest that reveals damage. Only complete trials count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Plan", "Studies"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What every process of a sweep is told."""
+    """What every process of a sweep needs to know."""
 
     searches: tuple[Search, ...]
     seeds: tuple[int, ...]
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def runs(self) -> int:
-        """How many runs it asks for."""
+        """How many runs the plan asks for."""
         return len(self.seeds) * sum(search.runs for search in self.searches)
 
 
@@ -79,7 +79,7 @@ class Studies:
             worked = [study.work(on_start, on_epoch, on_end) for study in unfinished]
             unfinished = [study for study in unfinished if study.missing()]
             if unfinished and not any(worked):
-                # Other processes do what is left, unless they were killed.
+                # Other processes are doing what is left, unless they were killed.
                 time.sleep(min(1, self._heartbeat))
                 for study in unfinished:
                     study.fail_stale()
@@ -124,9 +124,10 @@ class _Study:
         self._claim()
 
     def _claim(self) -> None:
-        """Store the setup in a new study, or raise unless it is the one that is stored."""
+        """Store the setup in a new study; raise if an old study holds another setup."""
         described = json.dumps(to_row(self._plan.setup) | {"digest": self._plan.digest})
-        # Asked first: every process stores the setup before it begins a trial.
+        # Trials are read first: a process stores the setup before it begins a trial, so trials
+        # without a setup are not of this version.
         with reading(self._plan.storage):
             has_trials = bool(self._study.get_trials(deepcopy=False))
             stored = self._study.user_attrs.get("setup")
@@ -141,11 +142,11 @@ class _Study:
             )
             raise InputError(
                 f"{self._plan.storage} holds runs of {whose}. Choose another folder with --out, "
-                "or another --storage, or forget its runs with --fresh."
+                "or another --storage, or delete its runs with --fresh."
             )
 
     def finished(self) -> list[Run]:
-        """The finished runs that the search asks for, by weight."""
+        """The finished runs that the search asks for, ascending by weight."""
         setup, fixed_test = self._plan.setup, dataset(self._plan.setup).fixed_test
         with reading(self._plan.storage):
             rows = {
@@ -218,7 +219,7 @@ class _Study:
         """Do the runs that nobody has taken yet; return whether there was one."""
 
         def objective(trial: Trial) -> float:
-            # Optuna's own first sign of life comes from a thread, perhaps after a kill.
+            # Optuna records the first heartbeat in a thread, perhaps too late if we are killed.
             self._storage.record_heartbeat(trial._trial_id)
             arm = self._arm(self._search.weight(trial))
             on_start(arm, self._seed)
@@ -226,7 +227,7 @@ class _Study:
                 with no_exit(f"code that the run {arm} called"):
                     done = run(self._plan.setup, arm, self._seed, on_epoch, self._plan.device)
             except Exception as error:
-                owners.note(error)  # here, for another process would not see the frames
+                owners.note(error)  # here, because the parent process does not see the frames
                 error.add_note(
                     f"The run {arm}, split {self._seed} failed. {self._plan.storage} has the "
                     "finished runs: repeat the command to go on."
@@ -264,16 +265,16 @@ class _Study:
                 raise
 
     def fail_stale(self) -> None:
-        """Give up the trials of processes that were killed, so that their weights are free."""
+        """Fail the trials of processes that were killed, so that others can try their weights."""
         import optuna
 
         with using_experimental(optuna):
             optuna.storages.fail_stale_trials(self._study)
-        # Optuna never calls a trial stale that was killed before its first sign of life.
+        # Optuna never calls a trial stale that was killed before its first heartbeat.
         since = datetime.now() - timedelta(seconds=2 * self._plan.heartbeat)
         running = (optuna.trial.TrialState.RUNNING,)
         for trial in self._study.get_trials(deepcopy=False, states=running):
-            assert trial.datetime_start is not None  # of a running trial
+            assert trial.datetime_start is not None  # because the trial is running
             if not trial.params and trial.datetime_start < since:
                 self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 

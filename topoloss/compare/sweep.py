@@ -1,4 +1,4 @@
-"""Many runs, in several processes and on several machines, that go on after an interruption.
+"""Do many runs in several processes, on several machines, and go on after an interruption.
 
 A thin layer on Optuna: :mod:`topoloss.compare.studies` says how runs are stored. Each split
 searches for a weight by itself. When a process is killed, its trial goes stale, and another
@@ -59,21 +59,21 @@ def sweep(
         Address of a database, as for Optuna. Processes and machines that share it share the
         runs; each calls this function.
     jobs : int
-        Number of processes, at most. Each uses one torch thread: beside busy processes, threads
-        that wait for one another make training many times slower. If more than 1 is given,
-        they see installed plugins, not those registered by hand; `on_start` and `on_epoch` are
-        not called.
+        Largest number of processes. Each uses one torch thread: on a busy processor, threads
+        that wait for one another make training many times slower. With more than 1, the processes
+        see installed plugins, not those registered by hand, and `on_start` and `on_epoch` are not
+        called.
     known : sequence of Run
         Finished runs to put into the storage first; those of another setup are left out.
     device : str
         Where to train.
     heartbeat : int
-        Seconds between signs of life. If a process gave none for twice as long, any process
-        that notices does its run again.
+        Seconds between heartbeats. If a process sent none for twice as long, any process that
+        notices does its run again.
     on_found : callable
-        Called once, with how many runs were found finished.
+        Called once, with the number of runs that were finished already.
     on_start, on_epoch, on_finish : callable
-        Called for every run. For a run that was found finished, or that another process did,
+        Called for every run. For a run that was finished already, or that another process did,
         only `on_finish` is called.
 
     Returns
@@ -90,7 +90,7 @@ def sweep(
 
     Notes
     -----
-    A finished run is never lost or repeated, whichever process is killed when.
+    A finished run is never lost or repeated, no matter which process is killed when.
     """
     digest = check(setup, device)
     plan = Plan(tuple(searches), tuple(seeds), setup, digest, storage, device, heartbeat)
@@ -140,7 +140,7 @@ def _share(plan: Plan, jobs: int, report: Callable[[], None]) -> None:
                 "are kept: repeat the command, or use fewer --jobs."
             ) from error
         except BaseException:
-            stop.set()  # leaving the pool waits for its processes
+            stop.set()  # because leaving the pool waits for its processes
             raise
 
 
@@ -154,12 +154,12 @@ def _begin_child(stop: Event) -> None:
 
 
 def _work_in_child(plan: Plan) -> None:
-    def end_if_told(epoch: Epoch) -> None:
+    def end_if_stopped(epoch: Epoch) -> None:
         if _stop.is_set():
             raise KeyboardInterrupt
 
     try:
         with using(plan.storage), Studies(plan) as studies:
-            studies.work(on_epoch=end_if_told)
+            studies.work(on_epoch=end_if_stopped)
     except Exception as error:
         raise picklable(error) from error

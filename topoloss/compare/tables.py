@@ -52,7 +52,7 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | t1 | 0.001 |
     """
     lines = [header, ["-"] * len(header), *rows]
-    # An option of a regulariser may hold the sign that separates cells.
+    # An option of a regulariser may contain the sign that separates cells.
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
@@ -76,7 +76,7 @@ class Row:
     epochs, seconds : float
         Means.
     diverged, cut : int
-        How many of the chosen runs diverged, and how many the limit on epochs ended.
+        How many of the chosen runs diverged, and how many stopped at the limit of epochs.
     """
 
     regulariser: str
@@ -107,7 +107,7 @@ class Row:
         )
 
     def note(self) -> str:
-        """What else is to be told of the runs, or nothing."""
+        """A remark on runs that diverged or stopped at the limit of epochs; empty without any."""
         counts = {"diverged": self.diverged, "stopped at the limit of epochs": self.cut}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
@@ -203,7 +203,8 @@ def differences(chosen: Sequence[Run], baselines: Sequence[str] = ("none", "naiv
         *("corrected p, test over training", "test over training and validation"),
     )
     licensed = (
-        "All splits have the same test part, so nothing is said of other test samples."
+        "All splits have the same test part, so no p-values are given: the splits say nothing "
+        "about other test samples."
         if chosen[0].fixed_test
         else "The corrected resampled t-test (Nadeau and Bengio) allows for the overlap of the "
         f"parts, of {outcome.test_size} samples for the test, {outcome.train_size} for training "
@@ -272,7 +273,7 @@ def neurons(chosen: Sequence[Run]) -> str:
 
 
 def measures(chosen: Sequence[Run]) -> str:
-    """Calibration, robustness, rank and time of a step; means over the splits that know them."""
+    """Calibration, robustness, rank and time of a step; means over the splits that have them."""
     rows = [
         (
             name,
@@ -291,15 +292,15 @@ def measures(chosen: Sequence[Run]) -> str:
         "ms per step",
     )
     return (
-        "On the test part: the expected calibration error and the negative log-likelihood, as they "
-        "are and after temperature scaling, and the score on corrupted inputs. Where the whole "
-        "validation part is classified right no temperature is best: such splits have none, and "
-        "count unscaled. The effective rank is of the activations on the validation part.\n\n"
-        + as_markdown(header, rows)
+        "On the test part: the expected calibration error and the negative log-likelihood, before "
+        "and after temperature scaling, and the score on corrupted inputs. If a whole validation "
+        "part is classified correctly, no temperature is best: such splits have none, and their "
+        "unscaled values count. The effective rank is of the activations on the validation part."
+        "\n\n" + as_markdown(header, rows)
     )
 
 
-# With the factor by which a table shows each, and its mean: a temperature is a factor itself.
+# Each with its factor in the table, and its mean: geometric for a temperature, itself a factor.
 _MEASURES = (
     *(("ece", 100, fmean), ("nll", 1, fmean), ("temperature", 1, geometric_mean)),
     *(("scaled_ece", 100, fmean), ("scaled_nll", 1, fmean)),
@@ -316,7 +317,7 @@ def _measured(measures: Measures, name: str) -> float | None:
 def _mean(
     values: Sequence[float | None], factor: float, mean: Callable[[Sequence[float]], float] = fmean
 ) -> str:
-    """The mean of those that are known, and how many they are if some are not."""
+    """The mean of the known values, and their number if some are unknown."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -343,7 +344,7 @@ def weights(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
 
 
 def edges(runs: Sequence[Run], chosen: Sequence[Run]) -> str:
-    """Which weights were chosen that are the lowest or highest of those that were tried."""
+    """Say which of the chosen weights are the lowest or the highest that was tried."""
     tried: dict[str, set[float]] = {}
     for run in runs:
         tried.setdefault(run.arm.regulariser, set()).add(run.arm.weight)

@@ -1,4 +1,4 @@
-"""What a network learns: a class or numbers. The type of the targets decides."""
+"""What a network learns: a class or numbers. The dtype of the targets decides."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def of(targets: Tensor) -> Task:
 
 
 def smoothed(task: Task, share: float) -> Task:
-    """The task with this share of each label spread over all classes, in training alone.
+    """The task for training, with this share of each label spread over all classes.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def smoothed(task: Task, share: float) -> Task:
     """
     if task is not CLASSIFICATION:
         raise InputError(
-            f"label-smoothing={share:g} was given, and targets of a regression are no labels; "
+            f"label-smoothing={share:g} was given, but targets of a regression are not labels; "
             "leave it out."
         )
     return replace(task, loss=partial(F.cross_entropy, label_smoothing=share))

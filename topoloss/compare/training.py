@@ -44,14 +44,14 @@ def train(
     Parameters
     ----------
     model : Module
-        From inputs to class logits or predictions; trained in place.
+        Maps inputs to class logits or predictions; trained in place.
     split : Split
-        On the device of the model.
+        Data on the device of the model.
     penalties : sequence of (str or Regulariser, float)
         Regularisers, and their weights.
     protocol : Protocol
     treatment : Treatment
-        What else is changed in training; its layers must be in the model already.
+        What else the arm changes in training; its layers must be in the model already.
     seed : int
         Fixes the order of the batches, and the noise of a treatment.
     on_epoch : callable, optional
@@ -67,7 +67,7 @@ def train(
     cpu_start = time.process_time()
     task = tasks.of(split.train.y)
     smoothing = treatment.label_smoothing
-    taught = tasks.smoothed(task, smoothing) if smoothing else task
+    training_task = tasks.smoothed(task, smoothing) if smoothing else task
     inputs = split.validation.x
     before = measure(model, inputs, protocol)
     best = _Best(model, protocol)
@@ -84,7 +84,7 @@ def train(
             weighted.append((other, 1.0))
         if watch is not None:
             watch(Epoch(0, *_evaluate(model, split.validation, task), True), model, inputs)
-        trainer = _Trainer(model, taught, weighted, protocol, treatment, seed)
+        trainer = _Trainer(model, training_task, weighted, protocol, treatment, seed)
         for number, batches in enumerate(_epochs(split.train, protocol, seed), start=1):
             diverged = not trainer.train(batches)
             if diverged:
@@ -123,7 +123,7 @@ def train(
 def _attach(
     model: nn.Module, regulariser: str | Regulariser, split: Split, protocol: Protocol
 ) -> Attachment:
-    """Attach a regulariser as the protocol says, as far as it takes those options."""
+    """Attach a regulariser, with those options of the protocol that it takes."""
     made = components.regulariser(regulariser) if isinstance(regulariser, str) else regulariser
     names = options_of(made) & {"layers", "fraction", "eval_pass"}
     options = {name: getattr(protocol, name) for name in names}
@@ -132,7 +132,7 @@ def _attach(
 
 
 class _Best:
-    """The best weights so far, and for how many epochs none were better."""
+    """The best weights so far, and the number of epochs without better ones."""
 
     def __init__(self, model: nn.Module, protocol: Protocol) -> None:
         self._model = model
@@ -142,7 +142,7 @@ class _Best:
         self.stale = 0
 
     def update(self, epoch: Epoch) -> Epoch:
-        """Compare an epoch with the best so far, and return it marked with whether it is better."""
+        """Compare an epoch with the best so far, and return it with ``best`` set."""
         loss, score = epoch.validation_loss, epoch.validation_score
         merit = score if self._monitor == "score" else -loss
         self.stale += 1
@@ -179,7 +179,7 @@ class _Trainer:
         self._task = task
         self._penalties = penalties
         self._noise = treatment.input_noise
-        # The order of the batches is drawn from the seed itself.
+        # Not the seed itself, from which the order of the batches is drawn.
         self._draws = torch.Generator().manual_seed(seed + 2**32)
         self._optimiser = _optimiser(model, protocol, treatment.weight_decay)
         self.seconds, self.steps = 0.0, 0
@@ -188,7 +188,7 @@ class _Trainer:
         )
 
     def train(self, batches: Iterable[Part]) -> bool:
-        """Train on each batch; False as soon as the loss or an activation is not finite."""
+        """Train on each batch; stop and return False if the loss or an activation is not finite."""
         self._model.train()
         start = time.perf_counter()
         finite = all(self._step(x, y) for x, y in batches)

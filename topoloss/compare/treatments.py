@@ -1,8 +1,8 @@
-"""What an arm changes that is no penalty: dropout, BatchNorm, label smoothing, noise and decay.
+"""What an arm changes besides its penalties, such as dropout, BatchNorm or label smoothing.
 
-A `Treatment` says what is changed. Dropout and BatchNorm change the network, which `treated` does;
-structured noise and rewiring are attached to it for the time of training, which `attached` does;
-training does the others.
+A `Treatment` says what is changed. `treated` adds the layers of dropout and BatchNorm to the
+network; `attached` attaches structured noise and rewiring to it, which train() removes at the end;
+train() itself does the rest.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ class Treatment:
     batch_norm : bool
         A batch normalisation after each linear or convolutional layer but the last.
     dropout : float
-        The probability with which a hidden neuron is zero in a training pass, at each activation.
+        The probability with which a hidden neuron is set to 0 in a training pass, after its
+        activation.
     label_smoothing : float
         The share of each label that is spread over all classes.
     input_noise : float
-        The standard deviation of Gaussian noise that is added to the inputs in training, in the
-        units in which the network is given them.
+        The standard deviation of Gaussian noise that is added to the network's inputs in
+        training, in the units of these inputs.
     weight_decay : float
-        Of the optimiser: decoupled from the gradient for AdamW, a part of it for SGD.
+        Weight decay of the optimiser: decoupled from the gradient for AdamW, a part of it for
+        SGD.
     structured_noise : float
-        The variance of noise that multiplies each activation, as correlated as the neurons are.
+        The variance of noise that multiplies each activation and is correlated as the neurons
+        are.
     rewiring : float
         The share of connections that each linear layer keeps; some move after each epoch.
 
@@ -68,7 +71,7 @@ class Treatment:
 
     @classmethod
     def of(cls, strengths: dict[str, float]) -> Treatment:
-        """Make the treatment of names, as in an arm, and their strengths.
+        """Make a treatment from names, as in an arm, and their strengths.
 
         Raises
         ------
@@ -86,7 +89,7 @@ class Treatment:
 
 NO_TREATMENT = Treatment()
 
-# The name in an arm; the field of a Treatment, and the range of its strength, if it has one.
+# The name in an arm: the field of a Treatment, and the range of its strength, if it has one.
 TREATMENTS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "batch-norm": ("batch_norm", None),
     "dropout": ("dropout", {"least": 0, "most": 1}),
@@ -111,8 +114,8 @@ def treated(model: nn.Module, treatment: Treatment) -> nn.Module:
     Raises
     ------
     InputError
-        If the network must be changed and is no ``nn.Sequential``, holds the layers already, or
-        has no place for them.
+        If layers must be added, but the network is not an ``nn.Sequential``, has such layers
+        already, or has no place for them.
     """
     if treatment.batch_norm:
         model = _with_batch_norm(model)
@@ -121,7 +124,7 @@ def treated(model: nn.Module, treatment: Treatment) -> nn.Module:
     return model
 
 
-# By name: the core imports no plugin.
+# Names, not objects, because the core imports no plugin.
 _NOISE, _REWIRING = "topoloss_structured_noise:structured_noise", "topoloss_rewiring:rewire"
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 _NORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
@@ -165,12 +168,12 @@ def _layers(
 ) -> Sequence[nn.Module]:
     if not isinstance(model, nn.Sequential):
         raise InputError(
-            f"{treatment} can be added to an nn.Sequential, and the network is a "
-            f"{type(model).__name__}. Build a network with it, and name that as the model."
+            f"{treatment} can only be added to an nn.Sequential, but the network is a "
+            f"{type(model).__name__}. Build a network with {treatment}, and name it as the model."
         )
     if any(isinstance(layer, its_own) for layer in model.modules()):
         raise InputError(
-            f"the network has {treatment} of its own; leave it out of the arm, or choose a network "
+            f"the network has {treatment} already; leave it out of the arm, or choose a network "
             "without it."
         )
     layers = list(_unpacked(model))
@@ -181,9 +184,9 @@ def _layers(
     ]
     if within:
         raise InputError(
-            f"{treatment} can be added between the layers of an nn.Sequential, and the network "
-            f"has layers inside of {listed(dict.fromkeys(within))}. Build a network with it, and "
-            "name that as the model."
+            f"{treatment} can only be added between the layers of an nn.Sequential, but the "
+            f"network has layers inside {listed(dict.fromkeys(within))}. Build a network with "
+            f"{treatment}, and name it as the model."
         )
     return layers
 
@@ -197,13 +200,13 @@ def _unpacked(model: nn.Sequential) -> Iterator[nn.Module]:
 
 
 def attached(model: nn.Module, treatment: Treatment) -> list[Any]:
-    """Attach what plugins do to a network in training, besides penalties.
+    """Attach the structured noise and the rewiring of a treatment, which are in plugins.
 
     Returns
     -------
     list
-        Objects like an attachment: calling one gives what it adds to the loss, ``remove()`` ends
-        it, and some have a ``step()`` to be called after each epoch.
+        Objects like an attachment: calling one returns what it adds to the loss, ``remove()``
+        detaches it, and some have a ``step()`` to be called after each epoch.
     """
     wanted = ((treatment.structured_noise, _NOISE), (treatment.rewiring, _REWIRING))
     return [
@@ -214,7 +217,7 @@ def attached(model: nn.Module, treatment: Treatment) -> list[Any]:
 
 
 def noisy(x: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """Add Gaussian noise, drawn on the CPU so that every device trains on the same."""
+    """Add Gaussian noise, drawn on the CPU so that it is the same on every device."""
     if not deviation:
         return x
     noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)

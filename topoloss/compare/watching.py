@@ -20,10 +20,10 @@ Watch = Callable[[Epoch, nn.Module, Tensor], None]
 
 
 def recorded(recorder: Recorder, protocol: Protocol) -> Watch:
-    """Return what records a network in evaluation mode, to be called after every epoch.
+    """Return a function that records a network in evaluation mode, to be called after every epoch.
 
-    It takes all neurons of the protocol's layers, whatever its ``fraction``, and 1024 samples at
-    most, the first.
+    It records all neurons of the protocol's layers, whatever its ``fraction``, on the first 1024
+    samples.
     """
 
     @torch.no_grad()
@@ -33,7 +33,7 @@ def recorded(recorder: Recorder, protocol: Protocol) -> Watch:
             "validation loss": epoch.validation_loss,
             "validation score": epoch.validation_score,
         }
-        # Training itself ends where numbers are no longer finite, and says so.
+        # Training itself stops at numbers that are not finite, and reports it.
         with suppress(NonFiniteError), observe(model, layers=protocol.layers) as seen:
             model(x[:AT_ONCE])
             recorder.add(epoch.number, seen, notes, kept=epoch.best)

@@ -64,7 +64,7 @@ def test_without_defects_nothing_changes():
 def test_pixels_are_divided_twice():
     twice = Defects(divide_twice=True)
     assert apply_to_data(twice, load("digits")).x.max() == 1 / 16
-    with pytest.raises(topoloss.InputError, match="no images"):
+    with pytest.raises(topoloss.InputError, match="not images"):
         apply_to_data(twice, load("breast-cancer"))
 
 

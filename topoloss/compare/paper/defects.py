@@ -1,4 +1,4 @@
-"""The defects of the authors' code, imitated.
+"""Imitate the defects of the authors' code.
 
 `Defects` in a setup says which of them a run imitates. The functions here apply them: one to the
 data, one to the regulariser.
@@ -23,18 +23,18 @@ __all__ = ["OffWhenDegenerate", "apply_to_data", "apply_to_regulariser", "fracti
 def apply_to_data(defects: Defects, data: Dataset) -> Dataset:
     """Return the data that the authors' code trains on.
 
-    With ``divide_twice`` pixels are divided by their range once more.
+    With ``divide_twice`` pixels are divided by their range a second time.
 
     Raises
     ------
     InputError
-        If pixels are to be divided and the data are no images.
+        If pixels are to be divided, but the data are not images.
     """
     if not defects.divide_twice:
         return data
     if data.pixel_range == 1:
         raise InputError(
-            "these data are no images, so there are no pixels to divide twice; choose another "
+            "these data are not images, so there are no pixels to divide twice; choose another "
             "protocol, or give the Dataset a pixel_range."
         )
     return replace(data, x=data.x / data.pixel_range)
@@ -61,13 +61,13 @@ class OffWhenDegenerate(Regulariser):
     """A regulariser that is zero, without a gradient, in every degenerate batch.
 
     A batch is degenerate if a neuron is constant in it or, for a regulariser that has
-    diagrams, if two neurons have no positive distance. The authors' code then replaces a NaN
+    diagrams, if the distance between two neurons is 0. The authors' code then replaces a NaN
     gradient, or a diagram that lacks a death, by zero.
 
     Parameters
     ----------
     regulariser : Regulariser
-        One of activations.
+        A regulariser of activations.
 
     Attributes
     ----------

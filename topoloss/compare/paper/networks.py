@@ -42,9 +42,9 @@ class Vgg:
         Channels of the last block and neurons of a hidden linear layer; the first block has a
         quarter of them and the second half.
     dropout : float
-        After each block and each hidden linear layer.
+        Probability of dropout, after each block and each hidden linear layer.
     dense : int
-        Linear layers, the last included.
+        Number of linear layers, including the last.
     """
 
     width: int
@@ -75,9 +75,9 @@ class Vgg:
         )
 
 
-# Section 5 of the paper. Its convolutional networks are eight of the PGDL competition's first
-# task. Ours vary in width, dropout and linear layers as those do, but layer by layer they are our
-# own: the competition's networks come with its data, not with the paper.
+# Section 5 of the paper. Its convolutional networks are eight networks of the first task of the
+# PGDL competition, which come with the competition's data and not with the paper. Ours vary in
+# width, dropout and linear layers as those do, but their exact layers are our own.
 NETWORKS: dict[str, FullyConnected | Vgg] = {
     "net0": FullyConnected((450, 350, 200)),
     "net1": FullyConnected((450, 350, 200), dropout=0.5),

@@ -1,8 +1,8 @@
 """The paper's protocols and weights, by name.
 
-The authors chose which layers the regulariser sees and on which pass it is valued; their code also
-has defects. The name of a protocol stands for these choices. All other settings come from the
-network.
+The authors chose which layers the regulariser sees and on which pass it is computed; their code
+also has defects. The name of a protocol says which of these choices and defects a run takes over.
+All other settings come from the network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PROTOCOLS: dict[str, tuple[dict[str, Any], Defects]] = {
 
 
 def setup(model: str, data: str, protocol: str = "default", **changes: Any) -> Setup:
-    """Return a network on data, trained as the paper trains it, under a protocol by name.
+    """Return the setup of a network on data, trained as in the paper, under a named protocol.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def setup(model: str, data: str, protocol: str = "default", **changes: Any) -> S
         As in :class:`topoloss.compare.records.Setup`.
     protocol : str
         One of `PROTOCOLS`. ``"default"`` is what :func:`topoloss.attach` does by default.
-        ``"training-forward"`` differs from it by the paper's rule for layers, ``"fixed"``
-        also values a pass in evaluation mode, ``"switch-off"`` also imitates one defect of the
-        authors' code, and ``"faithful"`` imitates both.
+        ``"training-forward"`` chooses layers by the paper's rule instead, ``"fixed"`` also
+        computes the regulariser on a pass in evaluation mode, ``"switch-off"`` also imitates one
+        defect of the authors' code, and ``"faithful"`` imitates both.
     **changes
         Fields of the :class:`topoloss.compare.records.Protocol` that differ from the paper's.
 
