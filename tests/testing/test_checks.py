@@ -113,6 +113,20 @@ def test_two_faults_are_two_roots():
     assert "  others    also broken: " in str(failure.value)
 
 
+class OtherGradient(filtrations.AsymmetricWeights):
+    def edge_values(self, v, i, j):
+        values = super().edge_values(v, i, j)
+        return 2 * values - values.detach()
+
+
+def test_what_follows_from_another_root_is_named_too():
+    with pytest.raises(CheckFailed) as failure:
+        check("filtration", OtherGradient)
+    assert failure.value.rule == "edge_weights"
+    (line,) = [line for line in str(failure.value).splitlines() if line.startswith("  others ")]
+    assert "gradient, ties (probably from gradient)" in line
+
+
 def test_a_test_that_fails_for_another_rule_says_so_first():
     case = {case.rule: case for case in cases("filtration", filtrations.Noisy)}["symmetry"]
     with pytest.raises(CheckFailed) as failure:

@@ -98,6 +98,7 @@ def raises(given):
         ("filtration", "cosine", lambda x: "a matrix", "TypeError"),
         ("loss", "t1", raises, "ValueError: no such value"),
         ("loss", "t1", lambda diagrams: diagrams[0].deaths, "converted"),
+        ("loss", "t1", lambda diagrams: np.nan, "nan or infinity"),
         ("regulariser", regularisers.Mse, raises, "ValueError: no such value"),
         ("regulariser", regularisers.Mse, lambda x: x, "converted"),
         ("regulariser", "orthogonality", raises, "ValueError: no such value"),

@@ -105,15 +105,17 @@ def parametrize_with_checks(
 
 def _with_the_others(first: CheckFailed, *others: CheckFailed) -> CheckFailed:
     """Return the first failure, with a line that names its consequences, and one for the rest."""
-    follow = [f.rule for f in others if (f.component, f.root) == (first.component, first.rule)]
+    follow = [f for f in others if (f.component, f.root) == (first.component, first.rule)]
     besides = [
-        f.rule if f.component == first.component else f"{f.rule} of {f.component}"
+        f.rule
+        + (f" of {f.component}" if f.component != first.component else "")
+        + (f" (probably from {f.root})" if f.root else "")
         for f in others
-        if f.root is None
+        if f not in follow
     ]
     lines = [str(first)]
     if follow:
-        lines.append(f"  follow    probably from this failure: {', '.join(follow)}")
+        lines.append(f"  follow    probably from this failure: {', '.join(f.rule for f in follow)}")
     if besides:
         lines.append(f"  others    also broken: {', '.join(besides)}")
     return CheckFailed("\n".join(lines), first.rule, first.component, first.seed, first.root)

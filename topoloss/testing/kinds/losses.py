@@ -139,6 +139,12 @@ def definition(subject: Subject) -> None:
             with on_definition(example.name):
                 expected = _by_definition(subject.expected, example)
             if expected is None:
+                require(
+                    example is not generic,
+                    expected="a finite number by the definition given as expected=",
+                    received="nan or infinity, so there is nothing to compare with",
+                    mend="fix the definition given as expected=",
+                )
                 continue
             (received,) = _apply(loss, *example.tensors)
             require(
