@@ -102,13 +102,12 @@ class SimilarityMatching(topoloss.Regulariser):
 
     def of_layers(self, layers: Mapping[str, Tensor]) -> Tensor:
         self.check_layers(layers)
+        shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
         if len(layers) < 2:
-            shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
             raise topoloss.InputError(
                 f"{{{shapes}}} was given; expected the inputs, and after them at least one layer."
             )
         if len({len(x) for x in layers.values()}) > 1:
-            shapes = ", ".join(f"{name!r}: {tuple(x.shape)}" for name, x in layers.items())
             raise topoloss.InputError(
                 f"the layers have differing numbers of samples: {shapes}. Expected the same number "
                 "in each; choose layers that share their samples."

@@ -512,8 +512,7 @@ class Attachment(Observation):
         if not counted:
             self._warn(
                 f"{made.filtration!r} lets no edge of this network count in the loss, so the "
-                "penalty is 0 and changes nothing. Change the option that leaves edges out: "
-                f"{_options_of(made.filtration)}."
+                f"penalty is 0 and changes nothing.{_remedy(made.filtration)}"
             )
 
     def _valued(self, layers: dict[str, Tensor]) -> Tensor:
@@ -608,9 +607,9 @@ class Attachment(Observation):
             before = record.name
 
 
-def _options_of(component: object) -> str:
-    options = inspect.signature(type(component)).parameters
-    return " or ".join(f"{option}=" for option in options) or "it has none"
+def _remedy(filtration: object) -> str:
+    options = " or ".join(f"{option}=" for option in inspect.signature(type(filtration)).parameters)
+    return f" Change the option that leaves edges out: {options}." if options else ""
 
 
 def options_of(regulariser: Regulariser) -> frozenset[str]:

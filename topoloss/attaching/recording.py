@@ -515,9 +515,9 @@ class Recorder:
         ]
         return _left_out(
             unused,
-            "called, but no product of its weight with something made of the model's inputs was "
-            "seen (torch does not show what happens inside a traced or scripted function, or "
-            "torch.vmap); name such a layer, or the module around it, with layers=.",
+            "no product of its weight with something made of the model's inputs was seen, though "
+            "it was called (torch does not show what happens inside a traced or scripted "
+            "function, or torch.vmap); name such a layer, or the module around it, with layers=.",
         )
 
     def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:
