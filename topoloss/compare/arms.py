@@ -70,7 +70,7 @@ def parse(text: str) -> tuple[str, tuple[float, ...]]:
         raise OptionError(f"{text!r} has the term {twice} twice; give it once.")
     if "none" in names and others:
         raise OptionError(
-            f"{text!r} adds something to none; leave none out, or let it stand alone."
+            f"{text!r} adds something to none; remove the term none, or use it alone."
         )
     arm = "+".join([first, *sorted(_written(name, listed, text) for name, listed in others)])
     for strength in strengths:

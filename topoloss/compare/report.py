@@ -35,7 +35,7 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
     Parameters
     ----------
     runs : sequence of Run
-        Of one setup or several.
+        Runs of one setup or several.
     folder : Path
         It gets ``report.md``, and ``runs.csv`` with every run. For each setup it gets the parts
         of the report: ``table.md``, ``ranks.md``, ``differences.md``, ``weights.md``,
@@ -200,15 +200,15 @@ def _comparable(setup: Setup) -> str:
     """The heading of the test that a setup enters; one test for all setups with one heading."""
     name, protocol = name_of(setup), setup.protocol
     if name == "today":
-        usual, told = named("", "", name), {"learning_rate", "monitor"}
+        usual, unlisted = named("", "", name), {"learning_rate", "monitor"}
         heading = "today, with a rate and a stopping rule for each problem"
     else:
         usual = Setup() if name == "own protocol" else named(setup.model, setup.data, name)
-        told = {"learning_rate", "patience", "monitor", "max_epochs"}
+        unlisted = {"learning_rate", "patience", "monitor", "max_epochs"}
         stopped = f"{protocol.patience} epochs without a better {protocol.monitor}"
         heading = f"{name}, stopped by {stopped}, or {protocol.max_epochs} in all"
     cells, usually = (to_row(each.protocol) | to_row(each.defects) for each in (setup, usual))
-    others = (f"{k} {v}" for k, v in cells.items() if k not in told and v != usually[k])
+    others = (f"{k} {v}" for k, v in cells.items() if k not in unlisted and v != usually[k])
     return ", ".join((heading, *others))
 
 

@@ -108,7 +108,7 @@ def best_on_average(runs: Iterable[Run]) -> list[Run]:
     Parameters
     ----------
     runs : iterable of Run
-        Of one setup.
+        Runs of one setup.
 
     Returns
     -------
@@ -250,7 +250,7 @@ def nemenyi(scores: DataFrame) -> DataFrame:
     Raises
     ------
     InputError
-        As :func:`friedman`.
+        As for :func:`friedman`.
 
     Notes
     -----

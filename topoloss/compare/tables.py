@@ -165,7 +165,7 @@ def ranks(table: DataFrame, blocks: str) -> str:
     table : DataFrame, shape (blocks, regularisers)
         Scores.
     blocks : str
-        What the blocks are, for the sentence that says so.
+        What the blocks are, for the text above the table.
 
     Raises
     ------
