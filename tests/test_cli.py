@@ -118,8 +118,10 @@ def test_train_records_what_inspect_shows(run, tmp_path):
     elsewhere = tmp_path / "page.html"
     run("inspect", folder / "run.jsonl", "--out", elsewhere)
     assert elsewhere.read_text(encoding="utf-8") == page
-    for taken in (folder, folder / "run.jsonl"):
-        status, _, err = run("inspect", folder / "run.jsonl", "--out", taken)
+    record = folder / "run.jsonl"
+    again = folder / ".." / "run" / "run.jsonl"
+    for given, taken in ((record, folder), (record, record), (record, again), (folder, record)):
+        status, _, err = run("inspect", given, "--out", taken)
         assert status == 2
         assert f"--out {taken} is a folder or the record itself; name another file" in err
     # Without its end, as when the training still runs.

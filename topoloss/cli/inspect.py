@@ -36,7 +36,7 @@ def inspect(
     screen = Screen(quiet)
     found = reading.read(run)
     path = out or (run if run.is_dir() else run.parent) / "inspect.html"
-    if path.is_dir() or path == run:
+    if path.is_dir() or path.resolve() == reading.file_of(run).resolve():
         raise OptionError(
             f"--out {path} is a folder or the record itself; name another file, such as "
             "inspect.html."

@@ -15,7 +15,7 @@ from topoloss.errors import InputError
 from topoloss.inspection.recording import FILE, FORMAT
 from topoloss.inspection.snapshots import Snapshot
 
-__all__ = ["Layer", "Run", "read"]
+__all__ = ["Layer", "Run", "file_of", "read"]
 
 _RECORD = "record one with `topoloss train --out FOLDER` or topoloss.inspection.Recorder"
 
@@ -67,6 +67,11 @@ class Run:
     kept: int | None
 
 
+def file_of(path: Path) -> Path:
+    """The file of a run that is given by its folder, or by the file itself."""
+    return path / FILE if path.is_dir() else path
+
+
 def read(path: Path) -> Run:
     """Read a run from a folder, or from the file in it.
 
@@ -75,7 +80,7 @@ def read(path: Path) -> Run:
     InputError
         If nothing was recorded there, or the file is empty, cut off or damaged.
     """
-    file = path / FILE if path.is_dir() else path
+    file = file_of(path)
     header, *lines = _lines(file)
     title, level, layers, drawn = _header(file, header)
     neurons = sum(len(layer.units) for layer in layers)
