@@ -64,10 +64,11 @@ def test_he_s_weights_have_he_s_variance():
     from topoloss.compare.networks import build, initialise
 
     torch.manual_seed(0)
-    model = build("conv", load("digits"))
+    model = build("conv", load("digits")).append(torch.nn.Conv1d(4, 8, 5))
+    model.append(torch.nn.Conv3d(4, 8, 3))
     initialise(model, "he")
     for layer in model:
-        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):
+        if isinstance(layer, (torch.nn.Linear, torch.nn.modules.conv._ConvNd)):
             w = layer.weight.detach()
             variance = 2 / w[0].numel()
             error = variance * (2 / w.numel()) ** 0.5

@@ -394,7 +394,7 @@ def corrected_t_test(differences: Any, test_per_train: float) -> tuple[float, fl
     differences = np.asarray(differences, dtype=float)
     k = len(differences)
     if k < 2:
-        raise InputError(f"{k} paired difference was given; a test over splits needs at least 2.")
+        raise InputError(f"{k} paired differences were given; a test over splits needs at least 2.")
     mean = differences.mean()
     error = sqrt((1 / k + test_per_train) * differences.var(ddof=1))
     # Differences that are equal but for rounding have no variance.
