@@ -2,8 +2,9 @@
 
 In each forward pass a torch function mode builds the graph of what the model makes of its inputs
 (`graph`; `functions` says what each torch function does), and hooks report which module returned
-what (`recording`, `modules`). At the end of the pass the layers are read off the graph (`reading`).
-They become matrices of neurons (`neurons`) when they are asked for (`observation`, `attachment`).
+what (`recording`, `modules`). At the end of the pass (`finishing`) the layers are read off the graph
+(`reading`). They become matrices of neurons (`neurons`) when they are asked for (`observation`,
+`attachment`).
 """
 
 from topoloss.attaching.attachment import Attachment, attach

@@ -19,8 +19,8 @@ from topoloss.attaching.modules import own_modules
 from topoloss.attaching.neurons import Units
 from topoloss.attaching.observation import Observation
 from topoloss.attaching.options import checked, made_regulariser, made_sampler, unknown_option
+from topoloss.attaching.passes import Marks, Mask, Pass, Watching
 from topoloss.attaching.reading import fed_by
-from topoloss.attaching.recording import Marks, Mask, Pass, Watching
 from topoloss.attaching.schedule import Schedule
 from topoloss.attaching.weights import no_weights, parameters, weights
 from topoloss.errors import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from topoloss.attaching.functions import version_of
+from topoloss.attaching.passes import Pass
 from topoloss.attaching.reading import Record
-from topoloss.attaching.recording import Pass
 from topoloss.errors import AttachmentError, OptionError
 from topoloss.samplers import Sampler
 

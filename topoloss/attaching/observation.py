@@ -24,13 +24,8 @@ from topoloss.attaching.hooks import Link, connect, disconnect, forgotten, refus
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.neurons import Units, check_usable, chosen_neurons, matrices
 from topoloss.attaching.options import checked, made_sampler, unknown_option
-from topoloss.attaching.recording import (
-    Mask,
-    Pass,
-    Recorder,
-    Watching,
-    unseen,
-)
+from topoloss.attaching.passes import Mask, Pass, Watching
+from topoloss.attaching.recording import Recorder, unseen
 from topoloss.errors import (
     AttachmentError,
     AttachmentWarning,

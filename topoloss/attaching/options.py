@@ -11,7 +11,7 @@ from torch import nn
 from topoloss import components
 from topoloss.attaching.layers import Choice, Layers
 from topoloss.attaching.modules import refuse_compiled
-from topoloss.attaching.recording import Watching
+from topoloss.attaching.passes import Watching
 from topoloss.errors import (
     InputError,
     OptionError,

@@ -2,123 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from traceback import extract_tb
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from topoloss.attaching.compiled import CompiledPass, Followed
+from topoloss.attaching.finishing import finished, length, note_arguments
 from topoloss.attaching.functions import tensors_in, tensors_within, version_of
 from topoloss.attaching.graph import Watch
 from topoloss.attaching.layers import Choice
-from topoloss.attaching.modules import Modules, is_compiled, own_modules
-from topoloss.attaching.nodes import Start
-from topoloss.attaching.reading import Record, read
-from topoloss.attaching.weights import own_matrix
-from topoloss.errors import AttachmentError, nearest, shown
+from topoloss.attaching.modules import Modules, is_compiled
+from topoloss.attaching.passes import Marks, Pass, Running, Watching
+from topoloss.attaching.reading import Record
+from topoloss.errors import AttachmentError
 
-__all__ = ["Mask", "Pass", "Recorder", "Watching"]
-
-Mask: TypeAlias = str | Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
-
-
-class Watching(NamedTuple):
-    """How forward passes are watched.
-
-    Attributes
-    ----------
-    batch_dim, after_activation, mask
-        As for :func:`topoloss.observe`.
-    repeats : bool
-        The option `eval_pass`: keep only the inputs of each pass, and record the pass that
-        :meth:`Recorder.repeat` makes with them.
-    """
-
-    batch_dim: int
-    after_activation: bool
-    mask: Mask | None
-    repeats: bool
-
-
-@dataclass(eq=False, repr=False)
-class Marks:
-    """What a schedule has to know of a pass.
-
-    Attributes
-    ----------
-    trains : bool
-        It ran in training mode with gradients, so it may be a training step.
-    rested : bool
-        It was not recorded, or was counted as a step without the penalty.
-    factor : float or None
-        The factor of its penalty; None until it is counted as a step.
-    skipped : bool
-        It had too few samples for a penalty, and was counted as skipped.
-    """
-
-    trains: bool = False
-    rested: bool = False
-    factor: float | None = None
-    skipped: bool = False
-
-
-@dataclass(eq=False, repr=False)
-class Pass:
-    """What was recorded of one forward pass of the model.
-
-    Attributes
-    ----------
-    records : list of Record
-    samples : int or None
-        How many samples the model's inputs have.
-    inputs : Tensor or None
-        The first floating-point tensor with an axis of samples that the model was given.
-    mask : Tensor or None
-    error : str
-        Why the pass cannot be used; empty otherwise.
-    notes : list of str
-        Warnings for the user.
-    marks : Marks
-    """
-
-    records: list[Record] = field(default_factory=list)
-    samples: int | None = None
-    inputs: Tensor | None = None
-    mask: Tensor | None = None
-    error: str = ""
-    notes: list[str] = field(default_factory=list)
-    marks: Marks = field(default_factory=Marks)
-
-    def channels(self) -> dict[str, int]:
-        """How many channels each layer has, where that is known."""
-        return {
-            r.name: r.tensor.shape[r.channel_axis]
-            for r in self.records
-            if r.tensor is not None and r.tensor.ndim > 1 and r.channel_axis is not None
-        }
-
-
-@dataclass(eq=False, repr=False)
-class _Running:
-    """A pass that is under way."""
-
-    watch: Watch
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    depth: int = 0
-    notes: list[str] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
-    called: set[nn.Module] = field(default_factory=set)
-    # The called modules that were given a floating-point tensor, not indices alone.
-    fed: set[nn.Module] = field(default_factory=set)
-    error: str = ""
+__all__ = ["Recorder", "unseen"]
 
 
 class _Repeating(threading.local):
@@ -166,7 +71,7 @@ class Recorder:
         # The tensors in the inputs, each with its version; None in a compiled pass.
         self._input_versions: list[tuple[Tensor, int | None]] | None = None
         self._autocast = _autocast()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._of_thread = threading.local()
         self._newest: Pass | None = None
         # By the model's training flag: the layers of the latest watched pass. A compiled pass
@@ -331,7 +236,7 @@ class Recorder:
             passes_norms=self._choice.rule != "trainable",
             keeps_starts=not self._watching.after_activation,
         )
-        running = _Running(watch, (args, kwargs))
+        running = Running(watch, (args, kwargs))
         self._running[threading.get_ident()] = running
         watch.__enter__()  # type: ignore[no-untyped-call]
 
@@ -363,10 +268,12 @@ class Recorder:
         if output is None and sys.exc_info()[0] is not None:
             return  # the pass failed
         running.watch.end(list(tensors_within(output)))
-        finished = self._finished(running, module)
-        self._of_thread.latest = self._newest = finished
-        if not finished.error:
-            followed = [(_without_tensor(r), r.step) for r in finished.records]
+        if self._replicated:
+            running.error = _REPLICATED
+        made = finished(running, module, self._modules, self._choice, self._watching)
+        self._of_thread.latest = self._newest = made
+        if not made.error:
+            followed = [(_without_tensor(r), r.step) for r in made.records]
             self._followed[module.training] = followed
 
     def on_module(
@@ -389,7 +296,7 @@ class Recorder:
 
     def _finish_module(
         self,
-        running: _Running,
+        running: Running,
         name: str,
         module: nn.Module,
         args: tuple[Any, ...],
@@ -423,138 +330,6 @@ class Recorder:
             running.watch.leave()
             running.watch.release()
 
-    def _finished(self, running: _Running, module: nn.Module) -> Pass:
-        watch = running.watch
-        args, kwargs = running.arguments
-        finished = Pass(samples=watch.samples, error=running.error, notes=running.notes)
-        finished.marks.trains = module.training and torch.is_grad_enabled()
-        if self._replicated:
-            finished.error = _REPLICATED
-        self._note_arguments(finished, module, args, kwargs)
-        starts = self._starts(running)
-        finished.records = read(watch, starts, self._watching.after_activation)
-        watch.release()
-        if self._choice.rule == "auto":
-            covered = [s.parameter for s in watch.starts]
-            finished.notes += self._uncovered(watch, covered) + self._apart(watch)
-            finished.notes += self._unused(running, module)
-        modules = dict(module.named_modules()) if self._choice.modules else {}
-        hooked = {name for name, each in modules.items() if each._forward_hooks}
-        replaced = [name for name in self._choice.modules if name not in hooked]
-        if replaced and not finished.error:
-            finished.error = (
-                f"the modules {replaced} were replaced after the model was attached to; attach "
-                "again."
-            )
-        missing = [n for n in self._choice.named if n not in running.calls]
-        if missing and not finished.error:
-            finished.error = (
-                f"the modules {missing}, chosen by layers=, were not called in the latest forward "
-                "pass; choose modules that the model calls."
-            )
-        unseen = [r.name for r in finished.records if r.unseen and self._watching.after_activation]
-        if unseen and not finished.error:
-            finished.error = (
-                f"the output of layer {unseen[0]!r} goes into something that no torch function "
-                "mode sees (a compiled, scripted or traced function, torch.vmap), so it is not "
-                "clear whether an activation follows. Make it a module of its own, or take "
-                "modules' outputs as they are: after_activation=False."
-            )
-        return finished
-
-    def _starts(self, running: _Running) -> list[Start]:
-        watch, rule = running.watch, self._choice.rule
-        if rule == "named":
-            return watch.starts
-        if rule == "trainable":
-            return watch.starts + self._covers(running)
-        model = self._model()
-        assert model is not None
-        trained = any(p.requires_grad for p in model.parameters())
-        return [
-            s
-            for s in watch.starts
-            if s.node in watch.live and not s.inner and (s.trainable or not trained)
-        ]
-
-    def _covers(self, running: _Running) -> list[Start]:
-        """Begin layers where a parameter is used, but no chosen module that owns it was called."""
-        starts = []
-        for parameters, node in running.watch.used:
-            owners = [each for p in parameters for each in self._modules.owners(p)]
-            if any(m in running.called and n in self._chosen for n, m in owners):
-                continue
-            name = next((n for n, _ in owners if n in self._chosen), None)
-            tensor = node.reference()
-            if name is not None and node in running.watch.live:
-                if tensor is not None:
-                    node.keep(tensor)
-                starts.append(Start(name, node, -1))
-        return starts
-
-    def _apart(self, watch: Watch) -> list[str]:
-        """Notes on layers whose input does not come from the model's inputs."""
-        observed = {start.name for start in watch.starts}
-        names = {self._modules.layer_of(p)[0] for p in watch.apart} - observed
-        return _left_out(
-            sorted(names), "what is not computed from the model's inputs has no samples."
-        )
-
-    def _unused(self, running: _Running, model: nn.Module) -> list[str]:
-        """Notes on called modules whose weight was not seen in use."""
-        watch = running.watch
-        read = {id(p) for p in watch.read}
-        # Compare names, too: a sharded parameter is another tensor while its module runs.
-        names = {start.name.removesuffix(".weight") for start in watch.starts}
-        unused = [
-            name
-            for name, each in own_modules(model)
-            if each in running.fed and name not in names
-            for weight in [own_matrix(each)]
-            if weight is not None and weight.requires_grad and id(weight) not in read
-        ]
-        return _left_out(
-            unused,
-            "no product of its weight with something made of the model's inputs was seen, though "
-            "it was called (torch does not show what happens inside a traced or scripted "
-            "function, or torch.vmap); name such a layer, or the module around it, with layers=.",
-        )
-
-    def _uncovered(self, watch: Watch, covered: list[Tensor | None]) -> list[str]:
-        """Notes on matrices that multiply activations entry by entry and belong to no layer."""
-        names = []
-        for tensor in watch.multiplied:
-            if all(tensor is not p for p in covered):
-                owner, module = self._modules.owners(tensor)[0]
-                own = next(k for k, p in module._parameters.items() if p is tensor)
-                names.append(".".join(filter(None, (owner, own))))
-        if not names:
-            return []
-        return [
-            f"activations are multiplied, entry by entry, by the parameters {sorted(set(names))}, "
-            "which no layer covers; if a layer is computed in this way, name its module with "
-            "layers=."
-        ]
-
-    def _note_arguments(
-        self, finished: Pass, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Keep what is needed of the model's arguments: its input, and the mask."""
-        axis = self._watching.batch_dim
-        floating = (t for t in tensors_within((args, kwargs)) if t.is_floating_point())
-        finished.inputs = next((t for t in floating if _length(t, axis) == finished.samples), None)
-        if self._watching.mask is not None:
-            try:
-                finished.mask = _mask(self._watching.mask, module, args, kwargs)
-            except AttachmentError as error:
-                finished.error = finished.error or str(error)
-            except Exception as error:  # the user's function; the model's pass goes on
-                where = extract_tb(error.__traceback__)[-1]
-                finished.error = finished.error or (
-                    f"the function mask= raised {type(error).__name__}: {error} ({where.filename}, "
-                    f"line {where.lineno})."
-                )
-
     # A compiled pass
 
     def on_compiled(self, name: str, output: Any, last: bool) -> None:
@@ -568,9 +343,9 @@ class Recorder:
         assert model is not None
         records = compiled.records(self._followed.get(compiled.training))
         given = tensors_within(compiled.arguments)
-        samples = next((n for t in given if (n := _length(t, axis)) is not None), None)
+        samples = next((n for t in given if (n := length(t, axis)) is not None), None)
         made = Pass(records, samples)
-        self._note_arguments(made, model, *compiled.arguments)
+        note_arguments(made, self._watching, model, *compiled.arguments)
         return made
 
 
@@ -609,50 +384,12 @@ def _without_tensor(record: Record) -> Record:
     return replace(record, tensor=None, step=None, start=None)
 
 
-def _mask(
-    mask: Mask, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    given: Any
-    if not isinstance(mask, str):
-        given = mask(args, kwargs)
-    elif mask in kwargs:
-        given = kwargs[mask]
-    else:
-        names = list(inspect.signature(model.forward).parameters)
-        if mask not in names:
-            raise AttachmentError(
-                f"mask={mask!r} names no argument of {type(model).__name__}, and the latest "
-                f"forward pass was given none of this name; its arguments are {names}."
-                f"{nearest(mask, names)}"
-            )
-        given = args[names.index(mask)] if names.index(mask) < len(args) else None
-    if given is not None and not isinstance(given, Tensor):
-        raise AttachmentError(
-            f"mask= gave {shown(given)}; expected a tensor of shape (samples, positions), or None "
-            "where every position counts."
-        )
-    return given
-
-
-def _left_out(names: list[str], reason: str) -> list[str]:
-    """One note on all layers that are left out for the same reason; none without layers."""
-    if not names:
-        return []
-    shown_names = ", ".join(repr(name or "(model)") for name in names)
-    which = f"layer {shown_names} is" if len(names) == 1 else f"layers {shown_names} are"
-    return [f"{which} left out: {reason}"]
-
-
 def _no_samples(name: str, tensor: Tensor | None, output: object) -> str:
     given = type(output).__name__ if tensor is None else f"{tensor.dtype}, {tensor.ndim}-d"
     return (
         f"layer {name or '(model)'!r} returned {given}; expected a floating-point tensor with a "
         "sample axis. Choose other layers with layers=."
     )
-
-
-def _length(tensor: Tensor, axis: int) -> int | None:
-    return tensor.shape[axis] if -tensor.ndim <= axis < tensor.ndim else None
 
 
 def _not_run() -> AttachmentError:
