@@ -1,10 +1,10 @@
 """Observe the neurons of a model while it runs, and attach regularisers to them.
 
-In each forward pass a torch function mode builds the graph of what the model makes of its inputs
-(`graph`; `functions` says what each torch function does), and hooks report which module returned
-what (`recording`, `modules`). At the end of the pass (`finishing`) the layers are read off the graph
-(`reading`). They become matrices of neurons (`neurons`) when they are asked for (`observation`,
-`attachment`).
+In each forward pass a torch function mode (`watching`; `functions` says what each torch function
+does) builds the graph of what the model makes of its inputs (`graph`), and hooks report which
+module returned what (`recording`, `modules`). When the pass is over (`finishing`) the layers are
+read off the graph (`reading`). They become matrices of neurons (`neurons`) when they are asked for
+(`observation`, `attachment`).
 """
 
 from topoloss.attaching.attachment import Attachment, attach

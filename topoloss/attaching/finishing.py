@@ -27,12 +27,12 @@ def finished(
 ) -> Pass:
     """Make a pass of what was watched, and free the rest."""
     watch = running.watch
-    made = Pass(samples=watch.samples, error=running.error, notes=running.notes)
+    made = Pass(samples=watch.graph.samples, error=running.error, notes=running.notes)
     made.marks.trains = model.training and torch.is_grad_enabled()
     note_arguments(made, watching, model, *running.arguments)
     starts = _starts(running, model, modules, choice)
-    made.records = read(watch, starts, watching.after_activation)
-    watch.release()
+    made.records = read(starts, made.samples, watching.after_activation)
+    watch.graph.release()
     if choice.rule == "auto":
         made.notes += [
             *_uncovered(running, modules),
@@ -110,7 +110,7 @@ def _starts(running: Running, model: nn.Module, modules: Modules, choice: Choice
     return [
         s
         for s in watch.starts
-        if s.node in watch.live and not s.inner and (s.trainable or not trained)
+        if s.node in watch.graph.live and not s.inner and (s.trainable or not trained)
     ]
 
 
@@ -123,7 +123,7 @@ def _covers(running: Running, modules: Modules, chosen: frozenset[str]) -> list[
             continue
         name = next((n for n, _ in owners if n in chosen), None)
         tensor = node.reference()
-        if name is not None and node in running.watch.live:
+        if name is not None and node in running.watch.graph.live:
             if tensor is not None:
                 node.keep(tensor)
             starts.append(Start(name, node, -1))

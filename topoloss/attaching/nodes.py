@@ -10,7 +10,7 @@ from torch import Tensor
 
 from topoloss.attaching.functions import Kind
 
-__all__ = ["Node", "Start"]
+__all__ = ["Node", "Start", "agreed_channel_axis", "descends"]
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -142,3 +142,32 @@ class Start:
     parameter: Tensor | None = None
     trainable: bool = True
     inner: bool = False
+
+
+def descends(node: Node, ancestor: Node) -> bool:
+    """Whether a node was made from an ancestor, directly or not."""
+    pending, seen = [node], {node}
+    while pending:
+        for parent in pending.pop().parents:
+            if parent is ancestor:
+                return True
+            # Nodes are numbered in the order in which they were made.
+            if parent.index > ancestor.index and parent not in seen:
+                seen.add(parent)
+                pending.append(parent)
+    return False
+
+
+def agreed_channel_axis(node: Node) -> int | None:
+    """The axis of channels of a node made entry by entry from modules' outputs that agree on it."""
+    pending, seen, found = [node], {node}, set()
+    while pending:
+        current = pending.pop()
+        if current.channel_axis is not None:
+            found.add(current.channel_axis)
+        elif current.parents and current.kind in (Kind.POINTWISE, Kind.RANDOM):
+            pending += [parent for parent in current.parents if parent not in seen]
+            seen.update(current.parents)
+        else:
+            return None
+    return found.pop() if len(found) == 1 else None

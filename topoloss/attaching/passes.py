@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from topoloss.attaching.graph import Watch
 from topoloss.attaching.reading import Record
+from topoloss.attaching.watching import Watch
 
 __all__ = ["Marks", "Mask", "Pass", "Running", "Watching"]
 

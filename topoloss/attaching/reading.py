@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from topoloss.attaching.functions import Kind, version_of
-from topoloss.attaching.graph import Watch
 from topoloss.attaching.nodes import Node, Start
 
 __all__ = ["Record", "Step", "fed_by", "read"]
@@ -82,8 +81,17 @@ class Record:
     unseen: bool = False
 
 
-def read(watch: Watch, starts: Iterable[Start], after_activation: bool) -> list[Record]:
-    """Return the layers in the order in which they begin, each tensor once."""
+def read(starts: Iterable[Start], samples: int | None, after_activation: bool) -> list[Record]:
+    """Return the layers in the order in which they begin, each tensor once.
+
+    Parameters
+    ----------
+    starts : iterable of Start
+    samples : int or None
+        How many samples the model's inputs have.
+    after_activation : bool
+        Take each layer where it ends; otherwise where it begins.
+    """
     records: list[Record] = []
     calls: dict[str, int] = {}
     taken: set[Node] = set()
@@ -93,7 +101,7 @@ def read(watch: Watch, starts: Iterable[Start], after_activation: bool) -> list[
             continue
         taken.add(node)
         calls[start.name] = calls.get(start.name, 0) + 1
-        records.append(_record(start, node, calls[start.name], watch.samples))
+        records.append(_record(start, node, calls[start.name], samples))
     return records
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from topoloss.attaching.compiled import CompiledPass, Followed
 from topoloss.attaching.finishing import finished, length, note_arguments
 from topoloss.attaching.functions import tensors_in, tensors_within, version_of
-from topoloss.attaching.graph import Watch
+from topoloss.attaching.graph import Graph
 from topoloss.attaching.layers import Choice
 from topoloss.attaching.modules import Modules, is_compiled
 from topoloss.attaching.passes import Marks, Pass, Running, Watching
 from topoloss.attaching.reading import Record
+from topoloss.attaching.watching import Watch
 from topoloss.errors import AttachmentError
 
 __all__ = ["Recorder", "unseen"]
@@ -228,9 +229,8 @@ class Recorder:
         self._modules.refresh()  # parameters may have been replaced
         inputs = list(tensors_within((args, kwargs)))
         watch = Watch(
+            Graph(self._modules, inputs, self._watching.batch_dim),
             self._modules,
-            inputs,
-            self._watching.batch_dim,
             by_function=self._choice.rule == "auto",
             # By the paper's rule each norm is a layer of its own.
             passes_norms=self._choice.rule != "trainable",
@@ -267,7 +267,7 @@ class Recorder:
             running.watch.leave()
         if output is None and sys.exc_info()[0] is not None:
             return  # the pass failed
-        running.watch.end(list(tensors_within(output)))
+        running.watch.graph.end(list(tensors_within(output)))
         if self._replicated:
             running.error = _REPLICATED
         made = finished(running, module, self._modules, self._choice, self._watching)
@@ -328,7 +328,7 @@ class Recorder:
         running = self._running.pop(threading.get_ident(), None)
         if running is not None:
             running.watch.leave()
-            running.watch.release()
+            running.watch.graph.release()
 
     # A compiled pass
 
