@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from topoloss.compare.files import write_whole
+from topoloss.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 

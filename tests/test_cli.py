@@ -15,11 +15,11 @@ from topoloss.__main__ import main
 from topoloss.cli import words
 from topoloss.cli.screen import Screen
 from topoloss.compare import data, names, networks, protocols, treatments
-from topoloss.compare.files import write_whole
 from topoloss.compare.paper import networks as papers
 from topoloss.compare.paper.protocols import setup
 from topoloss.compare.runs import read
 from topoloss.compare.storage import database, open_storage
+from topoloss.files import write_whole
 from topoloss.testing.kinds import KINDS
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -27,11 +27,11 @@ from topoloss.cli.screen import Screen, Steps
 from topoloss.cli.train import brief
 from topoloss.cli.words import check_components, check_word, completing, components
 from topoloss.compare import runs
-from topoloss.compare.files import make_folder
 from topoloss.compare.names import SEARCHES, TREATMENTS
 from topoloss.compare.records import Arm, Epoch, Run
 from topoloss.compare.storage import check_address, database
 from topoloss.errors import OptionError
+from topoloss.files import make_folder
 
 if TYPE_CHECKING:
     from topoloss.compare.tables import Row

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topoloss.compare import figures, tables
-from topoloss.compare.files import write_whole
 from topoloss.compare.protocols import name_of
 from topoloss.compare.protocols import setup as named
 from topoloss.compare.records import Defects, Measures, Protocol, Run, Setup, columns, to_row
@@ -18,6 +17,7 @@ from topoloss.compare.runs import joined
 from topoloss.compare.runs import write as write_runs
 from topoloss.compare.statistics import of_blocks, scores, select
 from topoloss.errors import InputError, listed
+from topoloss.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 
-from topoloss.compare.files import write_whole
 from topoloss.compare.records import Arm, Run, Setup, columns, from_row, to_row
 from topoloss.errors import InputError
+from topoloss.files import write_whole
 
 __all__ = ["joined", "read", "write"]
 

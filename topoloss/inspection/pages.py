@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
-from topoloss.compare.files import write_whole
+from topoloss.files import write_whole
 from topoloss.inspection.reading import Run
 from topoloss.inspection.recording import spaced
 from topoloss.palette import COLOURS, NEUTRAL

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 import torch
 
 from topoloss.attaching import Observation
-from topoloss.compare.files import make_folder
 from topoloss.errors import InputError, OptionError, TopolossError, check_number, shown
+from topoloss.files import make_folder
 from topoloss.inspection.snapshots import snapshot
 from topoloss.regularisers import side_by_side
 
