@@ -15,6 +15,7 @@ CHECKED = [
     "topoloss.diagrams",
     "topoloss.engines",
     "topoloss.filtrations",
+    "topoloss.pipelines",
     "topoloss.regularisers",
     "topoloss.samplers",
     "topoloss.testing",

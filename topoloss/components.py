@@ -22,7 +22,8 @@ from topoloss.errors import (
 from topoloss.expressions import Part, parse
 from topoloss.filtrations import Filtration
 from topoloss.losses import Loss
-from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.pipelines import Pipeline
+from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 
 __all__ = [

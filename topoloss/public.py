@@ -25,6 +25,7 @@ from topoloss.extras import needs_extra
 from topoloss.filtrations import Filtration, Order
 from topoloss.hookspecs import hookimpl
 from topoloss.losses import Loss
+from topoloss.pipelines import Pipeline
 from topoloss.plugins import (
     PluginInfo,
     available,
@@ -35,7 +36,7 @@ from topoloss.plugins import (
 )
 from topoloss.processes import Processes
 from topoloss.pruning import Redundancy, prune, redundancy
-from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.regularisers import Regulariser
 from topoloss.samplers import Sampler
 from topoloss.transforms import outside
 

@@ -243,7 +243,7 @@ def test_every_name_that_is_available_can_be_made(install):
 def test_the_kit_checks_what_the_plugin_offers_and_not_its_namesake(install):
     install("third_party_stranger", STRANGER, entry="stranger")
     checked = {type(case.subject.make()).__module__ for case in cases("plugin", "stranger")[4:]}
-    assert checked == {"third_party_stranger", "topoloss.regularisers"}
+    assert checked == {"third_party_stranger", "topoloss.pipelines"}
 
 
 def test_a_plugins_name_goes_before_a_modules(install, own_module):

@@ -33,8 +33,9 @@ from topoloss.errors import (
     check_number,
     shown,
 )
+from topoloss.pipelines import Pipeline
 from topoloss.processes import Processes
-from topoloss.regularisers import Pipeline, Regulariser, refuse_labels, side_by_side, title
+from topoloss.regularisers import Regulariser, refuse_labels, side_by_side, title
 from topoloss.samplers import Sampler
 
 __all__ = ["Attachment", "attach", "options_of"]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from topoloss.diagrams import Diagram
 from topoloss.errors import AttachmentError, OptionError, check_number
-from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.pipelines import Pipeline
+from topoloss.regularisers import Regulariser
 
 __all__ = ["Measurement", "share"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from topoloss.compare.data import Dataset
 from topoloss.compare.records import Defects
 from topoloss.errors import InputError
-from topoloss.regularisers import Activations, Pipeline, Regulariser
+from topoloss.pipelines import Pipeline
+from topoloss.regularisers import Activations, Regulariser
 
 __all__ = ["OffWhenDegenerate", "apply_to_data", "apply_to_regulariser", "fraction_off"]
 

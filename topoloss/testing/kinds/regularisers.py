@@ -13,7 +13,8 @@ from torch import Tensor
 
 from topoloss.diagrams import Diagram
 from topoloss.errors import NonFiniteError, TopolossError
-from topoloss.regularisers import Pipeline, Regulariser
+from topoloss.pipelines import Pipeline
+from topoloss.regularisers import Regulariser
 from topoloss.testing import examples
 from topoloss.testing.checks import (
     Kind,
