@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-import torch
-
 from topoloss.compare import runs, setups
 from topoloss.compare.processes import begin_child
 from topoloss.compare.records import Arm, Run, Setup, columns, to_row
+from topoloss.threads import one_thread
 
 __all__ = ["Job", "missing", "work"]
 
@@ -76,12 +75,8 @@ def work(
 
 
 def _here(jobs: Sequence[Job]) -> Iterator[Run]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         yield from map(_do, jobs)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _elsewhere(jobs: Sequence[Job], processes: int) -> Iterator[Run]:

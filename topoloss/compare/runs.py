@@ -79,7 +79,7 @@ def read(path: Path, *, mend: bool = False) -> list[Run]:
         raise InputError(f"{path} is empty. Restore it, {_REMEDY}")
     needed = columns(Run, later=False)
     if header != [name for name in expected if name in header or name in needed]:
-        differing = sorted(set(header) ^ set(expected)) or "their order"
+        differing = sorted(set(header) - set(expected) | set(needed) - set(header)) or "their order"
         raise InputError(
             f"{path} is not a file of runs: its columns differ in {differing}; expected a runs.csv "
             "written by this version."

@@ -8,13 +8,10 @@ process tries the same weight again.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import torch
 
 from topoloss.compare.processes import begin_child
 from topoloss.compare.records import Arm, Epoch, Run, Setup
@@ -24,6 +21,7 @@ from topoloss.compare.storage import using
 from topoloss.compare.studies import Plan, Studies
 from topoloss.errors import TopolossError
 from topoloss.owners import picklable
+from topoloss.threads import one_thread
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -105,22 +103,12 @@ def sweep(
         missing = studies.missing()
         on_found(plan.runs - missing)
         if jobs == 1:
-            with _one_thread():
+            with one_thread():
                 studies.work(on_start, on_epoch, report)
         elif missing:
             _share(plan, min(jobs, missing), report)
         report()
         return studies.runs()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _share(plan: Plan, jobs: int, report: Callable[[], None]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from topoloss.testing.checks import Subject, builds_on, on, require
 from topoloss.testing.common.derivatives import skip_where_surrogate
 from topoloss.testing.comparing import weighted_sum
 from topoloss.testing.examples import Example
+from topoloss.threads import one_thread
 
 __all__ = ["ties"]
 
@@ -43,19 +42,9 @@ def ties(subject: Subject) -> None:
     component = subject.make()
     skip_where_surrogate(component)
     for example in subject.kind.special(component):
-        with on(example.name), _one_thread():
+        # Hundreds of tiny gradients would only wait for idle threads.
+        with on(example.name), one_thread():
             _require_a_gradient_near_by(_Flat(subject, component, example))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: hundreds of tiny gradients would only wait for idle threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Flat:
