@@ -258,7 +258,10 @@ def test_compare_writes_a_report_and_resumes(run, tmp_path):
         ),
         (("compare", "t1=1", "--search", "tpe"), "t1=1 is no range to search"),
         (("compare", "none", "--runs", "none.csv"), "cannot be read from none.csv"),
-        (("compare", "none", "--fresh", "--storage", "sqlite:///a.db"), "a --storage is shared"),
+        (
+            ("compare", "none", "--fresh", "--storage", "sqlite:///a.db"),
+            "--storage names a shared database",
+        ),
         (
             ("compare", "none", "--data", "breast-cancer", "--protocol", "faithful"),
             "no pixels to divide twice",
