@@ -80,7 +80,6 @@ CASES = (
 )
 
 
-@pytest.mark.slow
 def lines_of(code, *arguments, **environment):
     """What Python code prints in a process of its own, where Triton does not interpret."""
     ran = subprocess.run(
@@ -94,6 +93,8 @@ def lines_of(code, *arguments, **environment):
     return [line.split() for line in ran.stdout.splitlines()]
 
 
+# Compiling for one card takes half a minute.
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", MOST_SHARED)
 def test_launches_of_all_sizes_have_the_shared_memory_and_on_an_h100_need_no_stack(
     tmp_path, capability
