@@ -291,7 +291,8 @@ class PluginRegistry:
         no other plugin can take over a shipped name.
         """
         owners = list(self._table[kind].get(name, ()))
-        entitled = owners if len(owners) == 1 else [o for o in owners if self._infos[o].shipped]
+        shipped = [o for o in owners if self._infos[o].shipped]
+        entitled = next((each for each in (owners, shipped) if len(each) == 1), [])
         return {o: name if o in entitled else f"{o}:{name}" for o in owners}
 
     def _unknown(self, kind: str, name: object) -> str:

@@ -199,7 +199,7 @@ def out_of_memory(x: Tensor, remedy: str) -> topoloss.TooLargeError:
     n = x.shape[-2]
     size = n * n * x.element_size() / 2**30
     return topoloss.TooLargeError(
-        f"{x.device} ran out of memory for {n} x {n} keys, {size:.1f} GiB for each copy. "
+        f"{x.device} ran out of memory for {n} x {n} keys, at least {size:.1f} GiB for each copy. "
         f"To avoid such a matrix, {remedy}; or take a fraction of the neurons "
         "(attach(..., fraction=0.1))."
     )

@@ -18,6 +18,7 @@ def test_each_shipped_plugin_is_loaded_from_this_distribution():
         assert plugin.status == "loaded"
         assert plugin.source.startswith("topoloss-framework ")
         assert plugin.reason == ""
+    assert plugins.clashes() == []
     assert info("norms").offers == {"regulariser": ("l1", "l2", "none")}
 
 

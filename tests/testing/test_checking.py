@@ -1,10 +1,13 @@
 """The door of the kit: what can be checked, and what is refused."""
 
 import importlib
+import logging
 import unittest
 
 import pytest
+import torch
 from testing.broken import plugins, samplers
+from testing.unusual.regularisers import ByNumpy
 
 import topoloss
 import topoloss.testing
@@ -48,6 +51,21 @@ def test_a_fraction_that_is_not_tried_has_a_true_reason(component, reason):
 def test_what_cannot_be_checked_is_an_error_and_no_failure(component, error, message):
     with pytest.raises(error, match=message):
         check("filtration", component)
+
+
+class ReadsANumber(ByNumpy):
+    """Besides, reads a number out of a tensor, at which the compiler breaks its graph."""
+
+    def compute(self, x):
+        return super().compute(x) * torch.ones(()).item()
+
+
+def test_a_graph_that_may_break_does_so_without_a_word(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torch._dynamo"), "propagate", True)
+    (case,) = (c for c in cases("regulariser", ReadsANumber) if c.rule == "compilation")
+    case()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told == []
 
 
 @pytest.mark.parametrize("run", [check, parametrize_with_checks])

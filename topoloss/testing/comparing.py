@@ -81,8 +81,8 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> str:
     """Describe where tensors differ most."""
     if [x.shape for x in first] != [x.shape for x in second]:
         return f"shapes {[tuple(x.shape) for x in first]}, not {[tuple(x.shape) for x in second]}"
-    if any(x.dtype == torch.bool for x in (*first, *second)):
-        return f"{list(first)}, not {list(second)}"
+    # Booleans cannot be subtracted.
+    first, second = ([x.int() if x.dtype == torch.bool else x for x in y] for y in (first, second))
     errors = [(a - b).abs().double() for a, b in zip(first, second, strict=True)]
     largest = [e.nan_to_num(torch.inf).amax().item() if e.numel() else 0.0 for e in errors]
     k = max(range(len(largest)), key=largest.__getitem__, default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def compilation(subject: Subject) -> None:
             fullgraph=not leaves_torch.called,
             backend="aot_eager",
         )
-        with _unchecked_signatures(), warnings.catch_warnings():
+        with _unchecked_signatures(), _unlogged(), warnings.catch_warnings():
             # The compiler itself makes instances of autograd functions.
             warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
             # At a graph break it reads .grad of all tensors that the next graph takes.
@@ -82,6 +83,21 @@ def compilation(subject: Subject) -> None:
             received=difference(received, eager),
             mend=_TORCH_ONLY,
         )
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Drop the compiler's log, which describes each graph break in dozens of lines.
+
+    Where a break matters the rule compiles with `fullgraph`, and it is an error.
+    """
+    log = logging.getLogger("torch._dynamo")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from topoloss.testing.checks import (
     require,
 )
 from topoloss.testing.common import devices, instances, numbers, purity, transforms
-from topoloss.testing.comparing import same
+from topoloss.testing.comparing import difference, same
 from topoloss.testing.examples import Example
 from topoloss.testing.kinds import homology, listed_graphs
 from topoloss.testing.kinds.searches import (
@@ -337,11 +337,11 @@ def diagonal(subject: Subject) -> None:
         for last in (-9.0, 1e9):
             entries = torch.linspace(-1, last, len(values), dtype=values.dtype)
             other = edge_tensors(engine.from_matrix(torch.diagonal_scatter(values, entries)))
-            _require_same(
-                other,
-                plain,
-                f"the same edges with -1 to {last:g} on the diagonal as with 0",
-                "read only the entries above the diagonal",
+            require(
+                len(other) == len(plain) and same(other, plain),
+                expected=f"the same edges with -1 to {last:g} on the diagonal as with 0",
+                received=difference(other, plain),
+                mend="read only the entries above the diagonal",
             )
 
 
@@ -504,17 +504,6 @@ def _require_edges(edges: Tensor, n: int) -> None:
         expected=f"pairs of different vertices from 0 to {n - 1}",
         received=edges.tolist(),
         mend="number vertices from 0, and return no self-loops",
-    )
-
-
-def _require_same(
-    received: Sequence[Tensor], plain: Sequence[Tensor], expected: str, mend: str
-) -> None:
-    require(
-        len(received) == len(plain) and same(received, plain),
-        expected=f"{expected}, {list(plain)}",
-        received=list(received),
-        mend=mend,
     )
 
 
