@@ -1,4 +1,4 @@
-"""Constants of compiled graphs. Importing this module loads torch's compiler."""
+"""What `constants` needs of the compiler. Importing this module loads torch's compiler."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import topoloss
+from topoloss_plugins.constants import constant
 from topoloss_plugins.covariances import covariances_of
 
 
@@ -121,17 +122,8 @@ class RandomPath(_SquaredCovariances):
         self.seed = seed
 
     def pairs(self, x: Float[Tensor, "samples n"]) -> Int[Tensor, "pairs 2"]:
-        order = torch.tensor(self._order(x.shape[1]), device=x.device)
+        order = torch.tensor(constant(random_order, x.shape[1], self.seed), device=x.device)
         return torch.stack((order[:-1], order[1:]), 1)
-
-    def _order(self, n: int) -> list[int]:
-        if torch.compiler.is_compiling():
-            # Imported here, as it loads torch's compiler, which takes seconds.
-            from topoloss_plugins.compiled_constants import as_constant
-
-            order: list[int] = as_constant(random_order, n, self.seed)
-            return order
-        return random_order(n, self.seed)
 
     def extra_repr(self) -> str:
         return f"seed={self.seed}"

@@ -6,6 +6,7 @@ import math
 
 import torch
 from jaxtyping import Float
+from topoloss_plugins.constants import constant
 from torch import Tensor
 
 import topoloss
@@ -143,7 +144,12 @@ def significance_threshold(channels: int, positions: int = 1, *, sigma: float = 
     topoloss.check_number("positions", positions, whole=True, least=1)
     topoloss.check_number("sigma", sigma, least=0, most=MOST_SIGMA)
     tail = math.erfc(sigma / math.sqrt(2)) / 2
-    half = torch.tensor(positions / 2, dtype=torch.float64)
+    return constant(_chi_squared_quantile, positions, tail) / (channels * positions)
+
+
+def _chi_squared_quantile(degrees: int, tail: float) -> float:
+    """What a chi-squared variable exceeds with the probability `tail`."""
+    half = torch.tensor(degrees / 2, dtype=torch.float64)
 
     def above(quantile: float) -> float:
         return float(torch.special.gammaincc(half, torch.full_like(half, quantile / 2)))
@@ -155,4 +161,4 @@ def significance_threshold(channels: int, positions: int = 1, *, sigma: float = 
     for _ in range(64):
         middle = (low + high) / 2
         low, high = (middle, high) if above(middle) > tail else (low, middle)
-    return high / (channels * positions)
+    return high

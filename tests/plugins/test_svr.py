@@ -269,6 +269,18 @@ def network():
     )
 
 
+# torch's compiler makes instances of autograd functions, of which it warns itself.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_the_graph_compiles_as_a_whole_with_its_thresholds_as_constants():
+    weights = {"first": randn(8, 6), "second": randn(5, 8, seed=1)}
+    compiled = torch.compile(
+        lambda w: spectral_graph(w, sigma=1.5), fullgraph=True, backend="aot_eager"
+    )
+    found, expected = compiled(weights), spectral_graph(weights, sigma=1.5)
+    assert found.thresholds == expected.thresholds
+    torch.testing.assert_close(found.overlaps, expected.overlaps)
+
+
 def test_the_graph_of_a_network_has_its_layers_overlaps_and_thresholds():
     model = network()
     graph = spectral_graph(model, sigma=1.5)
