@@ -130,7 +130,7 @@ def means(found: list[rows.Row]) -> Iterator[tuple[str, str, list[float]]]:
 def table(found: list[rows.Row]) -> str:
     """Markdown: mean test accuracies."""
     shown = [k for k, share in enumerate(SHARES) if share in SHOWN]
-    header = ["how neurons went", "trained with", *(f"{100 * SHARES[k]:g}%" for k in shown)]
+    header = ["removed first", "trained with", *(f"{100 * SHARES[k]:g}%" for k in shown)]
     lines = [[way, arm, *(f"{line[k]:.1f}" for k in shown)] for way, arm, line in means(found)]
     return as_markdown(header, lines)
 
