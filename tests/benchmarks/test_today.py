@@ -195,6 +195,24 @@ def test_what_the_page_says_of_learning_rates_is_what_the_runs_say():
     assert f"{at_an_end(declared.RATES)} problems still choose an end" in page
 
 
+def test_what_the_page_says_of_strengths_at_an_end_is_what_is_frozen():
+    ends = {"alone": Counter(), "top": Counter()}
+    for weights in choices.Frozen.read().weights.values():
+        for name, weight in weights.items():
+            added, _, under = name.partition("+")
+            grid = declared.GRIDS[added]
+            if len(grid) > 1:
+                ends["top" if under else "alone"][choosing.at_edge(weight, grid)] += 1
+    page = " ".join((Path(__file__).parents[2] / "docs" / "today.md").read_text("utf-8").split())
+    alone, top = ends["alone"], ends["top"]
+    assert f"59 of the {alone.total()} strengths were at an end of their grid" in page
+    at_an_end = alone["lowest"] + alone["highest"]
+    assert f"Now {at_an_end} are, {alone['lowest']} of them at the lowest value." in page
+    told = f"Of the {top.total()} strengths of T1 and T2 on top of another arm, {top['lowest']} are"
+    assert f"{told} at an end, all at the lowest value" in page
+    assert not top["highest"]
+
+
 def test_grids_reach_beyond_the_ends_that_were_chosen_often():
     means = defaultdict(lambda: defaultdict(list))
     for run in runs.read(declared.file_of("alone")):
