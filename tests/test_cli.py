@@ -506,7 +506,7 @@ def test_check_takes_a_name_in_all_its_kinds_or_in_one(run):
     ("given", "kinds"),
     [
         ("t1[reduction=mean]", ["loss", "regulariser"]),
-        ("decorrelation:t1", ["loss", "regulariser"]),
+        ("samplers:random", ["sampler"]),
         ("cosine[constant=drop]/mst/t2[alpha=0.25]", ["regulariser"]),
         ("importance[fraction=0.5]", ["sampler"]),
         ("topoloss_plugins.correlation:Cosine[constant=drop]", ["filtration"]),

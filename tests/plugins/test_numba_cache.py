@@ -97,16 +97,7 @@ print(result(3))
 """
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "printed"),
-    [
-        pytest.param("FACTOR * max", "FACTOR - max", "0\n", id="its instructions"),
-        pytest.param("max(x, 2)", "min(x, 2)", "5\n", id="a function that it calls"),
-        pytest.param("FACTOR = 2", "FACTOR = 5", "16\n", id="a number that it uses"),
-        pytest.param("int64(0)", "int64(3)", "10\n", id="a number of numpy that it uses"),
-    ],
-)
-def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path, before, after, printed):
+def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path):
     # As where a newer version is installed over an older one.
     def run(part):
         (tmp_path / "a_part.py").write_text(part, encoding="utf-8")
@@ -121,6 +112,12 @@ def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path, before, 
     (tmp_path / "caller.py").write_text(CALLER, encoding="utf-8")
     assert run(PART)[0] == "7\n"
     assert run(PART) == ("7\n", "")
-    found, told = run(PART.replace(before, after))
-    assert found == printed
-    assert "compiles its inner loops" in told
+    for before, after, printed in (
+        ("FACTOR * max", "FACTOR - max", "0\n"),
+        ("max(x, 2)", "min(x, 2)", "5\n"),
+        ("FACTOR = 2", "FACTOR = 5", "16\n"),
+        ("int64(0)", "int64(3)", "10\n"),
+    ):
+        found, told = run(PART.replace(before, after))
+        assert found == printed
+        assert "compiles its inner loops" in told

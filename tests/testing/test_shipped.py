@@ -24,6 +24,7 @@ def test_options_conform(check):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filtration", "loss"),
     [

@@ -24,6 +24,7 @@ def test_mst_of_few_vertices_conforms():
     check("persistence", topoloss.persistence("mst", max_vertices=20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "component", "seed"),
     [

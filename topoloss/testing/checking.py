@@ -59,7 +59,7 @@ def check(
     >>> from topoloss.testing import check
     >>> check("persistence", "mst")
     >>> check("loss", "t1", expected=lambda diagrams: -sum(diagrams[0].deaths.tolist()))
-    >>> check("filtration", topoloss.filtration("correlation", constant="drop"))
+    >>> check("sampler", topoloss.sampler("random", fraction=0.5))
     """
     __tracebackhide__ = True  # pytest then shows the message alone
     failures = []
