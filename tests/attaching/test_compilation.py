@@ -248,7 +248,7 @@ def a_mask_of_the_wrong_shape_is_an_error_of_a_compiled_pass():
     torch.compile(model, backend="eager")(torch.randn(4, 6, 4), torch.ones(4))
     assert "mask" in error_of(penalty)
 
-def the_input_of_a_compiled_pass_is_a_layer_of_regularisers_that_ask_for_it():
+def the_input_of_a_compiled_pass_is_a_layer_of_regularisers_that_ask_for_it():  # slow
     for name in ("signature", "similarity-matching"):
         torch._dynamo.reset()
         model = Net()
@@ -272,7 +272,7 @@ def an_engine_that_uses_numpy_is_not_compiled():  # slow
             torch.autograd.grad(value, x), torch.autograd.grad(expected, x)
         )
 
-def a_look_at_a_compiled_model_leaves_its_latest_pass():
+def a_look_at_a_compiled_model_leaves_its_latest_pass():  # slow
     model = Net()
     penalty, beside = topoloss.attach(model), topoloss.observe(model)
     model(torch.randn(6, 4))
@@ -284,7 +284,7 @@ def a_look_at_a_compiled_model_leaves_its_latest_pass():
         torch.testing.assert_close(penalty(), value)
         assert {len(h) for h in penalty.activations().values()} == {6}
 
-def the_eval_pass_of_a_compiled_pass_under_autocast_is_cast_alike():
+def the_eval_pass_of_a_compiled_pass_under_autocast_is_cast_alike():  # slow
     model = Net().float()
     seen = topoloss.observe(model, eval_pass=True)
     model.compile(backend="eager")
