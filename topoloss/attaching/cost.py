@@ -15,7 +15,7 @@ __all__ = ["MAX_NEURONS", "check_max_neurons", "duration", "guard", "seconds"]
 # GPU is a guess that no committed run has tested yet.
 MAX_NEURONS = {"cpu": 32_768, "cuda": 131_072}
 # By `benchmarks/results/bfloat16/t1_step.csv`: seconds for a step, for a pair of neurons, and for a
-# pair and a sample. Each pair counts twice. By `avx2/t1_step.csv` a step takes up to about 5 times
+# pair and a sample. Each pair counts twice. By `avx2/t1_step.csv` a step takes up to about 7 times
 # as long where the processor does not multiply bfloat16.
 _ANY, _PAIR, _SAMPLE = 1e-3, 1.3e-10, 4.6e-12
 # An error names this many layers, the largest first.
@@ -30,7 +30,7 @@ def seconds(neurons: int, samples: int) -> float:
 def duration(seconds: float) -> str:
     """Say how long a step takes, and on which processor."""
     return (
-        f"about {seconds:.2g} s on two CPU cores that multiply bfloat16, and up to about 5 times "
+        f"about {seconds:.2g} s on two CPU cores that multiply bfloat16, and up to about 7 times "
         "as long on others"
     )
 

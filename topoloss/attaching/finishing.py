@@ -34,11 +34,11 @@ def finished(
     made.records = read(starts, made.samples, watching.after_activation)
     watch.graph.release()
     if choice.rule == "auto":
-        made.notes += [
-            *_uncovered(running, modules),
-            *_apart(running, modules),
-            *_unused(running, model),
-        ]
+        made.notes += _uncovered(running, modules)
+        for names, why, note in (_apart(running, modules), _unused(running, model)):
+            if names:
+                made.left_out |= dict.fromkeys(names, why)
+                made.notes.append(_left_out(names, note))
     made.error = made.error or next(_errors(made, running, model, choice, watching), "")
     return made
 
@@ -155,21 +155,25 @@ def _errors(
         yield (
             f"the output of layer {unseen[0]!r} goes into something that no torch function "
             "mode sees (a compiled, scripted or traced function, torch.vmap), so it is not "
-            "clear whether an activation follows. Make it a module of its own, or take "
-            "modules' outputs as they are: after_activation=False."
+            "clear whether an activation follows. If it is an activation, make it a module of its "
+            "own; otherwise take modules' outputs as they are: after_activation=False."
         )
 
 
-def _apart(running: Running, modules: Modules) -> list[str]:
-    """Notes on layers whose input does not come from the model's inputs."""
+def _apart(running: Running, modules: Modules) -> tuple[list[str], str, str]:
+    """Layers whose input does not come from the model's inputs, why they have no record, a note."""
     watch = running.watch
     observed = {start.name for start in watch.starts}
     names = {modules.layer_of(p)[0] for p in watch.apart} - observed
-    return _left_out(sorted(names), "what is not computed from the model's inputs has no samples.")
+    return (
+        sorted(names),
+        "is not computed from the model's inputs, so it has no samples",
+        "what is not computed from the model's inputs has no samples.",
+    )
 
 
-def _unused(running: Running, model: nn.Module) -> list[str]:
-    """Notes on called modules whose weight was not seen in use."""
+def _unused(running: Running, model: nn.Module) -> tuple[list[str], str, str]:
+    """Called modules whose weight was not seen in use, why they have no record, and a note."""
     watch = running.watch
     read = {id(p) for p in watch.read}
     # Compare names, too: a sharded parameter is another tensor while its module runs.
@@ -181,11 +185,13 @@ def _unused(running: Running, model: nn.Module) -> list[str]:
         for weight in [own_matrix(each)]
         if weight is not None and weight.requires_grad and id(weight) not in read
     ]
-    return _left_out(
+    unseen = "no product of its weight with something made of the model's inputs was seen"
+    return (
         unused,
-        "no product of its weight with something made of the model's inputs was seen, though "
-        "it was called (torch does not show what happens inside a traced or scripted "
-        "function, or torch.vmap); name such a layer, or the module around it, with layers=.",
+        f"was called, but {unseen}",
+        f"{unseen}, though it was called (torch does not show what happens inside a traced or "
+        "scripted function, or torch.vmap); name such a layer, or the module around it, with "
+        "layers=.",
     )
 
 
@@ -207,10 +213,8 @@ def _uncovered(running: Running, modules: Modules) -> list[str]:
     ]
 
 
-def _left_out(names: list[str], reason: str) -> list[str]:
-    """One note on all layers that are left out for the same reason; none without layers."""
-    if not names:
-        return []
+def _left_out(names: list[str], reason: str) -> str:
+    """One note on all layers that are left out for the same reason."""
     shown_names = ", ".join(repr(name or "(model)") for name in names)
     which = f"layer {shown_names} is" if len(names) == 1 else f"layers {shown_names} are"
-    return [f"{which} left out: {reason}"]
+    return f"{which} left out: {reason}"

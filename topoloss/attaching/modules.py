@@ -36,7 +36,10 @@ class Modules:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._activations: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+        # By whether the module was training: what it does may differ.
+        self._activations: weakref.WeakKeyDictionary[nn.Module, dict[bool, bool]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._owners: dict[int, list[_Owner]] = {}
 
     def refresh(self) -> None:
@@ -94,8 +97,9 @@ class Modules:
         return any(p.requires_grad for p in module.parameters(recurse=within))
 
     def is_activation(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether a module has no matrices and works entry by entry; tried once."""
-        if module not in self._activations and x.numel() > 0:
+        """Whether a module has no matrices and works entry by entry; tried once in each mode."""
+        found = self._activations.setdefault(module, {})
+        if module.training not in found and x.numel() > 0:
             plain = (
                 # Torch's own modules are known by the functions that they call.
                 not type(module).__module__.startswith("torch.nn.modules.")
@@ -106,12 +110,13 @@ class Modules:
                 and type(x) is Tensor
             )
             # The user's code may fail on fewer samples; the model's pass goes on.
-            self._activations[module] = False
+            found[module.training] = False
             with torch._C.DisableTorchFunction(), contextlib.suppress(Exception):
                 # With one sample it would not show whether samples are mixed.
                 x = torch.cat([x[:4]] * 4)[:4]
-                self._activations[module] = plain and works_entry_by_entry(_twin(module).forward, x)
-        return self._activations.get(module, False)
+                twin = _twin(module)
+                found[module.training] = plain and works_entry_by_entry(twin.forward, x)
+        return found.get(module.training, False)
 
 
 def _twin(module: nn.Module) -> nn.Module:

@@ -140,7 +140,7 @@ class Description:
         Layers that are left out, and why.
     seconds : float
         Estimated time of T1 over all layers that take part, forward and backward, on two
-        cores of a CPU that multiplies bfloat16. Others take up to about 5 times as long.
+        cores of a CPU that multiplies bfloat16. Others take up to about 7 times as long.
     processes : int
         How many processes' batches are taken together, as one.
     """
@@ -325,7 +325,7 @@ class Observation:
         processes = self._processes_together
         samples = processes * max((x.shape[0] for x in found.values()), default=0)
         took = seconds(sum(r[3] for r in rows), samples)
-        return Description(rows, left_out, took, processes)
+        return Description(rows, made.left_out | left_out, took, processes)
 
     @property
     def paused(self) -> bool:

@@ -38,12 +38,14 @@ def unknown_option(function: Callable[..., Any], given: str) -> OptionError:
         for p in inspect.signature(function).parameters.values()
         if p.kind is not p.VAR_KEYWORD and p.name not in ("model", "regulariser")
     ]
-    return OptionError(
-        f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)} Options "
-        "of a regulariser follow its name, attach(model, 't2[alpha=0.5]'), or are given to an "
-        "instance, attach(model, topoloss.regulariser('t2', alpha=0.5)). To weight the penalty, "
-        "multiply it: loss + 1e-3 * penalty()."
-    )
+    told = f"{name} has no option {given!r}; its options are {known}.{nearest(given, known)}"
+    if "regulariser" in inspect.signature(function).parameters:
+        told += (
+            " Options of a regulariser follow its name, attach(model, 't2[alpha=0.5]'), or are "
+            "given to an instance, attach(model, topoloss.regulariser('t2', alpha=0.5)). To "
+            "weight the penalty, multiply it: loss + 1e-3 * penalty()."
+        )
+    return OptionError(told)
 
 
 def checked(model: nn.Module, layers: Layers, units: str, watching: Watching) -> Choice:

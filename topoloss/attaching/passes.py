@@ -72,6 +72,8 @@ class Pass:
         Why the pass cannot be used; empty otherwise.
     notes : list of str
         Warnings for the user.
+    left_out : dict of str to str
+        Layers without a record, and why.
     marks : Marks
     """
 
@@ -81,6 +83,7 @@ class Pass:
     mask: Tensor | None = None
     error: str = ""
     notes: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     marks: Marks = field(default_factory=Marks)
 
     def channels(self) -> dict[str, int]:

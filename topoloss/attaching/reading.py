@@ -51,7 +51,7 @@ class Record:
     channel_axis : int or None
         The axis of channels; None where it is not known.
     descends : bool
-        It was computed from the inputs of the model.
+        It is an input of the model, or was computed from them.
     with_grad : bool
         Gradients were on, or the tensor requires one.
     bypassed : bool
@@ -135,7 +135,8 @@ def _record(start: Start, node: Node, call: int, samples: int | None) -> Record:
         node.axis,
         tensor is not None and node.axis is not None and tensor.shape[node.axis] != samples,
         start.channel_axis,
-        node.origin is not None or bool(node.parents),
+        # An input itself has no parents, but an axis of samples.
+        node.origin is not None or bool(node.parents) or node.axis is not None,
         with_grad,
         not with_grad and _is_bypassed(node),
         None if tensor is None else (version_of(tensor) if node.copied else node.version),
