@@ -1,7 +1,6 @@
 """Copies of a model, with its attachment and without."""
 
 import copy
-import weakref
 
 import copying
 import pytest
@@ -14,6 +13,7 @@ from attaching.helpers import (
     by_hand,
     gradients,
     hooks,
+    outputs_of,
     penalty_by_hand,
 )
 from torch import nn
@@ -109,11 +109,11 @@ def looks(module, args, output):
 def test_a_copy_of_the_model_alone_keeps_no_activations_alive(make):
     model = Net()
     penalty = topoloss.attach(model)
-    model(batch(4, samples=16))
-    recorded = [weakref.ref(h) for h in penalty.activations().values()]
+    with outputs_of(model) as recorded:
+        model(batch(4, samples=16))
     other = make(model)
+    assert alive(recorded)  # the attachment keeps them, until it is removed
     penalty.remove()
-    del penalty
     assert alive(recorded) == []
     assert hooks_left(other, make) == []
 
@@ -121,12 +121,13 @@ def test_a_copy_of_the_model_alone_keeps_no_activations_alive(make):
 def test_a_copy_shares_no_activations_with_the_original():
     model, x = Net(), batch(4, samples=16)
     penalty = topoloss.attach(model)
-    model(x)
-    recorded = [weakref.ref(penalty.activations()["first"])]
+    with outputs_of(model) as recorded:
+        model(x)
     pair = copy.deepcopy((model, penalty))
+    assert alive(recorded)
     model(x)
     assert alive(recorded) == []
-    assert pair[0] is not model
+    assert pair[0] is not model  # and the copy still lives
 
 
 @pytest.mark.parametrize("part", [False, True])
