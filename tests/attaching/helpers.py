@@ -114,8 +114,8 @@ def assert_layers(seen: topoloss.Observation, expected: dict[str, Tensor]) -> No
 def assert_observes(model: nn.Module, expected: ByHand, *inputs: Tensor, **options: Any) -> None:
     """The layers, their activations and the gradients are those of ``expected(model, *inputs)``.
 
-    Three forward passes are checked, on other samples each. `expected` runs on a twin that
-    nothing observes.
+    Three forward passes are checked, each with the samples in another order. `expected` runs on
+    a copy of the model that nothing observes.
     """
     twin = copy.deepcopy(model)
     with topoloss.observe(model, **options) as seen:
@@ -163,7 +163,7 @@ def alive(references: list[weakref.ref[Any]]) -> list[Any]:
 
 
 class StraightThrough(torch.autograd.Function):
-    """An activation of which torch's function modes see the values alone."""
+    """A ReLU that hands every gradient on, and whose inside no torch function mode sees."""
 
     @staticmethod
     def forward(ctx, h):

@@ -69,7 +69,7 @@ FORMULAS = {
     "x * tanh(softplus(x))": lambda h: h * torch.tanh(F.softplus(h)),
     "x / (1 + |x|)": lambda h: h / (1 + h.abs()),
     "relu(x) + x": lambda h: F.relu(h) + h,
-    "relu(x) - relu(-x)": lambda h: F.relu(h) - F.relu(-h),
+    "relu(x) - 0.1 relu(-x)": lambda h: F.relu(h) - 0.1 * F.relu(-h),
     "max(0, x)": lambda h: torch.maximum(torch.zeros_like(h), h),
     "torch.max": lambda h: torch.max(h, torch.zeros_like(h)),
     "x * sigmoid(1.702 x)": lambda h: h * torch.sigmoid(1.702 * h),
@@ -137,7 +137,7 @@ def test_a_random_activation_is_taken_as_it_was_drawn(training):
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), F.relu_, torch.tanh])
-def test_without_activations_the_modules_own_outputs_count(activation):
+def test_with_after_activation_false_layers_are_taken_before_their_activations(activation):
     def by_hand(model, x):
         h = model.a(x)
         return {"a": h, "b": model.b(model.between(h.clone()))}
@@ -247,7 +247,7 @@ def test_a_layer_that_is_scaled_before_dropout_is_followed(plain, activated, tra
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
-def test_a_scale_between_two_dropouts_is_left_to_the_second(plain, training):
+def test_a_layer_ends_before_the_first_of_two_dropouts_with_a_scale_between(plain, training):
     layers = (Module(plain), nn.Dropout(0.5), Module(lambda h: 3 * h), nn.Dropout(0.5))
 
     def by_hand(model, x):
@@ -265,7 +265,7 @@ def test_an_activation_behind_a_scale_and_dropout_is_found(plain, training):
 
 
 ENDS = {
-    "softmax": nn.Softmax(1),
+    "softmax": lambda h: torch.softmax(h, 1),
     "log-softmax": lambda h: F.log_softmax(h, 1),
     "maximum with the mean": lambda h: torch.maximum(h, h.mean(0, keepdim=True)),
     "minus the mean": lambda h: h - h.mean(1, keepdim=True),
@@ -284,8 +284,7 @@ def test_a_layer_ends_before_what_joins_its_neurons(what, as_module):
         h = model.a(x)
         return {"a": h, "b": model.b(model.between(h))}
 
-    between = what if isinstance(what, nn.Module) or not as_module else Module(what)
-    assert_observes(Between(between), by_hand, batch(4))
+    assert_observes(Between(Module(what) if as_module else what), by_hand, batch(4))
 
 
 OTHER_SHAPES = {
@@ -396,11 +395,11 @@ def test_a_layer_ends_at_an_unseen_activation_before_dropout(make):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["scripted", "traced", "vmap"])
 def test_an_unseen_activation_in_the_midst_of_a_model_is_told(kind):
-    """What must not happen is that other neurons are taken without a word."""
+    """The error stands for what must not happen: other neurons, taken without a word."""
     model = Between(UNSEEN[kind]())
     seen = topoloss.observe(model)
     model(batch(4))
-    # Which of both is said hangs on whether the layer's output is freed before its result is used.
+    # The message depends on whether the layer's output is freed before its result is used.
     told = "layer 'a' (goes into something that no torch function mode sees|could not be followed)"
     with pytest.raises(topoloss.AttachmentError, match=told):
         seen.activations()
