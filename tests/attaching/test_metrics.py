@@ -5,24 +5,26 @@ import math
 import pickle
 import statistics
 
+import oracles
 import pytest
 import torch
-from attaching.helpers import Net, alive, batch, by_hand, outputs_of
+from attaching.helpers import Net, alive, batch, by_hand, hooks, outputs_of
 from torch import nn
 
 import topoloss
 
 
 def deaths_by_hand(model, x):
+    """By SciPy, in double precision."""
     joined = torch.cat(list(by_hand(model, x).values()), 1)
-    return topoloss.regulariser("t1").diagrams(joined)[0].deaths.tolist()
+    return oracles.h0_deaths(oracles.dissimilarity(oracles.correlations(joined))).tolist()
 
 
 def test_numbers_are_those_of_the_diagram():
-    model, x = Net(), batch(4)
+    model, x = Net().double(), batch(4).double()
     penalty = topoloss.attach(model)
     model(x)
-    value = penalty()
+    penalty()
     deaths = deaths_by_hand(model, x)
     numbers = penalty.metrics(level=statistics.median(deaths))
     seconds = numbers.pop("seconds")
@@ -32,18 +34,19 @@ def test_numbers_are_those_of_the_diagram():
     assert penalty.metrics(level=penalty.deaths[0].item())["copies"] == 1  # the level included
     assert numbers == pytest.approx(
         {
-            "value": value.item(),
+            "value": oracles.t1(deaths),
             "median_death": statistics.median(deaths),
             "lowest_death": min(deaths),
             "copies": len(deaths) // 2,
             "constant": constant,
-        }
+        },
+        rel=1e-12,
     )
-    assert penalty.deaths.tolist() == pytest.approx(sorted(deaths))
+    assert penalty.deaths.tolist() == pytest.approx(deaths, rel=1e-12)
     assert not penalty.deaths.requires_grad
 
 
-def test_numbers_are_plain():
+def test_numbers_are_plain_and_no_tensors():
     model = Net()
     penalty = topoloss.attach(model)
     model(batch(4))
@@ -78,6 +81,34 @@ def test_copies_and_constant_neurons_are_counted():
     model(x)
     penalty()
     assert len(penalty.deaths) == 3  # edges at constant neurons have no weight
+
+
+def test_activations_that_differ_by_rounding_alone_are_constant():
+    one = torch.tensor(0.1)
+    above = torch.nextafter(one, torch.tensor(1.0))
+    beyond = one + 4 * (above - one)  # by more than float32's epsilon
+    x = torch.stack([torch.stack([one, each] * 4) for each in (above, beyond)], 1)
+    penalty = topoloss.attach(model := Given(2))
+    model(x)
+    penalty()
+    assert penalty.metrics()["constant"] == 1
+
+
+class TakesInputs(topoloss.Regulariser):
+    inputs = True
+
+    def compute(self, x):
+        return x.square().mean()
+
+
+def test_constant_inputs_of_the_model_are_no_constant_neurons():
+    model = nn.Linear(4, 3)
+    penalty = topoloss.attach(model, TakesInputs())
+    x = batch(4)
+    x[:, 0] = 1.0
+    model(x)
+    penalty()
+    assert penalty.metrics()["constant"] == 0
 
 
 def test_no_second_tree_is_made():
@@ -123,7 +154,7 @@ def test_between_applied_steps_the_numbers_are_the_latest_and_the_share_is_0():
     assert (numbers["value"], numbers["share"]) == (value, 0)
 
 
-def test_layers_by_themselves_count_together():
+def test_deaths_of_all_layers_are_put_together_where_each_has_a_diagram():
     model, x = Net(), batch(4)
     penalty = topoloss.attach(model, per="layer")
     model(x)
@@ -168,7 +199,7 @@ def test_before_the_first_penalty_there_are_no_numbers():
 
 
 @pytest.mark.parametrize("given", [{"loss": 1.0}, {"weight": 1.0}])
-def test_the_share_needs_both(given):
+def test_the_share_needs_both_the_loss_and_the_weight(given):
     model = Net()
     penalty = topoloss.attach(model)
     model(batch(4))
@@ -178,7 +209,7 @@ def test_the_share_needs_both(given):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
-def test_numbers_are_copied(copied):
+def test_a_copy_has_the_same_numbers(copied):
     model = Net()
     penalty = topoloss.attach(model)
     model(batch(4))
@@ -186,7 +217,7 @@ def test_numbers_are_copied(copied):
     assert copied((model, penalty))[1].metrics() == penalty.metrics()
 
 
-def test_listening_leaves_the_regulariser_as_it_was():
+def test_measuring_a_penalty_leaves_no_hook_on_the_loss():
     model = Net()
     penalty = topoloss.attach(model)
     for given, error in ((batch(4), None), (batch(4) + torch.nan, topoloss.NonFiniteError)):
@@ -196,14 +227,14 @@ def test_listening_leaves_the_regulariser_as_it_was():
         else:
             with pytest.raises(error):
                 penalty()
-        assert not penalty.regulariser.loss._forward_pre_hooks
+        assert hooks(penalty.regulariser) == []
 
 
 # Passes that go by unobserved.
 
 
 @pytest.mark.parametrize("make", [topoloss.observe, topoloss.attach])
-def test_a_pass_goes_by_unobserved(make):
+def test_while_paused_passes_are_not_recorded(make):
     model, x = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), batch(4)
     seen = make(model)
     model(x)
@@ -219,7 +250,7 @@ def test_a_pass_goes_by_unobserved(make):
     assert list(seen.activations()) == ["0", "1"]
 
 
-def test_a_pass_that_goes_by_is_no_step():
+def test_a_pass_while_paused_is_no_step():
     model, x = Net(), batch(4)
     penalty = topoloss.attach(model, every=2)
     penalty.paused = True
