@@ -141,10 +141,13 @@ def test_the_eval_pass_has_gradients_where_the_models_own_pass_had_none():
     )
 
 
-def test_an_eval_pass_on_inputs_that_were_changed_in_place_is_an_error():
+@pytest.mark.parametrize("always", [True, False])
+def test_an_eval_pass_on_inputs_that_the_model_changes_in_place_is_an_error(always):
+    """Also if it does so in evaluation mode alone: nobody expects penalty() to change an input."""
+
     class Shifts(Net):
         def forward(self, x):
-            return super().forward(x.sub_(1.0))
+            return super().forward(x.sub_(1.0) if always or not self.training else x)
 
     model = Shifts()
     penalty = topoloss.attach(model, eval_pass=True)

@@ -1,4 +1,4 @@
-"""Numbers to log, and passes that go by unobserved."""
+"""Numbers to log, and passes that are not recorded because observation is paused."""
 
 import copy
 import math
@@ -208,6 +208,15 @@ def test_the_share_needs_both_the_loss_and_the_weight(given):
         penalty.metrics(**given)
 
 
+def test_a_level_that_is_no_number_is_refused():
+    model = Net()
+    penalty = topoloss.attach(model)
+    model(batch(4))
+    penalty()
+    with pytest.raises(topoloss.OptionError, match="level='low'"):
+        penalty.metrics(level="low")
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
 def test_a_copy_has_the_same_numbers(copied):
     model = Net()
@@ -230,7 +239,7 @@ def test_measuring_a_penalty_leaves_no_hook_on_the_loss():
         assert hooks(penalty.regulariser) == []
 
 
-# Passes that go by unobserved.
+# Pausing.
 
 
 @pytest.mark.parametrize("make", [topoloss.observe, topoloss.attach])
