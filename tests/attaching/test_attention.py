@@ -39,7 +39,7 @@ def without_norms(layers):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_transformer_encoder_layer(training, activation, axis):
+def test_a_transformer_encoder_layer_is_attention_and_two_linear_maps(training, activation, axis):
     model = encoder_layer(batch_first=axis == 0, activation=activation).train(training)
     x = torch.randn(6, 5, 8) if axis == 0 else torch.randn(5, 6, 8)
 
@@ -53,7 +53,7 @@ def test_transformer_encoder_layer(training, activation, axis):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_modules_of_a_transformer_encoder_layer(training):
+def test_by_the_papers_rule_a_transformer_encoder_layer_has_its_norms_too(training):
     model = encoder_layer(batch_first=True).train(training)
     assert_observes(model, encoder_layer_modules, batch(5, 8), layers="trainable")
 
@@ -65,7 +65,7 @@ def encoder_by_hand(model, x):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_transformer_encoder(training):
+def test_a_transformer_encoder_has_the_layers_of_its_blocks(training):
     model = nn.TransformerEncoder(
         encoder_layer(batch_first=True), 2, norm=nn.LayerNorm(8), enable_nested_tensor=False
     ).train(training)
@@ -84,7 +84,7 @@ def test_observing_does_not_change_what_a_transformer_puts_out_in_inference():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_transformer_decoder_layer(training):
+def test_a_transformer_decoder_layer_is_two_attentions_and_two_linear_maps(training):
     model = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True).train(training)
 
     def by_hand(model, x, memory):
@@ -157,7 +157,7 @@ class EinsumAttention(OwnAttention):
 
 
 class OneHead(OwnAttention):
-    """A view of a single head moves nothing."""
+    """Attention with one head, so that the view of heads moves nothing."""
 
     def heads(self, x):
         return x.view(len(x), -1, 8)
@@ -185,7 +185,7 @@ def test_queries_keys_and_values_are_no_layers(make, fused):
 
 
 def rotated(h):
-    """Rotary positions: what is multiplied is put beside itself in another order."""
+    """Rotary positions: each half is added to the other, times a constant."""
     return h * 0.8 + torch.cat([-h[..., 4:], h[..., :4]], -1) * 0.6
 
 

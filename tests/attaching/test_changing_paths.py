@@ -20,12 +20,12 @@ def assert_follows(model, x, change):
             change()
 
 
-def test_an_activation_whose_constant_changes():
+def test_an_activation_whose_constant_changes_is_followed():
     model = Between(nn.LeakyReLU(0.1))
     assert_follows(model, batch(4), lambda: setattr(model.between, "negative_slope", 0.5))
 
 
-def test_an_activation_whose_parameter_is_replaced():
+def test_an_activation_whose_parameter_is_replaced_is_followed():
     model = Between(nn.PReLU())
 
     def change():
@@ -34,22 +34,22 @@ def test_an_activation_whose_parameter_is_replaced():
     assert_follows(model, batch(4), change)
 
 
-def test_an_activation_that_depends_on_the_mode():
+def test_an_activation_that_depends_on_the_mode_is_followed():
     model = Between(lambda h: F.relu(h) if model.training else torch.tanh(h))
     assert_follows(model, batch(4), model.eval)
 
 
-def test_an_activation_that_is_replaced():
+def test_an_activation_may_be_replaced_by_another():
     model = Between(nn.ReLU())
     assert_follows(model, batch(4), lambda: setattr(model, "between", nn.Tanh()))
 
 
-def test_a_layer_that_is_replaced():
+def test_a_layer_may_be_replaced_by_another():
     model = Between(nn.ReLU())
     assert_follows(model, batch(4), lambda: setattr(model, "b", nn.Linear(8, 5)))
 
 
-def test_a_layer_that_is_frozen_and_freed_again():
+def test_a_layer_counts_in_the_passes_in_which_it_is_not_frozen():
     model, x = Between(nn.ReLU()), batch(4)
     seen = topoloss.observe(model)
     for trained in (True, False, True):
@@ -59,7 +59,7 @@ def test_a_layer_that_is_frozen_and_freed_again():
         assert_layers(seen, layers if trained else {"b": layers["b"]})
 
 
-def test_parameters_of_a_functional_call_are_those_that_count():
+def test_in_a_functional_call_the_given_parameters_count():
     model, x = Between(nn.PReLU()), batch(4)
     seen = topoloss.observe(model)
     model(x)

@@ -348,6 +348,7 @@ SLOW = re.findall(r"^def (\w+)\(\):  # slow$", COMPILED, re.MULTILINE)
     "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
 def test_compilation(cases):
+    assert cases
     run = subprocess.run(
         [sys.executable, "-c", COMPILED, *cases], capture_output=True, text=True, check=False
     )

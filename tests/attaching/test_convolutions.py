@@ -125,7 +125,7 @@ class SqueezeExcite(nn.Module):
         return self.head((h * scale.sigmoid()).mean((2, 3)))
 
 
-def test_squeeze_and_excitation_is_observed_on_its_way():
+def test_the_convolutions_of_squeeze_and_excitation_are_layers():
     def by_hand(model, x):
         conv = F.silu(model.conv(x))
         reduced = F.silu(model.reduce(conv.mean((2, 3), keepdim=True)))
@@ -136,7 +136,7 @@ def test_squeeze_and_excitation_is_observed_on_its_way():
     assert_observes(SqueezeExcite(), by_hand, batch(2, 6, 6))
 
 
-def test_branches_that_are_put_beside_each_other_are_layers_of_their_own():
+def test_branches_that_are_concatenated_are_layers_of_their_own():
     class Dense(nn.Module):
         def __init__(self):
             super().__init__()

@@ -50,7 +50,7 @@ def test_model_and_attachment_are_copied_together(make, eval_pass, passes):
 
 
 @copies
-def test_options_are_copied_too(make):
+def test_a_copied_observation_has_the_same_options(make):
     model, x = Net(), batch(4, samples=16)
     seen = topoloss.observe(
         model, layers=nn.Linear, sampler="importance", fraction=0.5, after_activation=False

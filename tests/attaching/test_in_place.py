@@ -1,4 +1,4 @@
-"""Layers whose tensors the model, or its user, changes in place."""
+"""Layers whose tensors the model or its user changes in place."""
 
 import contextlib
 
@@ -92,7 +92,7 @@ def test_a_residual_block_may_be_validated_first(mode):
             assert_layers(seen, resnet_by_hand(model, x))
 
 
-def test_a_change_in_place_may_come_and_go():
+def test_a_layer_may_be_changed_in_place_in_some_passes_only():
     class Sometimes(nn.Module):
         change = False
 
@@ -141,7 +141,7 @@ def test_a_constant_added_in_place_belongs_to_the_layer():
     assert_observes(Adds(None), by_hand, batch(4))
 
 
-def test_what_stands_before_a_change_of_some_neurons_is_not_lost():
+def test_a_layer_is_taken_before_some_of_its_neurons_are_overwritten():
     class Sets(Between):
         def forward(self, x):
             h = F.gelu(self.a(x))
@@ -171,7 +171,7 @@ def test_a_change_in_place_through_a_view_does_not_reach_what_was_observed():
     assert_observes(ThroughView(None), by_hand, batch(4))
 
 
-def test_an_activation_in_place_that_two_layers_share():
+def test_two_layers_may_share_an_activation_that_works_in_place():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 8))
     model.append(model[1]).append(nn.Linear(8, 3))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LlamaNorm(nn.Module):
-    """RMSNorm as language models write it: computed in float32, put out as it came."""
+    """RMSNorm as language models write it: in float32, and then cast back."""
 
     def __init__(self, width):
         super().__init__()
@@ -46,7 +46,7 @@ def test_a_norm_that_computes_in_float32_belongs_to_the_layer_before_it(dtype):
 
 
 @dtypes
-def test_the_feed_forward_block_of_a_language_model(dtype):
+def test_the_three_maps_of_a_gated_feed_forward_block_are_layers(dtype):
     def by_hand(model, x):
         x = model[0](x)
         h = model[1].norm(x)
@@ -107,7 +107,7 @@ class Conv1D(nn.Module):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_block_of_gpt_2(training):
+def test_the_joint_map_to_queries_keys_and_values_of_gpt_2_is_no_layer(training):
     def by_hand(model, x):
         c_proj = model.c_proj(model.attention(model.ln_1(x)))
         x = x + model.dropout(c_proj)

@@ -110,7 +110,7 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is(layers):
         topoloss.observe(Named(), layers=layers)
 
 
-def test_a_misspelt_layer_is_told_the_nearest_name():
+def test_the_error_for_a_misspelt_layer_proposes_the_nearest_name():
     with pytest.raises(topoloss.AttachmentError, match=r"Did you mean 'head'\?"):
         topoloss.attach(Named(), layers="haed")
 

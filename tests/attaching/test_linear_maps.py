@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 import topoloss
 
 
-def test_a_single_layer_is_a_model():
+def test_a_model_may_be_a_single_layer():
     assert_observes(nn.Linear(4, 3), lambda model, x: {"(model)": model(x)}, batch(4))
 
 

@@ -47,7 +47,7 @@ PASSES = {
 
 
 @pytest.mark.parametrize("call", PASSES.values(), ids=PASSES)
-def test_a_mask_is_an_argument_of_the_model_by_its_name(call):
+def test_a_mask_is_found_by_its_name_however_the_model_is_called(call):
     model = Tagger()
     penalty = topoloss.attach(model, "t2", mask="attention_mask", units="channel")
     for samples in (6, 3, 6):
@@ -252,6 +252,6 @@ def test_other_batches_are_valued_where_small_ones_are_skipped():
     assert penalty.skipped == 1
 
 
-def test_what_to_do_with_small_batches_is_one_of_two():
+def test_an_unknown_on_small_batch_is_an_error():
     with pytest.raises(topoloss.OptionError, match="'raise', 'skip'"):
         topoloss.attach(Net(), on_small_batch="ignore")

@@ -1,4 +1,4 @@
-"""Modules of all sorts after a layer: what they do is found out, and the model runs as without."""
+"""A module after a layer: whether it works entry by entry is tried, and the model is unharmed."""
 
 import pytest
 import torch
@@ -44,8 +44,8 @@ class MaskedSoftmax(nn.Module):
         return torch.softmax(h if mask is None else h.masked_fill(mask, -1e9), 1)
 
 
-class Power(nn.Module):
-    """Elementwise by default, and not as it is called here."""
+class MaybeSoftmax(nn.Module):
+    """Works entry by entry by default, but not as it is called here."""
 
     def forward(self, h, joins=False):
         return torch.softmax(h, 1) if joins else StraightThrough.apply(h)
@@ -55,7 +55,7 @@ MORE = {
     "a sum": (Add(), lambda x: x),
     "a mask": (MaskedSoftmax(), lambda x: x > 0),
     "no mask": (MaskedSoftmax(), lambda x: None),
-    "a flag": (Power(), lambda x: True),
+    "a flag": (MaybeSoftmax(), lambda x: True),
 }
 
 
@@ -64,7 +64,7 @@ def test_a_module_that_is_given_more_than_the_layer_ends_it(between, more):
     assert_observes(Joining(between, more), ends_before, batch(4, samples=10))
 
 
-def test_a_module_that_insists_on_the_size_of_its_batch_runs_as_without():
+def test_a_module_that_insists_on_the_size_of_its_batch_can_still_be_run():
     def softmax(h):
         assert len(h) == 10
         return torch.softmax(h, 1)
@@ -99,7 +99,7 @@ def test_a_module_is_no_norm_for_its_parameters_alone(between):
 
 
 class RMSNorm(nn.Module):
-    """A norm as language models have it, which may be given what is to be added first."""
+    """A norm as language models have it, which adds a second argument, if there is one, first."""
 
     def __init__(self, width):
         super().__init__()
@@ -135,7 +135,7 @@ class Anneal(nn.Module):
         return torch.softmax(h / self.temperature, 1)
 
 
-def test_the_look_at_a_module_leaves_it_as_it_was():
+def test_finding_out_what_a_module_does_leaves_it_as_it_was():
     model = Between(Anneal())
     with topoloss.observe(model):
         model(batch(4, samples=10))
@@ -144,7 +144,7 @@ def test_the_look_at_a_module_leaves_it_as_it_was():
 
 
 WIDTH = 9
-# Each moves or joins entries of one sample or of several, and few of them at that.
+# Each moves or joins entries of one sample or of several samples; some change very few entries.
 JOIN = {
     "softmax": lambda h: torch.softmax(h, 1),
     "over the largest of each sample": lambda h: h / h.abs().amax(1, keepdim=True),
@@ -159,7 +159,7 @@ JOIN = {
 
 
 class Hidden(torch.autograd.Function):
-    """A function of which torch's function modes see nothing."""
+    """A function that no torch function mode sees."""
 
     @staticmethod
     def forward(ctx, h, function):
@@ -173,7 +173,7 @@ class Hidden(torch.autograd.Function):
 @pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")  # of the second layer
 @pytest.mark.parametrize("first", ["one sample", "zeros", "as ever"])
 @pytest.mark.parametrize("function", JOIN.values(), ids=JOIN)
-def test_what_joins_entries_is_found_out_whatever_it_is_given_first(function, first):
+def test_a_layer_ends_before_a_module_that_joins_entries_whatever_its_first_input(function, first):
     model = Between(Module(lambda h: Hidden.apply(h, function)), width=WIDTH)
     seen, x = topoloss.observe(model), batch(4)
     if first == "one sample":
@@ -191,7 +191,7 @@ def test_what_joins_entries_is_found_out_whatever_it_is_given_first(function, fi
 
 
 def calls_of_first_pass(width):
-    """How often a module is called whose functions don't show that it works entry by entry."""
+    """How often a module is called to find out that it works entry by entry."""
     calls = []
 
     def between(h):
@@ -205,11 +205,11 @@ def calls_of_first_pass(width):
     return len(calls)
 
 
-def test_the_look_at_a_module_takes_as_many_calls_however_many_neurons_there_are():
+def test_finding_out_what_a_module_does_takes_as_many_calls_for_many_neurons_as_for_few():
     assert calls_of_first_pass(10_000) == calls_of_first_pass(8)
 
 
-def test_two_joined_entries_among_many_are_found_out():
+def test_a_layer_ends_before_a_module_that_swaps_two_of_many_entries():
     def swapped(h):
         return torch.cat([h[:, :-2], h[:, -2:].flip(1)], 1)
 
