@@ -1,4 +1,4 @@
-"""Models that move their axes about at random: the rows of a layer are samples all the same."""
+"""Models that move their axes about at random: each row of a layer is still one sample."""
 
 import random
 import warnings
@@ -126,7 +126,7 @@ def observed(seen, x):
 
 
 def test_a_row_depends_on_its_own_sample_alone():
-    """Layers whose axis cannot be told may be left out; they may not be mixed up."""
+    """A layer may be left out if its axis of samples is not known. Samples are never mixed."""
     compared = with_samples = 0
     for seed in range(60):
         torch.manual_seed(seed)
@@ -142,8 +142,9 @@ def test_a_row_depends_on_its_own_sample_alone():
             assert not torch.equal(h[:1], after[name][:1])
         compared += len(before)
         with_samples += model.with_samples
-    assert with_samples > 30
-    assert compared >= with_samples / 2
+    assert with_samples == 47
+    # 36 when this was written: as many of the 47 can be told with three samples.
+    assert compared >= 36
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -151,7 +151,7 @@ def test_the_layer_ends_where_the_program_says(seed, mode, after_activation):
             torch.testing.assert_close(activations["first"], expected)
 
 
-def test_the_programs_are_of_all_kinds():
+def test_the_programs_layers_end_after_none_to_many_steps():
     ends = []
     for seed in range(80):
         values, taken = values_of(Program(seed), torch.randn(6, 4))

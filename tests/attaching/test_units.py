@@ -286,6 +286,9 @@ def test_windows_in_place_of_samples_are_left_out_and_told(positions):
     with pytest.warns(topoloss.AttachmentWarning, match="'inside'"):
         seen.activations()
     assert_layers(seen, expected)
+    description = seen.describe()
+    assert list(description.left_out) == ["inside"]
+    assert f"left out: 'inside' {description.left_out['inside']}" in str(description)
 
 
 @positions_or_samples

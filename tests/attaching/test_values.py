@@ -110,13 +110,15 @@ def test_autocast_and_half_precision_are_valued_in_float32():
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             model(x)
-            value = penalty()
+            value, expected = penalty(), penalty_by_hand(model, x)
         assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected)
     model.bfloat16()
     for _ in range(2):
         model(x.bfloat16())
         value = penalty()
         assert value.dtype == torch.float32
+        torch.testing.assert_close(value, penalty_by_hand(model, x.bfloat16()))
         value.backward()
         assert model.first.weight.grad.isfinite().all()
 

@@ -83,7 +83,7 @@ class KeepsWeights(topoloss.Regulariser):
 
 
 def weights_of(model, *inputs, **options):
-    """The weights by layer, and their gradients' sum of squares by parameter."""
+    """The weights that a regulariser is given, by layer, and the sum of their squares."""
     penalty = topoloss.attach(model, KeepsWeights(), **options)
     model(*inputs)
     value = penalty()
@@ -261,11 +261,8 @@ class Chain(KeepsWeights):
     structure = "chain"
 
 
-class ActivationChain(topoloss.Regulariser):
-    structure = "chain"
-
-    def of_layers(self, layers):
-        return torch.stack([h.mean() for h in layers.values()]).sum()
+class ActivationChain(Chain):
+    source = "activations"
 
 
 def plain_network():
@@ -299,13 +296,37 @@ class Forks(nn.Module):
         return self.left(h), self.right(h)
 
 
+class Backwards(nn.Module):
+    """A chain whose modules are held in the reverse of the order in which they run."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.first = nn.Linear(5, 3), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.last(F.relu(self.first(x)))
+
+
+CHAINS = {
+    "poolings between layers": (plain_network, (2, 6, 6), ["0", "6", "8"]),
+    "activations between layers": (Net, (4,), ["first", "second", "last"]),
+    "held in another order": (Backwards, (4,), ["first", "last"]),
+}
+
+
 @pytest.mark.parametrize("regulariser", [Chain, ActivationChain])
-def test_a_chain_of_layers_with_poolings_between_them_is_one(regulariser):
-    for model, x in ((plain_network(), batch(2, 6, 6)), (Net(), batch(4))):
-        penalty = topoloss.attach(model, regulariser())
-        for _ in range(2):
-            model(x)
-            assert penalty().isfinite()
+@pytest.mark.parametrize(("make", "shape", "names"), CHAINS.values(), ids=CHAINS)
+def test_the_layers_of_a_chain_come_in_the_order_of_the_pass(make, shape, names, regulariser):
+    model = make()
+    penalty = topoloss.attach(model, regulariser())
+    for _ in range(2):
+        model(batch(*shape))
+        penalty()
+        given = penalty.regulariser.given
+        assert list(given) == names
+        if regulariser is Chain:
+            expected = {name: model.get_submodule(name).weight for name in names}
+            torch.testing.assert_close(given, expected)
 
 
 @pytest.mark.parametrize("regulariser", [Chain, ActivationChain])
