@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 from torch import nn
 
 import topoloss
@@ -153,9 +155,10 @@ def test_channels_of_convolutions_go_whole(padding, mode):
     assert_same_outputs(smaller, model, x)
 
 
-def test_a_padded_convolution_keeps_constants_and_shifted_copies():
+@pytest.mark.parametrize(("padding", "none"), [(1, (0, 0)), ("same", "valid")])
+def test_a_padded_convolution_keeps_constants_and_shifted_copies(padding, none):
     """At the border it reads 0, where such a channel has its value."""
-    model = nn.Sequential(nn.Conv2d(1, 5, 1), nn.Conv2d(5, 2, 3, padding=1)).double()
+    model = nn.Sequential(nn.Conv2d(1, 5, 1), nn.Conv2d(5, 2, 3, padding=padding)).double()
     first = model[0]
     with torch.no_grad():
         first.weight[1], first.bias[1] = 0, 2  # a constant
@@ -167,7 +170,7 @@ def test_a_padded_convolution_keeps_constants_and_shifted_copies():
     assert smaller[0].out_channels == 3
     assert_same_outputs(smaller, model, x)
     unpadded = copy.deepcopy(model)
-    unpadded[1].padding = (0, 0)
+    unpadded[1].padding = none
     smaller = topoloss.prune(unpadded, x)
     assert smaller[0].out_channels == 1
     assert_same_outputs(smaller, unpadded, x)
@@ -212,22 +215,113 @@ def test_a_reader_may_be_called_by_keyword(options):
     torch.testing.assert_close(smaller(X), expected(X))
 
 
-def test_what_changes_least_goes_first():
-    """Three neurons that read one input each: +1, -1 or 0, alike in variance and uncorrelated.
+# Uncorrelated inputs of mean 0 and variance 1.
+UNCORRELATED = torch.tensor([[1, 1, 1], [-1, -1, 1], [1, -1, -1], [-1, 1, -1]], dtype=torch.float64)
 
-    Their weights are 1, 3 and 2, so the first changes least; then the last, 2^2 against 3^2.
+
+def reading(rows, weights):
+    """Neurons without biases, which read the inputs by these rows, and one output that adds them.
+
+    The cosine of two rows is the correlation of the neurons.
     """
-    x = torch.tensor([[1, 1, 1], [-1, -1, 1], [1, -1, -1], [-1, 1, -1]], dtype=torch.float64)
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).double()
+    model = nn.Sequential(nn.Linear(3, len(rows), bias=False), nn.Linear(len(rows), 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(rows))
+        model[1].weight.copy_(torch.tensor([weights]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "order"),
+    [
+        # By variance times squared weight: 25 * 1, 1 * 9 and 1 * 4.
+        pytest.param(
+            [[5.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], [1.0, 3.0, 2.0], [2, 1], id="uncorrelated"
+        ),
+        # The first is nearly -3 times the second, whose weight becomes about -2 when it takes the
+        # place of both. That is more than the third's.
+        pytest.param(
+            [[3.0, 0, 0], [-1.0, 0.1, 0], [0, 0, 1.0]], [1 / 3, -1.0, 1.5], [0, 2], id="mirrored"
+        ),
+        # The second and the third lie at +40 and -40 degrees from the first. Once it is gone they
+        # have only each other, at 80 degrees, and the fourth has a smaller weight.
+        pytest.param(
+            [[1.0, 0, 0], [0.766, 0.643, 0], [0.766, -0.643, 0], [0, 0, 1.0]],
+            [0.1, 1.0, 1.0, 0.9],
+            [0, 3],
+            id="at an angle",
+        ),
+    ],
+)
+def test_what_changes_least_goes_first(rows, weights, order):
+    model = reading(rows, weights)
+    for many in range(len(order) + 1):
+        share = many / len(rows) + 0.01
+        smaller = topoloss.prune(model, UNCORRELATED, share=share)
+        stay = [k for k in range(len(rows)) if k not in order[:many]]
+        torch.testing.assert_close(smaller[0].weight, model[0].weight[stay], rtol=0, atol=0)
+
+
+def test_changes_are_compared_across_layers_as_shares_of_what_is_read():
+    """The first neurons change least: 1 of 14 in the first layer, 25 of 1,325 in the second."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1)).double()
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(3))
-        model[0].bias.zero_()
-        model[1].weight.copy_(torch.tensor([[1.0, 3.0, 2.0]]))
-    left = [topoloss.prune(model, x, share=k / 3 + 0.01) for k in range(3)]
-    kept = [[int(row.argmax()) for row in smaller[0].weight] for smaller in left]
-    assert kept == [[0, 1, 2], [1, 2], [1]]
-    # What goes is replaced by its mean alone, which is 0.
-    torch.testing.assert_close(left[2][1].weight, torch.tensor([[3.0]], dtype=torch.float64))
+        model[1].weight.copy_(torch.diag(torch.arange(1, 4)))
+        model[2].weight.copy_(torch.tensor([[5.0, 10.0, 10.0]]))
+        for layer in model:
+            layer.bias.zero_()
+    for many, left in enumerate([(3, 3), (3, 2), (2, 2)]):
+        smaller = topoloss.prune(model, UNCORRELATED, share=many / 6 + 0.01)
+        assert (smaller[0].out_features, smaller[1].out_features) == left
+
+
+def test_before_padding_a_constant_part_counts_as_a_change():
+    """A large mean can go into a bias only where nothing is padded with zeros."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 3)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.diag(torch.tensor([0.5, 1.0])).view(2, 2, 1, 1))
+        model[0].bias.copy_(torch.tensor([3.0, 0.0]))
+        model[1].weight.fill_(1)
+    x = torch.randn(50, 2, 4, 4, dtype=torch.float64)
+    for padding, stays in ((0, 1), (1, 0)):
+        model[1].padding = (padding, padding)
+        smaller = topoloss.prune(model, x, share=0.5)
+        assert torch.equal(smaller[0].weight, model[0].weight[[stays]])
+
+
+def test_what_correlates_with_nothing_is_replaced_by_its_mean():
+    model = reading([[5.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], [1.0, 3.0, 2.0])
+    smaller = topoloss.prune(model, UNCORRELATED + torch.arange(3), share=0.7)
+    expected = torch.tensor([[1.0]], dtype=torch.float64)
+    torch.testing.assert_close(smaller[1].weight, expected)
+    # The means are 1 and 2, and the weights 3 and 2.
+    torch.testing.assert_close(smaller[1].bias, model[1].bias + 1 * 3 + 2 * 2)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.05, 0.1, 1.0])
+def test_one_stays_of_each_cluster_of_scipys_single_linkage(level):
+    model = nn.Sequential(nn.Linear(3, 30), nn.Tanh(), nn.Linear(30, 2)).double()
+    x = torch.randn(40, 3, dtype=torch.float64)
+    r = np.corrcoef(model[:2](x).detach().numpy().T)
+    distances = squareform(1 - np.abs(r), checks=False).clip(0)
+    clusters = fcluster(linkage(distances, "single"), level, "distance")
+    smaller = topoloss.prune(model, x, level=level)
+    rows = model[0].weight.tolist()
+    kept = [rows.index(row) for row in smaller[0].weight.tolist()]
+    assert sorted(clusters[kept]) == sorted(set(clusters))
+
+
+def test_a_padded_convolution_loses_near_multiples_alone():
+    """Both copies correlate 1. The cosine of the shifted one with the original is about 0.7."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=1)).double()
+    with torch.no_grad():
+        model[0].weight[:] = torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1, 1)
+        model[0].bias[:] = torch.tensor([0.0, 1.0, 0.001])
+    x = torch.randn(50, 1, 6, 6, dtype=torch.float64)
+    assert topoloss.prune(model, x, level=0.1)[0].out_channels == 2
+    model[1].padding = (0, 0)
+    assert topoloss.prune(model, x, level=0.1)[0].out_channels == 1
 
 
 def test_a_large_neuron_stays_though_it_correlates():
@@ -359,6 +453,7 @@ class Around(nn.Module):
         (lambda m, h: m.b(h.T.contiguous().T), "read by"),
         (lambda m, h: F.linear(h, m.b.weight * 2), "weight of no single layer"),
         (lambda m, h: m.b(h * m.scale), "read by mul"),
+        (lambda m, h: m.b(F.max_pool1d(h, 3, 1, 1)), "read by max_pool1d"),
         (lambda m, h: m.b(torch.zeros(len(h), 6)), "no reader that was seen"),
     ],
 )
@@ -368,6 +463,39 @@ def test_whatever_else_reads_a_layer_keeps_it_whole(further, reason):
     model.norm, model.extra = nn.BatchNorm1d(6), torch.rand(5, 6)
     with pytest.raises(topoloss.AttachmentError, match=reason):
         topoloss.prune(model, torch.randn(5, 4), layers="a")
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "reason"),
+    [
+        ([nn.Conv2d(1, 4, 1), nn.ZeroPad2d(1), nn.Conv2d(4, 2, 3)], (5, 1, 6, 6), "read by pad"),
+        ([nn.Conv2d(1, 4, 1), nn.Linear(6, 2)], (5, 1, 6, 6), "read by '1' along another axis"),
+        ([nn.Linear(4, 6), nn.Linear(6, 2)], (4,), "without an axis of samples"),
+        ([nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)], (1, 6, 6), "without an axis of samples"),
+    ],
+    ids=["zeros at the border", "another axis", "one vector", "one image"],
+)
+def test_layers_whose_channels_do_not_stand_alone_stay_whole(layers, shape, reason):
+    with pytest.raises(topoloss.AttachmentError, match=reason):
+        topoloss.prune(nn.Sequential(*layers), torch.randn(shape), layers="0")
+
+
+def test_positions_may_be_flattened_alone():
+    model = nn.Sequential(nn.Conv2d(1, 5, 1), nn.Flatten(2), nn.Tanh(), nn.Conv1d(5, 2, 3)).double()
+    duplicate(0, 3, model[0])
+    x = torch.randn(9, 1, 4, 4, dtype=torch.float64)
+    smaller = topoloss.prune(model, x)
+    assert smaller[0].out_channels == smaller[3].in_channels == 4
+    assert_same_outputs(smaller, model, x)
+
+
+def test_a_slope_that_no_module_holds_treats_all_channels_alike():
+    model = Around(lambda m, h: m.b(F.prelu(h, torch.tensor([0.2], dtype=h.dtype)))).double()
+    duplicate(0, 3, model.a)
+    x = torch.randn(9, 4, dtype=torch.float64)
+    smaller = topoloss.prune(model, x, layers="a")
+    assert smaller.a.out_features == 5
+    assert_same_outputs(smaller, model, x)
 
 
 def test_what_a_forward_hook_reads_is_noticed():

@@ -31,11 +31,11 @@ def data(samples=40):
 def test_copies_mirror_images_and_constants_are_found():
     found = topoloss.redundancy(planted(), data(), level=1e-6, layers="0")
     groups = {
-        frozenset({group.representative, *group.copies}): set(map(round, group.copies.values()))
+        frozenset({group.representative, *group.copies}): list(group.copies.values())
         for group in found.groups
     }
-    pair = {frozenset({("0", 1), ("0", 3)}): {-1}, frozenset({("0", 0), ("0", 4)}): {1}}
-    assert groups == pair
+    mirrored, shifted = frozenset({("0", 1), ("0", 3)}), frozenset({("0", 0), ("0", 4)})
+    assert groups == {mirrored: [pytest.approx(-1)], shifted: [pytest.approx(1)]}
     assert found.constant == {("0", 5): 0, ("0", 6): 2}
     assert found.neurons == {"0": 7}
 
@@ -55,6 +55,9 @@ def test_groups_are_scipys_single_linkage(level):
     assert {frozenset({g.representative, *g.copies}) for g in found.groups} == expected
     for group in found.groups:
         _, centre = group.representative
+        members = [centre, *(unit for _, unit in group.copies)]
+        # The representative correlates most with the others.
+        assert np.abs(r[np.ix_(members, members)]).sum(1).argmax() == 0
         for (_, unit), correlation in group.copies.items():
             assert correlation == pytest.approx(r[centre, unit], abs=1e-12)
     assert [len(g.copies) for g in found.groups] == sorted(
@@ -112,7 +115,11 @@ def test_the_table_names_every_copy(tmp_path):
     kinds = {(int(row["unit"]), row["kind"], row["value"]) for row in rows[2:]}
     assert kinds == {(5, "dead", "0.0"), (6, "constant", "2.0")}
     assert {row["copies_layer"] for row in rows[:2]} == {"0"}
-    assert str(found).splitlines()[1].split() == ["0", "7", "2", "1", "1"]
+    assert [line.split() for line in str(found).splitlines()] == [
+        ["layer", "neurons", "copies", "constant", "dead"],
+        ["0", "7", "2", "1", "1"],
+        ["all", "7", "2", "1", "1"],
+    ]
 
 
 @pytest.mark.parametrize(
