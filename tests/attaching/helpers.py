@@ -132,14 +132,14 @@ def assert_observes(model: nn.Module, expected: ByHand, *inputs: Tensor, **optio
             )
 
 
-def hooks(model: nn.Module) -> list[tuple[Any, ...]]:
-    """Every hook on every module of a model."""
+def hooks(model: nn.Module) -> list[tuple[str, str, int]]:
+    """The module, kind and key of every hook on a model."""
     kinds = [kind for kind in vars(model) if kind.endswith("_hooks") or "_hooks_" in kind]
     return [
-        (name, kind, *getattr(module, kind))
+        (name, kind, key)
         for name, module in model.named_modules()
         for kind in kinds
-        if getattr(module, kind)
+        for key in getattr(module, kind)
     ]
 
 
@@ -163,7 +163,7 @@ def alive(references: list[weakref.ref[Any]]) -> list[Any]:
 
 
 class StraightThrough(torch.autograd.Function):
-    """A ReLU that hands every gradient on, and whose inside no torch function mode sees."""
+    """A ReLU whose gradient is 1 everywhere, as quantised networks have it."""
 
     @staticmethod
     def forward(ctx, h):
