@@ -287,6 +287,16 @@ def test_a_layer_ends_before_what_joins_its_neurons(what, as_module):
     assert_observes(Between(Module(what) if as_module else what), by_hand, batch(4))
 
 
+def test_what_a_function_does_depends_on_its_arguments():
+    """The same function moves nothing with one index, and swaps two neurons with another."""
+    between = Between(lambda h: h[...].relu()[:, [1, 0, 2, 3, 4, 5, 6, 7]].tanh())
+
+    def by_hand(model, x):
+        return {"a": model.a(x).relu(), "b": model(x)}
+
+    assert_observes(between, by_hand, batch(4))
+
+
 OTHER_SHAPES = {
     "the largest of each channel": lambda h: h.max(2)[0],
     "the smallest of each channel": lambda h: torch.min(h, 2).values,
@@ -353,7 +363,7 @@ def test_a_gate_of_halves_ends_the_layer_before_it_is_split():
     assert_observes(nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 3)), by_hand, batch(4))
 
 
-# What torch's function modes don't see.
+# What torch's function modes don't see; of a custom function they see the values alone.
 
 
 def swish(h: Tensor) -> Tensor:

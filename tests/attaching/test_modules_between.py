@@ -6,6 +6,7 @@ from attaching.helpers import (
     Between,
     Module,
     StraightThrough,
+    assert_layers,
     assert_observes,
     batch,
     with_between,
@@ -159,7 +160,7 @@ JOIN = {
 
 
 class Hidden(torch.autograd.Function):
-    """A function that no torch function mode sees."""
+    """Calls a function, and leaves the gradient as it is."""
 
     @staticmethod
     def forward(ctx, h, function):
@@ -168,6 +169,32 @@ class Hidden(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient, None
+
+
+def turned(h):
+    """A ReLU that does not show in the functions called: they put entries elsewhere, and back."""
+    return h.flip(1).relu().flip(1)
+
+
+@pytest.mark.parametrize("first", ["one sample", "zeros", "NaN", "as ever"])
+def test_a_layer_goes_on_over_a_module_that_joins_nothing_whatever_its_first_input(first):
+    model, x = Between(Module(lambda h: Hidden.apply(h, turned))), batch(4)
+    seen = topoloss.observe(model)
+    model({"one sample": x[:1], "zeros": 0 * x, "NaN": torch.nan * x, "as ever": x}[first])
+    model(x)
+    assert_layers(seen, with_between(model, x))
+
+
+def test_finding_out_what_a_module_does_draws_no_random_numbers_of_the_model():
+    def noisy(h):
+        return turned(h) + torch.rand_like(h)
+
+    model, x = Between(Module(lambda h: Hidden.apply(h, noisy))), batch(4)
+    torch.manual_seed(1)
+    expected = model(x), torch.rand(3)
+    with topoloss.observe(model):
+        torch.manual_seed(1)
+        torch.testing.assert_close((model(x), torch.rand(3)), expected, rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore::topoloss.AttachmentWarning")  # of the second layer
@@ -196,7 +223,7 @@ def calls_of_first_pass(width):
 
     def between(h):
         calls.append(h.shape)
-        return Hidden.apply(h, lambda h: h.flip(1).relu().flip(1))
+        return Hidden.apply(h, turned)
 
     model, x = Between(Module(between), width), batch(4)
     with topoloss.observe(model) as seen:
