@@ -338,6 +338,22 @@ def test_a_layer_that_is_used_beside_its_activation_is_taken_before_it():
     assert_observes(Both(None), by_hand, batch(4))
 
 
+def test_a_layer_ends_before_branches_of_which_the_model_puts_one_out():
+    """They meet again, but not all that is made of the layer passes through that point."""
+
+    class Branches(Between):
+        def forward(self, x):
+            h = self.a(x)
+            u = F.relu(h)
+            return u, self.b(u + h)
+
+    def by_hand(model, x):
+        h = model.a(x)
+        return {"a": h, "b": model.b(F.relu(h) + h)}
+
+    assert_observes(Branches(None), by_hand, batch(4))
+
+
 def test_a_gate_ends_both_layers_that_it_joins():
     class Gated(nn.Module):
         def __init__(self):

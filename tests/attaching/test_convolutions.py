@@ -59,6 +59,16 @@ def test_a_norm_after_the_activation_belongs_to_the_layer_too():
     assert_observes(Between(nn.Sequential(nn.ReLU(), nn.BatchNorm1d(8))), by_hand, batch(4))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_with_a_norm_between_two_dropouts_ends_after_the_norm(training):
+    def by_hand(model, x):
+        h = model.between[:2](model.a(x))
+        return {"a": h, "b": model.b(model.between[2](h))}
+
+    between = nn.Sequential(nn.Dropout(0.5), nn.LayerNorm(8), nn.Dropout(0.5))
+    assert_observes(Between(between).train(training), by_hand, batch(4))
+
+
 @pytest.mark.parametrize("kind", [nn.InstanceNorm2d, nn.BatchNorm2d])
 def test_a_norm_of_images_belongs_to_the_convolution_before_it(kind):
     def by_hand(model, x):
