@@ -8,6 +8,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 from torch import nn
 
 import topoloss
@@ -128,7 +130,30 @@ def test_of_many_neurons_some_of_every_large_layer_are_watched(tmp_path):
     r = np.abs(np.corrcoef(activations[:, chosen].T))
     (snapshot,) = found.snapshots
     at = [1 - r[i, j] for i, j in snapshot.edges]
-    np.testing.assert_allclose(snapshot.deaths, at, atol=1e-5)
+    np.testing.assert_allclose(snapshot.deaths, at, atol=1e-6)
+    joined = linkage(squareform(1 - r, checks=False).clip(0), "single")
+    np.testing.assert_allclose(snapshot.deaths, joined[:, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2, 1.0])
+def test_groups_are_scipys_single_linkage_at_the_recorders_level(tmp_path, level):
+    model = nn.Sequential(nn.Linear(5, 30), nn.Tanh()).double()
+    with topoloss.observe(model) as seen, Recorder(tmp_path, level=level) as run:
+        out = model(torch.randn(40, 5, dtype=torch.float64)).detach()
+        run.add(0, seen)
+    found = read(tmp_path)
+    r = np.corrcoef(out.numpy().T)
+    joined = linkage(squareform(1 - np.abs(r), checks=False).clip(0), "single")
+    clusters = fcluster(joined, level, "distance")
+    members = [{int(k) for k in np.flatnonzero(clusters == each)} for each in set(clusters)]
+    groups = found.snapshots[0].groups
+    assert found.level == level
+    assert {frozenset({first, *dict(rest)}) for first, rest in groups} == {
+        frozenset(each) for each in members if len(each) > 1
+    }
+    for first, rest in groups:
+        for k, correlation in rest:
+            assert correlation == pytest.approx(r[first, k], abs=5e-5)  # four digits are kept
 
 
 def test_an_attachment_is_recorded_like_an_observation(tmp_path):
@@ -239,6 +264,8 @@ def changed(lines, number, **values):
         (lambda lines: changed(lines, 2, constant=[-1]), "neuron [-1] is not"),
         (lambda lines: changed(lines, 2, notes={"loss": "<b>"}), "['<b>'] is not a finite number"),
         (lambda lines: changed(lines, 2, more=1), "line 3 is cut off or damaged"),
+        (lambda lines: changed(lines, 2, notes=[]), "its notes are not an object"),
+        (lambda lines: changed(lines, 2, epoch="1"), "its epoch is not an integer"),
         (lambda lines: changed(lines, 2, epoch=0), "epoch 0 comes after epoch 0"),
         (lambda lines: [*lines[:2], [1, 2]], "line 3 is cut off or damaged: it is not a JSON"),
     ],
