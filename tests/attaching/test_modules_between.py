@@ -11,7 +11,7 @@ from attaching.helpers import (
     batch,
     with_between,
 )
-from torch import nn
+from torch import Tensor, nn
 
 import topoloss
 
@@ -144,6 +144,49 @@ def test_finding_out_what_a_module_does_leaves_it_as_it_was():
     assert (between.temperature, between.seen, between.scale.item()) == (4.0, [10], 2.0)
 
 
+def product(h: Tensor, weight: Tensor) -> Tensor:
+    return h @ weight
+
+
+class Diagonal(nn.Module):
+    """A linear map that no torch function mode sees, and whose weight is still diagonal."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.multiply = nn.Parameter(2 * torch.eye(8)), torch.jit.script(product)
+
+    def forward(self, h):
+        return self.multiply(h, self.weight)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_unseen_linear_map_is_no_activation_though_it_works_entry_by_entry_so_far():
+    model = Between(Diagonal())
+    seen = topoloss.observe(model)
+    model(batch(4))
+    with pytest.raises(topoloss.AttachmentError, match="layer 'a' goes into something that no"):
+        seen.activations()
+
+
+class Turns(nn.Module):
+    """Works entry by entry, though the module that it calls twice does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.flip = Module(lambda h: h.flip(1))
+
+    def forward(self, h):
+        return self.flip(self.flip(h).relu())
+
+
+def test_a_module_inside_another_is_called_as_often_as_the_model_calls_it():
+    model, calls = Between(Turns()), []
+    model.between.flip.register_forward_hook(lambda *_: calls.append(1))
+    with topoloss.observe(model):
+        model(batch(4))
+    assert len(calls) == 2
+
+
 WIDTH = 9
 # Each moves or joins entries of one sample or of several samples; some change very few entries.
 JOIN = {
@@ -183,6 +226,28 @@ def test_a_layer_goes_on_over_a_module_that_joins_nothing_whatever_its_first_inp
     model({"one sample": x[:1], "zeros": 0 * x, "NaN": torch.nan * x, "as ever": x}[first])
     model(x)
     assert_layers(seen, with_between(model, x))
+
+
+class RunningMean(nn.Module):
+    """Takes away the mean of the batch, or in evaluation mode a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(8))
+
+    def forward(self, h):
+        if self.training:
+            return h - h.mean(0)
+        return Hidden.apply(h, lambda h: turned(h) - self.mean)
+
+
+def test_a_module_with_statistics_is_no_activation_though_a_pass_in_evaluation_mode_came_first():
+    model, x = Between(RunningMean()), batch(4)
+    seen = topoloss.observe(model)
+    for training in (False, True):
+        model.train(training)
+        model(x)
+        torch.testing.assert_close(seen.activations()["a"], model.a(x))
 
 
 def test_finding_out_what_a_module_does_draws_no_random_numbers_of_the_model():
