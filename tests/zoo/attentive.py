@@ -217,9 +217,9 @@ GMLP = Written(
 
 
 def levit_attention(name, tokens, channels):
-    """Queries, keys and values pass through a batch normalisation with samples and tokens folded.
+    """The projection ends before its batch normalisation, which folds tokens into the samples.
 
-    The projection does, too, and folding ends a layer.
+    Queries, keys and values are normalised like that, too.
     """
     return {f"{name}.proj.ln.linear": Layer((tokens, channels))}
 

@@ -247,7 +247,7 @@ LANGUAGE = [
             f"{LORA_BERT}classifier.modules_to_save.default": Layer((3,)),
         },
     ),
-    # Adapted queries and values are as little layers as others, and all else is frozen.
+    # Queries and values are no layers, and their adapters make them none. All else is frozen.
     Written(
         "peft lora of llama",
         partial(lora, llama, target_modules=["q_proj", "v_proj", "down_proj"]),

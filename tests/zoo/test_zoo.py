@@ -1,4 +1,4 @@
-"""Other people's models with the defaults, beside plain hooks on a copy of each model."""
+"""Other people's models with the defaults, compared with plain hooks on a copy of each model."""
 
 import contextlib
 import copy
@@ -8,6 +8,7 @@ import pytest
 import torch
 from zoo.by_hand import Hooks, t1, tensors
 from zoo.models import LARGE, SWIN_BLOCKS, ZOO
+from zoo.written import SAMPLES
 
 import topoloss
 
@@ -182,15 +183,18 @@ def assert_same_output(found, expected):
 
 
 @MODELS
-def test_a_description_names_every_layer(written):
+def test_a_description_holds_the_shape_and_the_size_of_every_layer(written):
     model, _ = build(written, training=False)
     torch.manual_seed(1)
     args, kwargs = written.inputs(torch.float64)
     with topoloss.attach(model, "t1", **written.options) as penalty:
-        described = str(penalty.describe(*args, **kwargs))
+        description = penalty.describe(*args, **kwargs)
+    expected = {}
     for name, layer in written.layers.items():
-        assert name in described
-        assert f"{torch.Size(layer.shape).numel():,}" in described
+        shape, size = list(layer.shape), torch.Size(layer.shape).numel()
+        shape.insert(layer.sample_axis, SAMPLES)
+        expected[name] = (tuple(shape), size, size)
+    assert {name: tuple(rest) for name, *rest in description.rows} == expected
 
 
 def test_windows_that_are_folded_into_the_samples_count_by_channel():
