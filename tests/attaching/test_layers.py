@@ -142,6 +142,16 @@ def test_a_chosen_layer_that_puts_out_no_neurons_is_an_error_that_names_it(outpu
         seen.activations()
 
 
+@pytest.mark.parametrize("per", ["network", "layer"])
+def test_a_layer_of_which_the_sampler_takes_nothing_takes_no_part(per):
+    """A tenth of eight neurons, rounded down, is none; the last layer is taken whole."""
+    model, x = Between(nn.ReLU()), batch(4)
+    penalty = topoloss.attach(model, fraction=0.1, per=per)
+    out = model(x)
+    assert [len(index) for index in penalty.neurons.values()] == [0, 3]
+    torch.testing.assert_close(penalty(), topoloss.regulariser("t1")(out))
+
+
 # The paper's rule: each module with trainable parameters.
 
 

@@ -210,6 +210,15 @@ def test_a_small_batch_may_be_skipped(case, per):
         assert penalty.skipped == k
 
 
+def test_a_batch_is_small_if_one_layer_has_less_than_two_rows():
+    """Each position is a row of the convolution, and the last layer has no positions."""
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    penalty = topoloss.attach(model, units="channel", per="layer", on_small_batch="skip")
+    model(batch(2, 6, samples=1))
+    assert [len(h) for h in penalty.activations().values()] == [4, 1]
+    assert (penalty().item(), penalty.skipped) == (0, 1)
+
+
 def test_where_more_samples_would_not_help_nobody_is_told_to_skip():
     masks = topoloss.regulariser("similarity-matching", lateral={"nowhere": torch.ones(2, 2)})
     model = Net()

@@ -120,6 +120,38 @@ def test_a_norm_of_the_layer_and_something_else_ends_it(between):
     assert_observes(Joining(between, lambda x: x), ends_before, batch(4))
 
 
+class NormedMap(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, h):
+        return (h @ self.weight).softmax(1)
+
+
+class PreNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, h):
+        return self.norm(h).flip(1)
+
+
+def test_a_module_is_no_norm_for_its_name_alone():
+    def with_map(model, x):
+        h = model.a(x)
+        mapped = model.between(h)
+        return {"a": h, "between": mapped, "b": model.b(mapped)}
+
+    def with_norm(model, x):
+        h = model.between.norm(model.a(x))
+        return {"a": h, "b": model.b(h.flip(1))}
+
+    assert_observes(Between(NormedMap()), with_map, batch(4))
+    assert_observes(Between(PreNorm()), with_norm, batch(4))
+
+
 class Anneal(nn.Module):
     """A softmax that becomes sharper with each call, and keeps count."""
 
