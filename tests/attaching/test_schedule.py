@@ -197,6 +197,15 @@ def test_the_state_goes_on_with_the_count():
     assert values(model, resumed, 5, x) == values(model, penalty, 5, x)
 
 
+def test_a_state_that_is_taken_over_decides_on_the_next_pass():
+    model, x = Net(), batch(4)
+    penalty = topoloss.attach(model, every=2)
+    state = penalty.state_dict()
+    step(model, penalty, x)
+    penalty.load_state_dict(state)  # back to the first step, which has the penalty
+    assert step(model, penalty, x).item() == pytest.approx(full(model, x))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
 def test_a_copy_goes_on_with_the_count(copied):
     model, x = Net(), batch(4)

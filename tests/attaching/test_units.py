@@ -209,6 +209,14 @@ def test_the_channels_of_a_product_stand_where_the_weight_puts_them(function, we
     assert_observes(Weighs(function, *weight), by_hand, batch(*sample), units="channel")
 
 
+def test_the_channels_may_stand_before_the_samples():
+    def by_hand(model, x):
+        return {"(model)": by_channel(model(x).transpose(0, 1))}
+
+    model = Weighs(lambda w, x: torch.einsum("oc,ncp->onp", w, x), 5, 4)
+    assert_observes(model, by_hand, batch(4, 3), units="channel")
+
+
 HIDDEN = {
     "tensordot": (lambda w, x: torch.tensordot(x.mT, w, ([2], [1])), (5, 4)),
     "two axes of channels": (lambda w, x: torch.einsum("hkc,ncp->nhkp", w, x), (2, 5, 4)),

@@ -191,6 +191,14 @@ def test_the_inputs_are_flattened_as_layers_are():
     torch.testing.assert_close(penalty.regulariser.given["(input)"], x.flatten(1))
 
 
+def test_the_samples_of_the_inputs_stand_first_wherever_they_were():
+    model, x = nn.Linear(4, 3), torch.randn(5, 16, 4)
+    penalty = topoloss.attach(model, WithInputs(), batch_dim=1)
+    model(x)
+    penalty()
+    torch.testing.assert_close(penalty.regulariser.given["(input)"], x.transpose(0, 1).flatten(1))
+
+
 class Scaled(nn.Module):
     """Takes what a dataclass or a plain object holds, numbers without samples among it."""
 

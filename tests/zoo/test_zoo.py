@@ -110,7 +110,7 @@ def test_activations_and_their_gradients_are_those_that_plain_hooks_see(written,
 @MODELS
 def test_the_penalty_is_that_of_scipys_tree(written, training):
     for _, penalty, _, hooks in first_and_third_pass(written, training):
-        assert penalty().item() == pytest.approx(t1(hooks.activations()), rel=1e-9)
+        assert penalty().item() == pytest.approx(t1(hooks.activations()), rel=1e-12)
 
 
 @MODELS
@@ -216,7 +216,7 @@ def test_windows_that_are_folded_into_the_samples_count_by_channel():
         for name, expected in rows.items():
             assert sorted(found[name].tolist()) == sorted(expected.tolist())
         expected = sum(t1({name: found[name]}) for name in found)
-        assert penalty().item() == pytest.approx(expected, rel=1e-9)
+        assert penalty().item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.zoo_large
