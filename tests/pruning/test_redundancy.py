@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from attaching.helpers import hooks
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import nn
@@ -103,7 +104,7 @@ def test_the_model_is_left_as_it_was():
     assert all(module.training for module in model.modules())
     assert torch.equal(random, torch.random.get_rng_state())
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks(model) == []
 
 
 def test_the_table_names_every_copy(tmp_path):
