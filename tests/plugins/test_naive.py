@@ -4,15 +4,9 @@ import memory
 import oracles
 import pytest
 import torch
-from topoloss_plugins import magnitudes as module
 from topoloss_plugins.magnitudes import magnitudes, sum_of_magnitudes
 
 import topoloss
-
-
-@pytest.fixture(params=[1, 40, 1 << 24], ids=["row by row", "few rows", "all at once"])
-def blocks(request, monkeypatch):
-    monkeypatch.setattr(module, "_AT_ONCE", request.param)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -23,7 +17,19 @@ def dense(v):
     return (v @ v.mT).tril(-1).abs().sum((-2, -1)) * 2
 
 
-@pytest.mark.usefixtures("blocks")
+def test_pairs_that_fill_several_blocks_all_count_once():
+    """Of rows of one number |v_i v_j| is |v_i| |v_j|, so that no pair need be looked at."""
+    shape = (2, 4200, 1)
+    assert 4200 * 4200 * 2 > 2 * 2**24, "a block holds 2^24 products"
+    sizes, signs = 0.5 + randn(*shape).abs(), randn(*shape, seed=1).sign()
+    w = randn(*shape, seed=2)
+    total, product = magnitudes(signs * sizes, w)
+    expected = sizes.sum(-2).square() - sizes.square().sum(-2)
+    torch.testing.assert_close(total, expected[..., 0], rtol=1e-12, atol=0)
+    expected = signs * (signs * w).sum(-2, keepdim=True) - w
+    torch.testing.assert_close(product, expected, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 41])
 def test_value_and_derivatives_are_those_of_the_dense_formula(n):
     direction = randn(n, 5, seed=1)
@@ -38,7 +44,6 @@ def test_value_and_derivatives_are_those_of_the_dense_formula(n):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.usefixtures("blocks")
 def test_derivatives_are_those_of_finite_differences():
     v = randn(4, 3).requires_grad_()
     assert torch.autograd.gradcheck(sum_of_magnitudes, v)
@@ -60,7 +65,6 @@ def test_what_rounding_leaves_of_a_product_has_no_sign(sign):
     assert torch.equal(torch.func.grad(sum_of_magnitudes)(v), expected)
 
 
-@pytest.mark.usefixtures("blocks")
 def test_a_batch_equals_the_loop():
     v, w = randn(3, 6, 4), randn(3, 6, 4, seed=1)
     loop = [torch.stack(made) for made in zip(*map(magnitudes, v, w), strict=True)]
@@ -77,8 +81,7 @@ def test_the_operator_passes_opcheck(shape):
 
 
 @pytest.mark.parametrize("n", [1, 2, 129, 600])
-def test_the_regulariser_agrees_with_numpy(monkeypatch, n):
-    monkeypatch.setattr(module, "_AT_ONCE", 10_000)
+def test_the_regulariser_agrees_with_numpy(n):
     x = randn(20, n)
     x[:, :1] = 3.0
     expected = oracles.naive(oracles.correlations(x))
