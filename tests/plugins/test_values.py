@@ -116,8 +116,8 @@ def test_correlation_values_equal_the_oracles(name, dtype):
 def test_deaths_equal_those_of_ripser(name):
     x = CASES[name]
     expected = oracles.ripser_deaths(oracles.MATRICES["correlation"](x))
-    # ripser's own float32 is the coarser one.
-    assert_close(deaths_of(topoloss.regulariser("t1"), x), expected, 1e-6)
+    # ripser's own float32 is the coarser one: it rounds a death, at most 1, by eps / 4.
+    assert_close(deaths_of(topoloss.regulariser("t1"), x), expected, 3.1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -295,7 +295,7 @@ def test_euclidean_tree_survives_clusters_that_are_far_apart():
     deaths = deaths_of(topoloss.pipeline("euclidean", "mst", "t1"), x)
     # The coordinates are exact and so are their differences, to eps: within a cluster
     # distances are about 10, whatever lies between the clusters.
-    assert_close(deaths[:-1], expected[:-1], 1e-3)
+    assert_close(deaths[:-1], expected[:-1], 3e-6)
 
 
 @pytest.mark.parametrize("power", [1, 2, 3.5])
