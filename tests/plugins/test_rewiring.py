@@ -3,11 +3,14 @@
 import copy
 import gc
 import io
+import itertools
+import math
 import weakref
 
 import copying
 import pytest
 import torch
+from oracles import cosines
 from topoloss_rewiring import moved, rewire
 from torch import nn
 
@@ -29,11 +32,30 @@ def test_the_weakest_connection_gives_way_to_the_most_alike():
 
 
 def test_what_goes_does_not_come_back_at_once():
-    """The second is the most alike of all, and was connected."""
+    """The third has the least weight; of all it is most like the output, as is the fourth."""
     connected = torch.tensor([[True, True, True, False]])
     weight = torch.tensor([[3.0, 2.0, 0.1, 0.0]])
     found = moved(connected, weight, X, Y, fraction=0.4)
     assert found.tolist() == [[True, True, False, True]]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4, 1.0])
+def test_connections_of_all_outputs_compete_for_the_same_places(fraction):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(7, size, generator=generator) for size in (6, 5))
+    connected = torch.rand(5, 6, generator=generator) < 0.5
+    # Many weights tie: of these the first goes, row by row.
+    weight = torch.randint(-2, 3, (5, 6), generator=generator).float()
+    alike = abs(cosines(torch.cat((x, y), 1))[6:, :6])
+    places = list(itertools.product(range(5), range(6)))
+    kept = sorted((at for at in places if connected[at]), key=lambda at: abs(weight[at].item()))
+    free = sorted((at for at in places if not connected[at]), key=lambda at: -alike[at])
+    count = min(math.floor(fraction * len(kept)), len(free))
+    expected = torch.zeros(5, 6, dtype=torch.bool)
+    for at in kept[count:] + free[:count]:
+        expected[at] = True
+    assert count > 0
+    assert torch.equal(moved(connected, weight, x, y, fraction), expected)
 
 
 @pytest.mark.parametrize(
