@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -183,7 +184,7 @@ def test_where_local_learning_rests_the_penalty_is_stationary(structured):
 
 
 def test_on_digits_the_penalty_and_local_learning_reach_the_same_cost():
-    """Both come within 2 per cent of the closed-form optimum, from 20 times as much."""
+    """The least cost is known in closed form; both begin at five times as much."""
     x = digits()
     best = least_similarity_cost(x, 4).item()
     layer = HebbianLayer(64, 4)
@@ -207,22 +208,32 @@ def test_on_digits_the_penalty_and_local_learning_reach_the_same_cost():
 
     optimiser.step(closure)
     by_gradients = similarity_cost(x, model(x)).item()
-    assert start > 2 * best
-    assert best <= locally <= 1.02 * best
-    assert best <= by_gradients <= 1.02 * best
+    assert start > 4.5 * best
+    assert best <= locally <= 1.01 * best
+    assert best <= by_gradients <= 1.0005 * best
 
 
 def test_learning_is_local_and_sample_by_sample():
-    """After one sample each weight has moved towards the product of its two neurons."""
-    layer = HebbianLayer(3, 2, feedforward=tensor([[1, 1, 0], [0, 1, 1]]))
-    before, inhibition = layer.weight.clone(), layer.inhibition.clone()
-    x = torch.tensor([[1.0, -2.0, 0.5]])
-    r = layer.learn(x, rate=0.25)
-    expected = before + 0.25 * (r.T @ x * layer.feedforward - before)
-    torch.testing.assert_close(layer.weight, expected)
-    assert (layer.weight[layer.feedforward == 0] == 0).all()
-    torch.testing.assert_close(layer.inhibition, inhibition + 0.25 * (r.T @ r - inhibition))
-    torch.testing.assert_close(r, x @ before.T)  # the first inhibition is the identity
+    """Each sample moves each connection towards the product of its two neurons."""
+    layer = HebbianLayer(5, 3, feedforward=MASK, lateral=LATERAL).double()
+    w, inhibition = layer.weight.numpy().copy(), np.eye(3)
+    x = randn(4, 5)
+    found = layer.learn(x, rate=0.125)
+    for sample, outputs in zip(x.numpy(), found.numpy(), strict=True):
+        r = np.linalg.solve(inhibition, w @ sample)  # with the weights before this sample
+        np.testing.assert_allclose(outputs, r, rtol=1e-12)
+        w += 0.125 * (np.outer(r, sample) * MASK.numpy() - w)
+        inhibition += 0.125 * (np.outer(r, r) * LATERAL.numpy() - inhibition)
+    np.testing.assert_allclose(layer.weight, w, rtol=1e-12)
+    np.testing.assert_allclose(layer.inhibition, inhibition, rtol=1e-12)
+
+
+def test_the_first_weights_are_those_of_the_seed_with_the_inverse_of_the_inputs_as_variance():
+    one, same, other = (HebbianLayer(400, 300, seed=seed).weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    # The variance of 120,000 normal numbers is off by 0.4 per cent.
+    assert one.var().item() == pytest.approx(1 / 400, rel=0.01)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -234,7 +245,7 @@ def test_outputs_are_a_fixed_point_of_the_dynamics(activation):
     r = layer(x)
     u = x @ layer.weight.T - r @ (layer.inhibition - torch.eye(4)).T
     expected = torch.relu(u) if activation == "relu" else torch.tanh(u)
-    torch.testing.assert_close(r, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(r, expected, rtol=0, atol=1e-9)
 
 
 # Models, and what is refused
