@@ -113,17 +113,17 @@ def test_both_layers_of_a_signature_have_a_gradient():
 def test_loops_count_in_a_signature_if_the_engine_finds_them():
     """The corners of a square and of a rectangle: the loop's birth and death edges join the sum.
 
-    Square: tree 1, 1, 1, birth 1, death sqrt(2); the same edges of the rectangle 1 x 2: 2, 1, 2 or
-    1, birth 1 or 2, death sqrt(5). So with loops the value is larger.
+    In the square, 1 by 1, the sides 01, 03 and 12 are the tree, and the loop is born with 23 and
+    dies with the diagonal 02. In the rectangle, 1 by 2, these are 01, 23 and 03, then 12 and 02.
+    The sides 03 and 12 are longer by 1 there: the trees differ by (1 + 1)/2 and 1/2, the births
+    by 0 and 1/2, and each death by (sqrt(5) - sqrt(2))^2 / 2.
     """
     square = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
     layers = {"square": square, "rectangle": square * torch.tensor([1.0, 2.0])}
     tree = topoloss.regulariser("signature").of_layers(layers).item()
     loops = topoloss.regulariser("signature", persistence="ripser").of_layers(layers).item()
-    # Both birth edges are sides; the death edges are the same diagonal.
-    diagonals = (5**0.5 - 2**0.5) ** 2
-    sides = {0.0, 0.5, 1.0}
-    assert any(loops == pytest.approx(tree + diagonals + s, rel=1e-5) for s in sides)
+    assert tree == 1.5
+    assert loops == pytest.approx(1.5 + 0.5 + (5**0.5 - 2**0.5) ** 2, rel=1e-6)
 
 
 def test_an_attached_signature_compares_the_input_with_a_layer():
