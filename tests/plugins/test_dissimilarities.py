@@ -62,6 +62,16 @@ def test_the_root_tells_neurons_that_differ_in_the_last_digits():
         assert found.item() == pytest.approx(math.sin(angle), rel=1e-3)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_at_the_kink_of_the_root_the_gradient_is_zero(sign):
+    column = torch.randn(8, 1, dtype=torch.float64)
+    x = torch.cat((column, sign * 3 * column + 1), 1).requires_grad_()
+    value = values(topoloss.filtration("correlation", form="root"), x).sum()
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value, x)
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize(("name", "form"), [("correlation", "squared"), ("cosine", "root")])
 def test_forms_conform(name, form):
     cosines = {"correlation": oracles.correlations, "cosine": oracles.cosines}[name]
@@ -223,17 +233,23 @@ def test_with_a_narrow_bandwidth_all_neurons_without_ties_are_copies(bandwidth):
     assert not gradient.any()
 
 
-def test_hsic_of_two_samples_by_hand():
+def test_hsic_by_hand():
     """Any centred 2 x 2 matrix of kernels is a multiple of (1, -1; -1, 1): all neurons are copies.
 
-    With three samples -1, 0, 1 of one neuron and 0, 1, 0 of another, which do not correlate, there
-    is a dependence that HSIC sees.
+    Three samples -1, 0, 1 of one neuron and 0, 1, 0 of another do not correlate, and HSIC sees that
+    they depend on each other. In units of their standard deviations, sqrt(2/3) and sqrt(2)/3, the
+    kernels of the first are p = exp(-3/4) at distance 1 and q = exp(-3) at distance 2. Its centred
+    matrix has the eigenvectors (1, -2, 1) and (1, 0, -1), with the eigenvalues (3 - 4 p + q)/3 and
+    1 - q. That of the second neuron has the first of these eigenvectors alone.
     """
     x = torch.tensor([[0.0, 5.0], [1.0, -7.0]]).double()
     assert values(topoloss.filtration("hsic"), x).item() == pytest.approx(0, abs=1e-12)
     x = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).double()
     assert values(topoloss.filtration("correlation"), x).item() == pytest.approx(1)
-    assert values(topoloss.filtration("hsic"), x).item() < 0.8
+    p, q = math.exp(-3 / 4), math.exp(-3)
+    shared, own = (3 - 4 * p + q) / 3, 1 - q
+    expected = 1 - shared / math.hypot(shared, own)
+    assert values(topoloss.filtration("hsic"), x).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_hsic_conforms_with_another_bandwidth():

@@ -98,3 +98,11 @@ def test_options_conform(check):
 def test_beta_by_hand():
     """Deaths 1 and 4 and beta 3: |1 - 3| + |4 - 3| = 3."""
     assert value(topoloss.loss("beta-connectivity", beta=3.0), [1, 4]) == 3
+
+
+def test_a_death_of_beta_has_no_gradient():
+    """Deaths 3 and 1 and beta 3: only the edge of length 1 is to become longer."""
+    x = torch.tensor([[0.0, 3.0, 4.0]], requires_grad=True)
+    loss = topoloss.loss("beta-connectivity", beta=3.0)
+    topoloss.pipeline("euclidean", "mst", loss)(x).backward()
+    assert x.grad.tolist() == [[0, 1, -1]]

@@ -106,6 +106,15 @@ def test_the_gradient_moves_the_matched_points():
     assert rows.grad.tolist() == [[0, -1], [-0.5, 0.5]]
 
 
+@pytest.mark.parametrize("name", ["bottleneck", "wasserstein", "wasserstein[power=2]"])
+def test_at_distance_0_the_gradient_is_0(name):
+    rows = torch.tensor(TARGET, dtype=torch.float64, requires_grad=True)
+    value = topoloss.loss(name, target=TARGET)([diagram(rows)])
+    assert value.item() == 0
+    value.backward()
+    assert rows.grad.tolist() == [[0, 0]] * 3
+
+
 @pytest.mark.parametrize("name", ["wasserstein", "bottleneck"])
 def test_a_point_of_weight_0_is_matched_to_nothing(name):
     points = [*TARGET, (0.0, 7.0)]
@@ -171,7 +180,7 @@ def test_without_scipy_the_extra_is_named_where_a_matching_is_asked_for(name, mo
 
 @pytest.mark.parametrize("name", ["wasserstein", "bottleneck"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_a_target_may_be_a_tensor_that_is_trained(name, dtype):
+def test_a_target_may_be_a_tensor_and_gets_no_gradient(name, dtype):
     """Deaths 1 and 4, target 3: the pair 4 and 3 costs 1, and death 1 a half to the diagonal."""
     target = torch.tensor([[0.0, 3.0]], dtype=dtype, requires_grad=True)
     near = topoloss.pipeline("euclidean", "mst", topoloss.loss(name, target=target))

@@ -67,6 +67,15 @@ def test_noise_under_autocast_is_that_without(dtype):
     assert torch.equal(noisy, StructuredNoise()(x))
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_so(bad):
+    x = torch.ones(4, 3)
+    x[1, 2] = bad
+    noisy = StructuredNoise()(x)
+    assert not noisy[1, 2].isfinite()
+    assert noisy[:, :2].isfinite().all()
+
+
 def test_noise_of_large_activations_does_not_overflow():
     """Each of 1,024 samples adds 2**118: one too many for float32, and 2**123 divided by 32."""
     x = torch.tensor([2.0**118, -(2.0**118)]).repeat(512)[:, None]
