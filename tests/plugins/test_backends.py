@@ -483,7 +483,7 @@ COMPILED = """
 import copy, torch, topoloss
 
 for name in ("t1", "t2", "naive"):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     x = torch.randn(6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eager, traced = topoloss.regulariser(name), topoloss.regulariser(name)
     compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")
@@ -520,7 +520,7 @@ def train(loss, net):
     return list(net.parameters())
 
 for name in ("t1", "t2", "naive"):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     net = Net(name)
     twin = copy.deepcopy(net)
     before = [p.detach().clone() for p in net.parameters()]
@@ -531,7 +531,7 @@ for name in ("t1", "t2", "naive"):
     print(name, "step")
 
 for name in ("t1", "t2", "naive"):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     skipping = topoloss.regulariser(name, on_nonfinite="skip")
     compiled = torch.compile(skipping, fullgraph=True, backend="eager")
     x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
