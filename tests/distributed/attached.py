@@ -1,4 +1,4 @@
-"""What one process finds of those that train together."""
+"""What one of several processes that train a model together finds, of values, errors and bytes."""
 
 import copy
 import weakref

@@ -1,4 +1,4 @@
-"""What processes train, and what one process finds on all samples."""
+"""The model that processes train together, its data, and the penalties that they try."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 import topoloss
 
 SAMPLES = 23
-# Samples of one step after the other; in that of none a process fails.
+# The number of samples in each step; 0 stands for a step in which one process fails.
 STEPS = (23, 23, 23, 23, 9, 23, 23, 23, 0, 23, 23, 23)
 
 
@@ -43,7 +43,7 @@ def data(batch=0):
 
 
 def gradients(net):
-    """By name; those that are sharded, whole."""
+    """Gradients by name, put together where they are sharded."""
     found = {}
     for name, p in net.named_parameters():
         whole = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad

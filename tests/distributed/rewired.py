@@ -1,4 +1,4 @@
-"""What one process finds of those that train a rewired model together."""
+"""What one of several processes that train a rewired model together finds."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""One process of a group: all that is asked of it, as processes take seconds to start."""
+"""One process of a group, which answers everything at once: processes take seconds to start."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the processes of a group find, against what one process finds that has everything."""
+"""Processes of a group find together what one process finds that has all samples."""
 
 import warnings
 from functools import cache
@@ -100,7 +100,7 @@ def local(one):
     return {name: one["errors"][name] for name in ("one fails", "the first fails")}
 
 
-# Penalties of the batch of all
+# Penalties of the samples of all processes
 
 
 def of_one_process(regulariser, batches=1, **options):
@@ -193,7 +193,7 @@ def check_errors_of_attached(found):
             assert part in one["errors"][name], name
 
 
-# Connections that all processes move alike
+# Rewiring: all processes move the same connections
 
 
 def check_rewired(found):
@@ -285,7 +285,7 @@ def test_a_backend_that_does_not_share_out_is_an_error(backend):
 
 
 def check_accelerated(found):
-    """Those of a plain loop in one process, on all samples."""
+    """The parameters are those of a plain loop in one process, on all samples."""
     net = model()
     penalty = topoloss.attach(net, "t1")
     optimiser = torch.optim.SGD(net.parameters(), 0.1)

@@ -1,4 +1,4 @@
-"""What one process finds of those that share out the search for a tree."""
+"""What one of several processes that share the search for a tree finds."""
 
 import copy
 import pickle
