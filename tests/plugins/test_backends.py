@@ -243,7 +243,8 @@ def test_every_backend_refuses_an_unknown_order_and_lists_the_known_ones():
     assert subprocess.run(run, check=True, capture_output=True, text=True).stdout == ""
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+# Triton's tests of its own do the same, on a GPU where there is one.
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
 def test_backends_are_deterministic_and_leave_their_input_alone(backend):
     v, values = randn(200, 8, dtype=torch.float32), integer_matrix(200)
     before = v.clone(), values.clone()
@@ -459,7 +460,7 @@ def test_an_engine_in_numpy_is_differentiable_and_takes_batches():
     a = x.clone().requires_grad_()
     by_scipy(a).sum().backward()
     torch.testing.assert_close(a.grad, expected(x))
-    assert torch.autograd.gradgradcheck(by_scipy, x[:, :, :4].clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(by_scipy, x[:2, :5, :4].clone().requires_grad_())
 
 
 @pytest.mark.parametrize(

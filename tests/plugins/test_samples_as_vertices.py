@@ -36,7 +36,7 @@ def test_samples_of_one_neuron_have_no_correlation():
 def test_descent_brings_deaths_to_beta():
     x = drawn(12, 2).requires_grad_()
     optimiser = torch.optim.SGD([x], lr=0.01)
-    for _ in range(600):
+    for _ in range(300):
         optimiser.zero_grad()
         topoloss.regulariser("beta-connectivity", beta=2.0)(x).backward()
         optimiser.step()
