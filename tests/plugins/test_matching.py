@@ -74,7 +74,7 @@ def test_bottleneck_is_the_best_of_all_matchings(n, m, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_both_are_those_of_persim(seed):
+def test_distances_are_those_of_persim(seed):
     points, target = drawn(60, seed), drawn(40, seed + 10)
     ours = topoloss.loss("wasserstein", target=target, ground="euclidean")([diagram(points)])
     assert ours.item() == pytest.approx(persim.wasserstein(points, target), rel=1e-12)

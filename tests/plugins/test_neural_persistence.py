@@ -99,7 +99,7 @@ def test_the_deep_graph_persistence_of_two_layers():
     assert deep_graph_persistence(weights, rescale=True).item() == pytest.approx(0, abs=1e-15)
 
 
-def test_the_largest_of_smallest():
+def test_a_max_min_product_by_hand():
     """max(min(1, 3), min(5, 2)) is 2, and max(min(1, 4), min(5, 9)) is 5."""
     product = max_min_product(tensor([[1, 5]]), tensor([[3, 4], [2, 9]]))
     assert product.tolist() == [[2, 5]]

@@ -54,13 +54,13 @@ def _poisoned(monkeypatch):
 
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (3, 33), (64, 33), (65, 1), (129, 33)])
 @pytest.mark.parametrize("order", ORDERS)
-def test_trees_are_the_reference_s_edge_for_edge_among_masses_of_ties(order, n, d):
+def test_trees_equal_those_of_the_reference_among_masses_of_ties(order, n, d):
     v = integers(n, d, seed=n)
     assert torch.equal(trees(v, order), expected(v, order))
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_trees_of_matrices_are_the_reference_s_edge_for_edge(n):
+def test_trees_of_matrices_equal_those_of_the_reference_edge_for_edge(n):
     values = integer_matrix(n, seed=n)
     assert torch.equal(of_matrix(values), expected_of_matrix(values))
 
@@ -168,7 +168,7 @@ def test_memory_layout_does_not_matter_and_inputs_are_left_alone():
     assert torch.equal(on_device.cpu(), before[1])
 
 
-def test_runs_are_alike():
+def test_each_run_gives_the_same_tree():
     v = randn(129, 8)
     runs = [triton_backend.from_features(v[None].to(DEVICE), ORDERS[0]) for _ in range(3)]
     assert all(torch.equal(run, runs[0]) for run in runs)

@@ -51,7 +51,7 @@ HOSTILE = {"integers": hostile_integers, "numbers": hostile_numbers}
 
 @orders
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_trees_are_the_reference_s_edge_for_edge(kind, order):
+def test_trees_equal_those_of_the_reference_edge_for_edge(kind, order):
     v = HOSTILE[kind]()
     assert torch.equal(trees(v, order, SMALL), expected(v, order))
 
