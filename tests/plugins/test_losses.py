@@ -63,6 +63,12 @@ def test_entropy_by_hand():
     assert value("persistent-entropy", [0, 1, 1]) == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-6, 1e300])
+def test_the_scale_of_lifetimes_does_not_change_their_entropy(scale):
+    lifetimes = [scale, scale, 2 * scale]
+    assert value("persistent-entropy", lifetimes) == pytest.approx(1.5 * math.log(2), rel=1e-14)
+
+
 def test_entropy_is_that_of_persim():
     x = torch.randn(3, 30, dtype=torch.float64)
     engine = topoloss.persistence("ripser")
