@@ -150,6 +150,17 @@ def test_a_step_is_that_of_the_latest_training_pass():
     sparse.remove()
 
 
+def test_each_step_needs_a_training_pass_of_its_own():
+    model, x = network(), torch.randn(16, 10)
+    with rewire(model) as sparse:
+        model(x)
+        sparse.step()
+        for use in (lambda: None, lambda: model.eval()(x)):
+            use()
+            with pytest.raises(topoloss.AttachmentError, match="since the last step"):
+                sparse.step()
+
+
 def test_a_pass_in_evaluation_mode_changes_no_step():
     """The validation after an epoch, of as many samples or of others."""
     x = torch.randn(16, 10)
