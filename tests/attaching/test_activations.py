@@ -201,6 +201,22 @@ def test_a_layer_ends_before_it_is_transposed_even_if_it_is_square():
     assert_observes(between, by_hand, batch(4, samples=6))
 
 
+class OtherInTraining(nn.Module):
+    """An activation in evaluation, a softmax in training."""
+
+    def forward(self, h):
+        return torch.softmax(h, 1) if self.training else StraightThrough.apply(h)
+
+
+def test_a_module_is_an_activation_in_one_mode_alone():
+    model, x = nn.Sequential(nn.Linear(4, 8), OtherInTraining(), nn.Linear(8, 3)), batch(4)
+    with topoloss.observe(model) as seen:
+        for training in (False, True, False):
+            out = model.train(training)(x)
+            first = model[0](x)
+            assert_layers(seen, {"0": first if training else first.relu(), "2": out})
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_is_taken_before_the_dropout_that_nothing_follows(training):
     def by_hand(model, x):

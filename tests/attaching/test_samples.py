@@ -89,6 +89,16 @@ def test_a_layer_of_something_that_is_no_input_is_left_out_by_name():
     model(torch.randn(6, 4))
     with pytest.warns(topoloss.AttachmentWarning, match="'table' is left out: .* no samples"):
         assert list(seen.activations()) == ["first"]
+    (layer, why), *others = seen.describe().left_out.items()
+    assert (layer, others) == ("table", [])
+    assert "no samples" in why
+
+
+def test_a_chosen_module_that_returns_the_models_input_is_a_layer():
+    model, x = nn.Sequential(nn.Identity(), nn.Linear(4, 3)), batch(4)
+    seen = topoloss.observe(model, "0")
+    model(x)
+    assert_layers(seen, {"0": x})
 
 
 class FeaturesAveraged(nn.Module):

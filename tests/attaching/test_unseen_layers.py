@@ -145,3 +145,4 @@ def test_many_layers_that_are_not_seen_are_told_at_once():
         assert list(seen.activations()) == ["3"]
     (warning,) = told
     assert "layers '0', '2' are left out" in str(warning.message)
+    assert list(seen.describe().left_out) == ["0", "2"]
