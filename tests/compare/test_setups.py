@@ -1,9 +1,12 @@
+import copy
 import importlib
 
 import pytest
 import torch
 
 import topoloss
+from topoloss.compare.data import load, split
+from topoloss.compare.networks import build
 from topoloss.compare.records import Arm, Protocol, Setup
 from topoloss.compare.setups import check, run
 
@@ -72,13 +75,30 @@ def test_a_run_leaves_the_random_state_as_found():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_seed_decides_the_split_and_the_initialisation_for_all_arms():
-    """The untrained network and the data coincide, so the neurons before training do."""
-    before = {
-        (arm, seed): run(ONE_EPOCH, arm, seed).outcome.before
-        for arm in (Arm("none", 0.0), Arm("l2", 1e-4))
-        for seed in (0, 1)
-    }
-    for seed in (0, 1):
-        assert before[Arm("none", 0.0), seed] == before[Arm("l2", 1e-4), seed]
-    assert before[Arm("none", 0.0), 0] != before[Arm("none", 0.0), 1]
+WINE = Setup("net2", "wine", Protocol(max_epochs=1, batch_size=32))
+
+
+def start_of_a_run(arm, seed):
+    """The weights of the untrained network, the inputs for validation, and the first batch."""
+    seen = []
+
+    def watch(epoch, model, inputs):
+        if epoch.number == 0:
+            seen.extend((copy.deepcopy(model.state_dict()), inputs))
+            model.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+
+    run(WINE, arm, seed, watch=watch)
+    return seen[:3]
+
+
+@pytest.mark.parametrize("arm", [Arm("none", 0.0), Arm("l2", 1e-4)], ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_initialisation_the_split_and_the_order_of_batches(arm, seed):
+    weights, validation, batch = start_of_a_run(arm, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.testing.assert_close(weights, build("net2", load("wine")).state_dict())
+    parts = split(load("wine"), seed)
+    assert torch.equal(validation, parts.validation.x)
+    order = torch.randperm(len(parts.train.x), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(batch, parts.train.x[order[:32]])
