@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -98,17 +100,27 @@ def test_structured_noise_and_rewiring_are_arms_as_dropout_is():
     assert len({plain.measures.nll, noise.measures.nll, sparse.measures.nll}) == 3
 
 
-def test_rewiring_trains_a_sparse_network_that_a_step_changes_each_epoch():
-    torch.manual_seed(0)
+def test_rewiring_moves_connections_of_a_sparse_network_after_each_epoch():
     x = torch.randn(40, 4)
     part = Part(x, (x[:, 0] > 0).long())
     model = network()
+    connected = []
+
+    def look(model, args):
+        if model.training:
+            connected.append([layer.weight.detach() != 0 for layer in model[::2]])
+
+    looking = model.register_forward_pre_hook(look)
     protocol = Protocol(batch_size=10, max_epochs=3)
     train(model, Split(part, part, part), [], protocol, treatment=Treatment(rewiring=0.5))
-    for layer in model[::2]:
-        kept = int((layer.weight != 0).sum())
-        assert 0 < kept <= round(0.5 * layer.weight.numel())
-        assert not layer._forward_pre_hooks
+    looking.remove()
+    assert [int(layer.sum()) for layer in connected[0]] == [12, 15, 5]
+    assert all(layer.sum() <= layer.numel() / 2 for layers in connected for layer in layers)
+    # Connections that were added begin at 0; before the last of four batches they have a weight.
+    for before, after in pairwise(connected[3::4]):
+        assert not any(map(torch.equal, before, after))
+    # A layer may be rewired by one treatment at a time: the first one was detached.
+    train(model, Split(part, part, part), [], protocol, treatment=Treatment(rewiring=0.5))
 
 
 @pytest.mark.parametrize(
