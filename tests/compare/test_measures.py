@@ -18,24 +18,33 @@ def randn(*shape, seed=0):
 
 
 def test_calibration_error_by_hand():
-    # Confidences 0.9 (right), 0.9 (wrong), 0.6 (right); bins (12/15, 13/15], ... are apart.
+    # Confidences 0.9 (right), 0.9 (wrong) in one of the 15 bins, and 0.6 (right) in another.
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]).double()
     error = calibration_error(p.log(), torch.tensor([0, 1, 1]))
     assert error == pytest.approx((abs(1.8 - 1) + abs(0.6 - 1)) / 3)
+    # A bin contains its upper end, so 0.2 (right) is in (2/15, 3/15] and 0.25 (wrong) in the next.
+    p = torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.2], [0.25, 0.1875, 0.1875, 0.1875, 0.1875]]).double()
+    error = calibration_error(p.log(), torch.tensor([0, 1]))
+    assert error == pytest.approx((abs(0.2 - 1) + 0.25) / 2)
 
 
 def test_calibration_error_equals_a_loop_over_bins():
-    logits, labels = 2 * randn(500, 4), torch.arange(500) % 4
+    """Bins are right and wrong by turns, so errors of two that are taken for one cancel out."""
+    logits = 0.01 * randn(500, 20) + torch.linspace(0, 9, 500)[:, None] * torch.eye(20)[0]
+    confidence, predicted = logits.softmax(1).max(1)
+    labels = (predicted + (15 * confidence).long() % 2) % 20
     p = np.exp(logits.numpy())
     p /= p.sum(1, keepdims=True)
     confidence, right = p.max(1), p.argmax(1) == labels.numpy()
     edges = np.linspace(0, 1, 16)
-    expected = 0
+    expected, filled = 0, 0
     for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
+            filled += 1
             gap = abs(right[inside].mean() - confidence[inside].mean())
             expected += inside.mean() * gap
+    assert filled == 15
     assert calibration_error(logits, labels) == pytest.approx(expected)
 
 
@@ -95,9 +104,10 @@ def test_all_is_measured_on_the_test_part_with_the_temperature_of_the_validation
     hidden, outputs = model[:2](split.validation.x), model(split.validation.x)
     assert found.effective_rank == effective_rank(torch.cat((hidden, outputs), 1).detach())
     assert found == measure(model, split, CLASSIFICATION, Protocol())
-    plain = CLASSIFICATION.score(logits, split.test.y)
-    assert found.noisy_score != plain
-    assert abs(found.noisy_score - plain) < 0.5
+    other_seed = measure(model, split, CLASSIFICATION, Protocol(), seed=1)
+    assert other_seed.nll == found.nll
+    assert other_seed.noisy_score != found.noisy_score
+    assert other_seed.masked_score != found.masked_score
 
 
 def test_corrupted_inputs_are_as_declared():
