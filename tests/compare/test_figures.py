@@ -10,6 +10,7 @@ import pytest
 
 from topoloss.compare import figures
 from topoloss.compare.records import Setup
+from topoloss.compare.statistics import select
 from topoloss.palette import looks
 
 
@@ -46,6 +47,41 @@ def test_every_name_of_many_ranks_lies_within_the_figure_and_on_no_other():
     # Two columns of names.
     gaps = [high - low for low, high in pairwise(heights[::2])]
     assert min(gaps) > 0.6 * told[0].get_window_extent().height
+
+
+def test_bars_join_regularisers_that_are_less_than_a_critical_difference_apart():
+    """On 30 blocks c is always last; a beats b on 18 of them, so mean ranks are 1.4, 1.6 and 3."""
+    scores = pd.DataFrame([(3, 2, 1)] * 18 + [(2, 3, 1)] * 12, columns=list("abc"))
+    (axes,) = figures.critical_differences(scores).axes
+    ends = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    bar, scale = sorted(ends, key=np.ptp)
+    assert sorted(bar) == pytest.approx([1.4, 1.6])
+    # Demsar (2006), table 5(a): q is 2.343 for three.
+    assert np.ptp(scale) == pytest.approx(2.343 * (3 * 4 / (6 * 30)) ** 0.5, rel=5e-4)
+    assert {"a (1.40)", "b (1.60)", "(3.00) c"} <= {text.get_text() for text in axes.texts}
+
+
+def test_each_split_has_a_point_for_its_test_score_beside_the_mean(runs):
+    _, axes = figures.scores_and_deaths(select(runs)).axes
+    none, mean_of_none, t1, mean_of_t1 = (line.get_xydata() for line in axes.lines)
+    np.testing.assert_allclose(none, [[0, 90], [0, 92]])
+    np.testing.assert_allclose(t1, [[1, 93], [1, 90]])
+    np.testing.assert_allclose(mean_of_none, [[0, 91]])
+    np.testing.assert_allclose(mean_of_t1, [[1, 91.5]])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "t1"]
+
+
+def test_weights_have_the_median_and_the_range_of_their_validation_scores(runs_of):
+    scores = {("none", 0.0): (0.7, 0.9, 0.71), ("t1", 0.1): (0.8, 0.95, 0.81)}
+    scores["t1", 0.01] = (0.75, 0.74, 0.98)
+    rows = [(*arm, seed, 0.5, score) for arm, of in scores.items() for seed, score in enumerate(of)]
+    (axes,) = figures.weights(runs_of(Setup(), *rows)).axes
+    line = {line.get_label(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_allclose(line["none"][:, 1], 71)
+    np.testing.assert_allclose(line["t1"], [[0.01, 75], [0.1, 81]])
+    (spread,) = axes.collections
+    corners = {tuple(corner) for corner in spread.get_paths()[0].vertices.round(9)}
+    assert corners == {(0.01, 74), (0.01, 98), (0.1, 80), (0.1, 95)}
 
 
 def _texts(axes):
