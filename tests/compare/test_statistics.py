@@ -6,6 +6,7 @@ import scipy.stats
 import topoloss
 from topoloss.compare.records import Arm, Run, Setup
 from topoloss.compare.statistics import (
+    best_on_average,
     corrected_t_test,
     critical_difference,
     friedman,
@@ -52,6 +53,17 @@ def test_each_network_split_and_regulariser_chooses_for_itself(run):
         run("t1", 2.0, 0, 0.9, 0.8, other),
     ]
     assert select(runs) == [runs[0], runs[1], runs[4]]
+
+
+def test_the_best_weight_on_average_is_chosen_for_all_splits_and_of_a_tie_the_smallest(run):
+    """Mean validation scores: t1 0.85, 0.85 and 0.8; split 1 alone would choose the last."""
+    runs = [
+        *(run("t1", 10.0, 1, 0.1, 0.9), run("t1", 10.0, 0, 0.2, 0.8)),
+        *(run("t1", 0.1, 1, 0.3, 0.8), run("t1", 0.1, 0, 0.4, 0.9)),
+        *(run("t1", 2.0, 1, 0.9, 1.0), run("t1", 2.0, 0, 0.9, 0.6)),
+        run("none", 0.0, 0, 0.5, 0.5),
+    ]
+    assert best_on_average(runs) == [runs[3], runs[2], runs[6]]
 
 
 def test_scores_hold_complete_splits_only(run):
@@ -178,6 +190,7 @@ def test_rows_of_one_block_become_their_mean_rank():
         {"a": [0.9, 0.5, 10, 7], "b": [0.8, 0.6, 30, 7], "c": [0.7, 0.7, 20, 1]},
     )
     found = of_blocks(table, ["digits", "digits", "wine", "diabetes"])
+    assert found.index.tolist() == ["digits", "wine", "diabetes"]
     # On digits ranks 1 2 3 and 3 2 1.
     assert found.loc["digits"].tolist() == [-2, -2, -2]
     assert found.loc["wine"].tolist() == [-3, -1, -2]
