@@ -186,7 +186,14 @@ def test_a_size_sets_the_training_part_alone():
             load(wrong)
 
 
-GENERATED = ("teacher", "spirals", "friedman1", "friedman2", "friedman3")
+# Features, and samples for training and for validation.
+GENERATED = {
+    "teacher": (20, 300, 200),
+    "spirals": (6, 600, 200),
+    "friedman1": (10, 300, 200),
+    "friedman2": (4, 300, 200),
+    "friedman3": (4, 300, 200),
+}
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -195,7 +202,9 @@ def test_generated_data_are_the_same_each_time_and_from_no_global_state(name):
     first, second = load(name), load(name)
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.y, second.y)
-    assert len(first.x) == 1500
+    features, train, validation = GENERATED[name]
+    assert first.x.shape == (1500, features)
+    assert (first.train, first.validation) == (train, validation)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
 

@@ -113,6 +113,8 @@ def test_differences_are_told_against_naive_as_well(three, runs_of):
     p = " | ".join(f"{2 * scipy.stats.t.sf(each, 1):.3g}" for each in t)
     assert f"{interval} {p} |" in text
     assert "No paired differences" in tables.differences(select(three), baselines=("naive",))
+    one_split = [run for run in three + naive if run.seed == 0]
+    assert "and at least 2 splits." in tables.differences(select(one_split))
 
 
 def test_weights_at_an_end_of_what_was_tried_are_told(runs, runs_of):
