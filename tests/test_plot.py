@@ -117,6 +117,8 @@ def test_a_barcode_has_a_bar_for_each_class():
     ax = topoloss.plot.barcode(circle())
     bars = [line.get_xdata() for line in ax.get_lines() if len(line.get_xdata())]
     assert len(bars) == 9
+    rows = [line.get_ydata()[0] for line in ax.get_lines() if len(line.get_xdata())]
+    assert len(set(rows)) == 9
     side, chord = 2 * np.sin(np.pi / 8), 2 * np.sin(3 * np.pi / 8)
     np.testing.assert_allclose(bars[0], [0, side], rtol=1e-6)
     np.testing.assert_allclose(bars[-1], [side, chord], rtol=1e-6)
@@ -238,6 +240,7 @@ def test_every_picture_is_written_in_every_format_and_drawn_where_asked(name):
         ("correlations", (torch.randn(5, 2001),), "2,001 neurons were given"),
         ("diagram", ([torch.rand(3)],), "expected a Diagram"),
         ("barcode", (None,), "expected a Diagram"),
+        ("barcode", (topoloss.regulariser("t1").diagrams(torch.ones(2, 9, 3)),), "those of a batch"),
         ("deaths", ([],), "history is"),
         ("deaths", ([torch.zeros(0)],), "history is"),
         ("dendrogram", (circle(),), r"2 diagrams were given; expected one.*diagrams\[0\]"),
