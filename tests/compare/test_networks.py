@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import topoloss
-from topoloss.compare.data import load
+from topoloss.compare.data import Dataset, load
 from topoloss.compare.networks import build
 
 
@@ -37,6 +37,25 @@ def test_own_network_that_does_not_fit_the_data(own_module, widths, message):
     name = own_module(f"import torch\nmake = lambda: torch.nn.Linear(*{widths})\n")
     with pytest.raises(topoloss.InputError, match=message):
         build(f"{name}:make", load("digits"))
+
+
+def four(*shape, pixel_range=16.0):
+    return Dataset(torch.zeros(4, *shape), torch.arange(4), 2, 1, pixel_range=pixel_range)
+
+
+@pytest.mark.parametrize(("data", "channels"), [(four(64), 1), (four(3, 9, 6), 3)])
+def test_the_small_convolutional_network_takes_images_or_the_pixels_of_a_square(data, channels):
+    network = build("conv", data)
+    assert network(data.x).shape == (4, 4)
+    convolutions = [m for m in network if isinstance(m, torch.nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == [(channels, 8), (8, 16)]
+    assert [m.out_features for m in network if isinstance(m, torch.nn.Linear)] == [64, 4]
+
+
+@pytest.mark.parametrize("data", [four(60), four(64, 1), four(64, pixel_range=1)])
+def test_the_small_convolutional_network_refuses_what_is_no_image(data):
+    with pytest.raises(topoloss.InputError, match="the network 'conv' takes images"):
+        build("conv", data)
 
 
 def test_unknown_network_lists_the_known_ones():
