@@ -17,6 +17,7 @@ from topoloss.cli.screen import Screen
 from topoloss.compare import data, names, networks, protocols, treatments
 from topoloss.compare.paper import networks as papers
 from topoloss.compare.paper.protocols import setup
+from topoloss.compare.records import Protocol
 from topoloss.compare.runs import read
 from topoloss.compare.storage import database, open_storage
 from topoloss.files import write_whole
@@ -510,15 +511,11 @@ def test_check_takes_a_name_in_all_its_kinds_or_in_one(run):
         ("cosine[constant=drop]/mst/t2[alpha=0.25]", ["regulariser"]),
         ("importance[fraction=0.5]", ["sampler"]),
         ("topoloss_plugins.correlation:Cosine[constant=drop]", ["filtration"]),
-        ("topoloss_plugins.samplers", None),
         ("topoloss_plugins:samplers", ["plugin"]),
     ],
 )
 def test_check_takes_options_pipelines_and_qualified_names(run, given, kinds):
     status, out, _ = run("check", given)
-    if kinds is None:
-        assert status == 2
-        return
     assert status == 0
     assert [line for line in out.splitlines() if line.startswith(given) and " as a " in line] == [
         f"{given} as a {kind}" for kind in kinds
@@ -640,6 +637,7 @@ def test_check_tells_what_follows_from_another_failure(run, own_module):
         (("nowhere:f",), "no module 'nowhere'; expected package.module:object"),
         (("topoloss:nothing",), "topoloss has no object 'nothing'"),
         (("math:pi",), "3.14159"),
+        (("topoloss_plugins.samplers",), "nothing is named 'topoloss_plugins.samplers'"),
     ],
 )
 def test_what_cannot_be_checked_is_misuse(run, arguments, message):
@@ -695,6 +693,10 @@ def test_the_names_that_need_no_torch_are_those_of_a_comparison():
     assert set(names.MODELS) == {*papers.NETWORKS, *networks.NETWORKS}
     assert set(names.DATA) == set(data.DATASETS)
     assert names.PROTOCOLS == protocols.PROTOCOLS
+    for option, known in {"layers": names.LAYERS, "monitor": names.MONITORS}.items():
+        assert [getattr(Protocol(**{option: name}), option) for name in known] == list(known)
+        with pytest.raises(topoloss.OptionError, match=f"is not one of {str(known)[1:-1]}$"):
+            Protocol(**{option: "nothing of the kind"})
     assert set(names.TREATMENTS) == set(treatments.TREATMENTS)
 
 
@@ -946,7 +948,7 @@ def test_what_makes_no_component_is_refused(run, given):
     status, _, err = run("check", given)
     assert status == 2
     assert err.startswith("error: ")
-    assert "defect" not in err
+    assert "a bug in topoloss" not in err
 
 
 SPARSE = """
