@@ -240,7 +240,7 @@ def test_every_picture_is_written_in_every_format_and_drawn_where_asked(name):
         ("correlations", (torch.randn(5, 2001),), "2,001 neurons were given"),
         ("diagram", ([torch.rand(3)],), "expected a Diagram"),
         ("barcode", (None,), "expected a Diagram"),
-        ("barcode", (topoloss.regulariser("t1").diagrams(torch.ones(2, 9, 3)),), "those of a batch"),
+        ("barcode", topoloss.regulariser("t1").diagrams(torch.ones(2, 9, 3)), "those of a batch"),
         ("deaths", ([],), "history is"),
         ("deaths", ([torch.zeros(0)],), "history is"),
         ("dendrogram", (circle(),), r"2 diagrams were given; expected one.*diagrams\[0\]"),
