@@ -695,7 +695,7 @@ def test_the_names_that_need_no_torch_are_those_of_a_comparison():
     assert names.PROTOCOLS == protocols.PROTOCOLS
     for option, known in {"layers": names.LAYERS, "monitor": names.MONITORS}.items():
         assert [getattr(Protocol(**{option: name}), option) for name in known] == list(known)
-        with pytest.raises(topoloss.OptionError, match=f"is not one of {str(known)[1:-1]}$"):
+        with pytest.raises(topoloss.OptionError, match=f"is not one of {str(known)[1:-1]}\\."):
             Protocol(**{option: "nothing of the kind"})
     assert set(names.TREATMENTS) == set(treatments.TREATMENTS)
 
