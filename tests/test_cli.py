@@ -186,7 +186,8 @@ def test_compare_names_arms_with_their_options(run, tmp_path, own_module, undraw
         f"{own}=0.1": own,
         f"{own}[power=2]=0.1": f"{own}[power=2]",
     }
-    command = ("compare", *arms, "--splits", 1, "--max-epochs", 1, "--out", tmp_path)
+    command = ("compare", "--data", "wine", *arms, "--splits", 1, "--max-epochs", 1)
+    command += ("--out", tmp_path)
     status, out, _ = run(*command)
     assert status == 0
     for arm in arms.values():
