@@ -165,7 +165,8 @@ def test_the_interval_is_that_of_the_percentiles_of_resampled_means():
     """All 5**5 equally likely resamples, counted, bound what 9999 draws may say."""
     differences = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     every = differences[np.stack(np.meshgrid(*[range(5)] * 5), -1).reshape(-1, 5)].mean(1)
-    table = pd.DataFrame({"none": np.zeros(5), "t1": differences})
+    plain = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    table = pd.DataFrame({"none": plain, "t1": plain + differences})
     got = paired_difference(table, "t1", "none", 1.0)
     assert got.mean == pytest.approx(6.2)
     # Four standard errors of a drawn 2.5% quantile: 0.025 +- 4 * sqrt(0.025 * 0.975 / 9999).
