@@ -67,14 +67,6 @@ def test_inputs_are_compared_with_ordinary_ones_of_their_filtration():
     assert report.hostile_table([]) == "Not measured yet."
 
 
-@pytest.mark.parametrize("name", INPUTS)
-def test_inputs_are_finite_and_the_same_each_time(name):
-    x = INPUTS[name].activations(12, 30)
-    assert x.shape == (12, 30)
-    assert torch.isfinite(x).all()
-    assert torch.equal(x, INPUTS[name].activations(12, 30))
-
-
 @pytest.mark.parametrize("by_the_cpu", [0, 100])
 @pytest.mark.parametrize("name", [RANDOM, "outlier, euclidean"])
 def test_only_minimum_spanning_trees_pass(name, by_the_cpu):
