@@ -991,7 +991,7 @@ def test_python_m_topoloss_is_the_command(tmp_path):
 # Files
 
 
-@pytest.mark.parametrize("name", ["what?", "a#b", "50%25", "{x}", "mit Leerzeichen", "größe&"])
+@pytest.mark.parametrize("name", ["what? 50%25 größe&", "a#b {x}"])
 def test_any_letter_may_stand_in_the_path_of_a_folder(run, tmp_path, undrawn, name):
     folder = tmp_path / name
     command = ("compare", "none", "--data", "wine", "--splits", 1, "--max-epochs", 1)
