@@ -1,4 +1,5 @@
 import copy
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -145,6 +146,17 @@ def test_the_penalty_raises_the_deaths(small_network, blob_split, regulariser, w
     assert plain.before == penalised.before
     assert penalised.after.median > plain.after.median
     assert penalised.after.correlation < plain.after.correlation
+
+
+def test_the_steps_take_a_part_of_the_loop_and_the_loop_a_part_of_the_training(
+    small_network, blob_split
+):
+    wall, cpu = time.perf_counter(), time.process_time()
+    outcome, _ = history_of(small_network(), blob_split, protocol=replace(PROTOCOL, max_epochs=3))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    # 30 samples in batches of 16, in three epochs.
+    assert 0 < 3 * 2 * outcome.step_seconds <= outcome.seconds <= wall
+    assert 0 < outcome.cpu_seconds <= cpu
 
 
 def test_divergence_ends_the_run_and_is_told(small_network, blob_split):
