@@ -1,11 +1,12 @@
 import csv
+from dataclasses import replace
 
 import pytest
 
 import topoloss
 from topoloss.compare.paper.protocols import setup
 from topoloss.compare.records import Arm, Run, Setup
-from topoloss.compare.runs import read, write
+from topoloss.compare.runs import joined, read, write
 
 
 @pytest.fixture
@@ -20,6 +21,12 @@ def runs(outcome):
 def test_runs_are_read_back_as_they_were(runs, tmp_path):
     write(runs, tmp_path / "runs.csv")
     assert read(tmp_path / "runs.csv") == runs
+
+
+def test_of_runs_of_one_arm_on_one_split_the_first_is_kept(runs, outcome):
+    again = [replace(run, outcome=outcome(0.4, 0.4)) for run in runs]
+    other = replace(runs[0], seed=1)
+    assert joined(runs[:2], again, [other]) == [*runs[:2], again[2], other]
 
 
 def test_columns_are_in_the_documented_order(runs, tmp_path):

@@ -62,7 +62,9 @@ def test_finished_runs_are_found_again_and_not_repeated(tmp_path):
 
 def test_a_larger_grid_trains_only_what_is_new(tmp_path):
     started(tmp_path, searches=[Grid("l2", (1e-5,))])
-    starts, runs = started(tmp_path, searches=SEARCHES[1:], seeds=(0, 1, 2))
+    found = []
+    starts, runs = started(tmp_path, searches=SEARCHES[1:], seeds=(0, 1, 2), on_found=found.append)
+    assert found == [2]
     assert starts == [(ARMS[2], 0), (ARMS[2], 1), (ARMS[1], 2), (ARMS[2], 2)]
     assert len(runs) == 6
 
