@@ -64,6 +64,22 @@ def test_what_the_docs_say_of_t1_t2_and_decov_is_what_the_rows_say():
             assert best == ("dropout" if k >= since else "decov")
 
 
+def test_neurons_of_the_smallest_weights_are_removed_from_each_hidden_layer_alone():
+    torch.manual_seed(0)
+    linear = [torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 3)]
+    torch.nn.utils.vector_to_parameters(torch.randn(39), torch.nn.ModuleList(linear).parameters())
+    sizes = ([3.0, 1.0, 4.0, 2.0], [0.1, 5.0], [1.0, 1.0, 1.0])
+    for layer, norms in zip(linear, sizes, strict=True):
+        unit = torch.nn.functional.normalize(layer.weight.data)
+        layer.weight.data = unit * torch.tensor(norms)[:, None]
+    model = torch.nn.Sequential(linear[0], torch.nn.ReLU(), linear[1], torch.nn.ReLU(), linear[2])
+    x = torch.randn(5, 3)
+    first = linear[0](x).relu() * torch.tensor([1, 0, 1, 0])
+    second = linear[1](first).relu() * torch.tensor([0, 1])
+    found = pruning.smallest_first(model, x, share=0.5)(x)
+    torch.testing.assert_close(found, linear[2](second))
+
+
 @pytest.mark.parametrize("way", pruning.WAYS)
 def test_nothing_removed_is_the_trained_network(way, monkeypatch):
     monkeypatch.setattr(pruning, "EPOCHS", 1)
