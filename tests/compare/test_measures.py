@@ -59,8 +59,9 @@ def test_the_temperature_is_where_the_slope_of_the_likelihood_is_zero():
 
     found = temperature(logits, labels)
     assert found > 1
-    assert found == pytest.approx(brentq(slope, 0.1, 50), rel=1e-4)
-    assert temperature(logits * 3, labels) == pytest.approx(3 * found, rel=1e-3)
+    # Its logarithm to base 10 is found to 1e-5.
+    assert found == pytest.approx(brentq(slope, 0.1, 50), rel=3e-5)
+    assert temperature(logits * 3, labels) == pytest.approx(3 * found, rel=3e-5)
 
 
 def test_no_temperature_is_best_where_every_sample_is_right():

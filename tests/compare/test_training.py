@@ -358,4 +358,4 @@ def test_the_weight_rises_linearly_over_the_epochs_of_the_warm_up(blob_split):
     # Two steps of each epoch; the bias is seen before each step.
     steps = [before - after for before, after in pairwise(values)]
     factors = [0, 1 / 4, 2 / 4, 3 / 4, 1, 1, 1]
-    assert steps == pytest.approx([8 * factor for factor in factors], abs=1e-4)
+    assert steps == pytest.approx([8 * factor for factor in factors], abs=1e-6)
