@@ -93,7 +93,7 @@ def test_deaths_that_were_dropped_are_refused(x):
 
 
 def test_a_tree_that_is_not_minimal_is_refused(x):
-    """Of T1 alone, a path through all neurons looks just as differentiable."""
+    """A path through all neurons has a gradient as well."""
     own = x.clone().requires_grad_()
     r = torch.corrcoef(own.T)
     deaths = 1 - r.diagonal(1).abs()

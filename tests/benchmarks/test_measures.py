@@ -47,7 +47,7 @@ def test_what_does_not_agree_is_not_timed():
         t1_step.run(CASE, (GRAM, TOPOLOSS, WRONG), [])
 
 
-def test_what_is_left_out_grows_quadratically_from_the_largest_size_that_ran():
+def test_the_estimate_for_a_size_left_out_grows_quadratically_from_the_largest_that_ran():
     ran = [earlier("too_small", 5, 1e9, 1e9), earlier("too_small", 10, 2000, 512)]
     absent = earlier("too_small", 15, "", "")
     note = t1_step.left_out(TOO_SMALL, CASE, [*ran, absent, earlier("other", 19, 1, 1)])

@@ -102,7 +102,7 @@ def test_own_data_of_the_wrong_form_is_refused(own_module, returned, message):
         ("shutil:which", "called without arguments: missing a required argument"),
     ],
 )
-def test_references_that_lead_nowhere(reference, message):
+def test_references_that_lead_nowhere_are_refused(reference, message):
     with pytest.raises(topoloss.InputError, match=message):
         load(reference)
 

@@ -14,7 +14,7 @@ def test_a_regression_wants_as_many_outputs_as_targets(own_module):
         build(f"{name}:make", load("diabetes"))
 
 
-def test_own_network(own_module):
+def test_a_users_own_function_must_return_a_module_that_returns_a_tensor(own_module):
     name = own_module(
         "import torch\nmake = lambda: torch.nn.Linear(64, 10)\nwrong = lambda: 1\n"
         "pair = lambda: torch.nn.LSTM(64, 10, batch_first=True)\n"
@@ -33,7 +33,7 @@ def test_own_network(own_module):
         ("(64, 9)", "each of the 10 classes"),
     ],
 )
-def test_own_network_that_does_not_fit_the_data(own_module, widths, message):
+def test_a_users_own_network_must_fit_the_data(own_module, widths, message):
     name = own_module(f"import torch\nmake = lambda: torch.nn.Linear(*{widths})\n")
     with pytest.raises(topoloss.InputError, match=message):
         build(f"{name}:make", load("digits"))

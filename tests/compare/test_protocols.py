@@ -20,7 +20,7 @@ def test_every_protocol_is_recognised_whatever_its_patience(model, protocol):
     assert made.protocol.patience == 7
 
 
-def test_the_paper_s_are_the_paper_s():
+def test_protocols_of_the_paper_are_set_up_as_the_paper_does():
     for protocol in papers.PROTOCOLS:
         assert setup("vgg256", "mnist", protocol) == papers.setup("vgg256", "mnist", protocol)
 
@@ -45,7 +45,7 @@ def test_today_is_what_its_page_says():
 
 
 @pytest.mark.parametrize("changes", [{"optimiser": "adam"}, {"initialisation": "hee"}])
-def test_a_protocol_names_what_there_is(changes):
+def test_an_unknown_optimiser_or_initialisation_is_refused(changes):
     with pytest.raises(topoloss.OptionError, match=r"Did you mean|is not one of"):
         setup("net0", "digits", "today", **changes)
 

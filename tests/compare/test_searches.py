@@ -85,6 +85,6 @@ def test_parse_knows_the_papers_grid():
         (["t1=1,2,3"], 5, topoloss.OptionError, "t1=1,2,3 is no range to search"),
     ],
 )
-def test_arms_that_make_no_sense(arms, trials, error, message):
+def test_arms_that_cannot_be_searched_are_refused(arms, trials, error, message):
     with pytest.raises(error, match=message):
         parse(arms, trials)

@@ -138,7 +138,7 @@ def test_the_corrected_variance_by_hand():
     assert p == pytest.approx(2 * scipy.stats.t.sf(t, 3))
 
 
-def test_without_overlap_it_is_the_paired_t_test():
+def test_without_overlap_the_corrected_test_is_the_paired_t_test():
     differences = [0.3, -0.2, 0.8, 0.1, 0.5]
     assert corrected_t_test(differences, 0) == pytest.approx(
         tuple(scipy.stats.ttest_1samp(differences, 0))
@@ -152,7 +152,7 @@ def test_without_overlap_it_is_the_paired_t_test():
         *(([0.1] * 3, (np.inf, 0)), ([91.3 - 90, 92.3 - 91, 60.3 - 59], (np.inf, 0))),
     ],
 )
-def test_differences_without_variance(differences, expected):
+def test_equal_differences_have_an_infinite_statistic_or_0(differences, expected):
     assert corrected_t_test(differences, 1.0) == expected
 
 

@@ -232,7 +232,7 @@ def test_processes_share_the_runs(tmp_path):
 
 @pytest.mark.slow
 def test_an_error_in_a_process_is_raised_and_ends_the_others(tmp_path, monkeypatch):
-    """Of many runs, none of which is short, those that have begun are the most that finish."""
+    """A run takes very long, so the test ends only because the other process stops its own."""
     (tmp_path / "sometimes.py").write_text(
         "import multiprocessing, os, torch\n"
         "def make():\n"

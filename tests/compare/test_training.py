@@ -320,7 +320,7 @@ def test_adam_is_torch_s_without_decay(small_network, blob_split):
 
 
 def test_the_weights_that_are_kept_are_of_an_epoch_after_the_warm_up(blob_split):
-    """Of a model that is right at first and is moved away from it, further each epoch."""
+    """The model is right at first, and the penalty makes it worse in each epoch."""
     model, parts = sure_of_class_0(blob_split)
     protocol = replace(one_epoch(), warmup=2, max_epochs=5, learning_rate=1.0, patience=9)
 
@@ -338,7 +338,7 @@ def test_the_weights_that_are_kept_are_of_an_epoch_after_the_warm_up(blob_split)
 
 
 def test_the_weight_rises_linearly_over_the_epochs_of_the_warm_up(blob_split):
-    """Of a penalty whose gradient is 1 where there is no other, at rate 1."""
+    """The loss has no gradient, the penalty a gradient of 1, and the learning rate is 1."""
 
     class Sum(topoloss.Regulariser):
         source = "parameters"

@@ -78,7 +78,7 @@ def test_a_network_without_a_place_for_them_is_refused(model, treatment, message
 
 
 def test_arms_of_one_seed_begin_alike_and_train():
-    """The neurons of the network with dropout are those without it, before training."""
+    """Before training, dropout changes no neuron, and BatchNorm does."""
     quick = setup("net2", "digits", max_epochs=1)
     plain, dropout, both = (
         setups.run(quick, Arm(name, weight), seed=3).outcome
