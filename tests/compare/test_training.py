@@ -272,17 +272,22 @@ def test_labels_of_a_regression_cannot_be_smoothed(blob_split):
 
 
 def test_noise_is_added_to_the_inputs_of_training_alone(blob_split):
-    seen = {True: [], False: []}
-    model = nn.Linear(2, 3)
-    model.register_forward_pre_hook(lambda m, args: seen[m.training].append(args[0]))
-    train(model, blob_split, [], one_epoch(), treatment=Treatment(input_noise=0.5), seed=5)
-    (batch,) = seen[True]
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
-    noise = batch - blob_split.train.x[order]
+    def noise_of(seed):
+        seen = {True: [], False: []}
+        model = nn.Linear(2, 3)
+        model.register_forward_pre_hook(lambda m, args: seen[m.training].append(args[0]))
+        train(model, blob_split, [], one_epoch(), treatment=Treatment(input_noise=0.5), seed=seed)
+        (batch,) = seen[True]
+        assert any(torch.equal(x, blob_split.validation.x) for x in seen[False])
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+        return batch - blob_split.train.x[order]
+
+    noise = noise_of(seed=5)
     # 60 draws: mean and deviation to within four standard errors.
     assert abs(noise.mean()) < 4 * 0.5 / 60**0.5
     assert noise.std().item() == pytest.approx(0.5, rel=4 / 120**0.5)
-    assert any(torch.equal(x, blob_split.validation.x) for x in seen[False])
+    torch.testing.assert_close(noise_of(seed=5), noise)
+    assert not torch.isclose(noise_of(seed=6), noise).any()
 
 
 def sure_of_class_0(parts):
