@@ -290,7 +290,7 @@ def test_compare_in_all_its_options(run, tmp_path, undrawn, jobs):
     command = (
         *("compare", "none", "l2=1e-5,1e-3", "--search", "tpe", "--trials", 2, "--splits", 2),
         *("--max-epochs", 1, "--protocol", "faithful", "--monitor", "score", "--jobs", jobs),
-        *("--patience", 3),
+        *("--patience", 3, "--layers", "auto"),
     )
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
     status, out, _ = run(*command, "--out", tmp_path / "a", "--storage", shared)
@@ -299,8 +299,11 @@ def test_compare_in_all_its_options(run, tmp_path, undrawn, jobs):
     assert "study.db" not in files_in(tmp_path / "a")
     runs = tmp_path / "a" / "runs.csv"
     assert {run.setup for run in read(runs)} == {
-        setup("net0", "digits", "faithful", max_epochs=1, monitor="score", patience=3)
-    }
+        setup(
+            *("net0", "digits", "faithful"),
+            max_epochs=1, monitor="score", patience=3, layers="auto",
+        )
+    }  # fmt: skip
     # A second machine finds every run in the storage; a new one in the file.
     for option in (("--storage", shared), ("--runs", runs)):
         run(*command, "--out", tmp_path / "b", *option)
@@ -818,11 +821,12 @@ def test_check_as_json_or_quietly(run, own_module):
 
 
 def test_train_as_json_or_quietly(run, tmp_path):
-    short = ("train", "--max-epochs", 1, "--out", tmp_path)
+    short = ("train", "--max-epochs", 2, "--out", tmp_path)
+    short += ("--patience", 1, "--layers", "trainable", "--monitor", "score")
     status, out, _ = run(*short, "--json")
     told = json.loads(out)
     assert status == 0
-    assert (told["regulariser"], told["weight"], told["epochs"]) == ("t1", 0.001, 1)
+    assert (told["regulariser"], told["weight"], told["epochs"]) == ("t1", 0.001, 2)
     # Of the 450 + 350 + 200 hidden neurons and the 10 outputs, one death fewer than neurons.
     assert sum(told["after"]["deaths"]) == 1009
     status, out, _ = run(*short, "--quiet")
@@ -830,6 +834,11 @@ def test_train_as_json_or_quietly(run, tmp_path):
     assert "constant neurons" in out
     assert f"{told['after']['constant']} of 1010" in out
     assert "wrote" not in out
+
+
+def test_json_has_null_for_what_is_no_number(capsys):
+    Screen(as_json=True).json({"accuracy": float("nan"), "deaths": [float("inf"), 0.5]})
+    assert json.loads(capsys.readouterr().out) == {"accuracy": None, "deaths": [None, 0.5]}
 
 
 def test_compare_shows_the_table_alone_if_quiet(run, tmp_path, undrawn):
