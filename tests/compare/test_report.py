@@ -69,6 +69,17 @@ def test_the_report_tells_ranks_and_differences_by_hand(three, tmp_path, text_of
     assert "![weights.png](weights.png)" in text
 
 
+def test_each_section_begins_with_its_protocol(three, tmp_path, text_of):
+    """Settings that earlier versions lacked are listed where they are not the default."""
+    today = protocols.setup("net0", "wine", "today")
+    text = text_of(three + [replace(run, setup=today) for run in three], tmp_path)
+    ours, theirs = re.findall("^Protocol: (.*)$", text, re.MULTILINE)
+    assert "batch_size 256, max_epochs 1200, patience 20, learning_rate 0.01," in ours
+    assert "optimiser" not in ours
+    assert "max_epochs 400, patience 100, learning_rate 0.001," in theirs
+    assert "optimiser adamw, initialisation he, warmup 30" in theirs
+
+
 def test_several_setups_have_their_own_sections_and_data_sets_are_blocks(three, tmp_path, text_of):
     others = [Setup("net2"), Setup("net0", "digits[train=100]"), Setup("net0", "wine")]
     runs = three + [Run(other, r.arm, r.seed, r.outcome) for other in others for r in three]
