@@ -35,12 +35,13 @@ def test_a_batch_goes_on_where_it_ended(tmp_path):
 
 def test_processes_share_the_runs(tmp_path):
     threads = torch.get_num_threads()
-    # On two processes, of which one job needs one.
-    found = work(JOBS[:1], tmp_path / "two.csv", processes=2)
-    alone = work(JOBS[:1], tmp_path / "one.csv")
+    found = work(JOBS, tmp_path / "two.csv", processes=2)
+    alone = work(JOBS, tmp_path / "one.csv")
     assert torch.get_num_threads() == threads
+    assert len(found) == len(alone) == 2
     scores = [{run.seed: run.outcome.test_score for run in made} for made in (found, alone)]
     assert scores[0] == scores[1]
+    assert {run.seed for run in read(tmp_path / "two.csv")} == {100, 101}
 
 
 def test_a_run_that_fails_is_named_and_the_finished_ones_are_kept(tmp_path):
