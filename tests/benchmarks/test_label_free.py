@@ -1,5 +1,7 @@
 """The comparison of all systems without labels has all of them."""
 
+from statistics import fmean
+
 import topoloss
 from benchmarks import label_free
 from topoloss.expressions import parse
@@ -24,6 +26,14 @@ def test_the_committed_rows_are_those_of_the_protocol():
     assert len(done) == len(asked)
 
 
-def test_the_table_has_a_line_for_each_system():
-    lines = label_free.table(label_free.finished()).splitlines()
-    assert len(lines) == 2 + 1 + len(label_free.arms())
+def test_the_table_has_a_line_for_each_system_the_best_first():
+    finished = label_free.finished()
+    lines = label_free.table(finished).splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert header == ["regulariser", "weight", "splits", "test accuracy (%)", "gain over none"]
+    names, _, _, told, _ = zip(*rows, strict=True)
+    assert sorted(names) == sorted(["none", *label_free.arms()])
+    scores = [float(each.split(" ± ")[0]) for each in told]
+    assert scores == sorted(scores, reverse=True)
+    plain = [run.outcome.test_score for run in finished if run.arm.regulariser == "none"]
+    assert scores[names.index("none")] == round(100 * fmean(plain), 2)
