@@ -128,6 +128,7 @@ sweep(SEARCHES, (0, 1), SETUP, sys.argv[1], heartbeat=1, on_epoch=epoch)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_loses_and_repeats_no_finished_run(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, database(tmp_path)],

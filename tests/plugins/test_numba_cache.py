@@ -97,6 +97,7 @@ print(result(3))
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_changes_in_another_file_is_compiled_anew(tmp_path):
     # As where a newer version is installed over an older one.
     def run(part):
