@@ -63,9 +63,9 @@ def test_no_edges_have_no_end_points():
 @pytest.mark.parametrize(
     ("edges", "layer", "message"),
     [
-        ([[0, 17]], None, "up to 17, but only 17 take part"),
-        ([[0, 8]], "first", "up to 8, but only 8 take part"),
-        ([[-1, 2]], None, "only 17 take part"),
+        ([[0, 17]], None, "neuron 17, but the neurons that take part are 0 to 16"),
+        ([[0, 8]], "first", "neuron 8, but the neurons that take part are 0 to 7"),
+        ([[-1, 2]], None, "neuron -1, but the neurons that take part are 0 to 16"),
         ([0, 1], None, r"edges of shape \(2,\) and dtype torch.int64"),
         ([[0.0, 1.0]], None, r"edges of shape \(1, 2\) and dtype torch.float32"),
         ([[0, 1]], "frist", "layer='frist' is not one of .*'first'"),

@@ -263,8 +263,8 @@ def test_correlations_are_drawn_for_some_in_the_order_of_all(window, tmp_path):
     row, column = order[1], order[3]
     names = f"(model)[{watched[row]}] and (model)[{watched[column]}]"
     assert text(window, "pointed") == f"{names}: |r| = {r[row, column]:.2f}"
-    assert text(window, "about").startswith("12 of 16 neurons in 1 layers; correlations are drawn ")
-    assert "are drawn for 5; 1 recorded epochs." in text(window, "about")
+    assert text(window, "about").startswith("12 of 16 neurons in 1 layer; correlations are drawn ")
+    assert "are drawn for 5; 1 recorded epoch." in text(window, "about")
 
 
 def test_of_a_training_that_still_runs_the_latest_epoch_is_shown(window, tmp_path):

@@ -110,6 +110,8 @@ def _matrix(record: Record, samples: int | None, units: Units, mask: Tensor | No
         raise _LeftOut("ran without gradients, so no gradient of a penalty would reach it")
     axis = record.axis
     folded = record.folded
+    if samples is None:
+        raise _LeftOut("has no sample axis, as no input of the model has the axis batch_dim")
     if axis is None or (folded and units == "unit"):
         hint = "; units='channel' takes positions folded into axis 0 as samples" if folded else ""
         if axis is None and samples in x.shape:

@@ -288,11 +288,12 @@ class Observation:
                 "integers of shape (edges, 2), as a diagram's death_edges."
             )
         pairs = edges.tolist()
-        if any(not 0 <= end < len(where) for pair in pairs for end in pair):
+        unknown = [end for pair in pairs for end in pair if not 0 <= end < len(where)]
+        if unknown:
             raise InputError(
-                f"edges name neurons up to {max(map(max, pairs))}, but only {len(where)} take "
-                "part; pass edges of a diagram of the latest forward pass, and with layer= the "
-                "layer of that diagram."
+                f"edges name neuron {unknown[0]}, but the neurons that take part are 0 to "
+                f"{len(where) - 1}; pass edges of a diagram of the latest forward pass, and with "
+                "layer= the layer of that diagram."
             )
         return [(where[i], where[j]) for i, j in pairs]
 

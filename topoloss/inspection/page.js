@@ -260,12 +260,13 @@
   };
 
   const start = () => {
+    const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
     const total = run.layers.reduce((sum, { of }) => sum + of, 0);
     const fewer = seen.length < run.recorded ? `${seen.length} of ` : "";
     const drawn = run.drawn.length < neurons.length
       ? `; correlations are drawn for ${run.drawn.length}` : "";
-    say("about", `${neurons.length} of ${total} neurons in ${run.layers.length} layers${drawn}; `
-      + `${fewer}${run.recorded} recorded epochs`
+    say("about", `${neurons.length} of ${total} neurons in ${counted(run.layers.length, "layer")}${drawn}; `
+      + `${fewer}${counted(run.recorded, "recorded epoch")}`
       + (run.finished ? "." : "; the recording has no end: training still runs or was interrupted."));
     say("before-shown", `epoch ${before.epoch}: ${described(before)}`);
     drawCorrelations(at("before"), before);
