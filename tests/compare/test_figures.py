@@ -49,6 +49,25 @@ def test_every_name_of_many_ranks_lies_within_the_figure_and_on_no_other():
     assert min(gaps) > 0.6 * told[0].get_window_extent().height
 
 
+# On two blocks the critical difference is longer than the axis needs to be for the ranks.
+@pytest.mark.parametrize(("blocks", "count"), [(20, 3), (2, 9), (20, 42)])
+def test_the_critical_difference_is_written_on_nothing(blocks, count):
+    names = [f"regulariser {k}" for k in range(count)]
+    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(blocks, count)), columns=names)
+    figure = figures.critical_differences(scores)
+    figure.savefig(BytesIO(), dpi=50)
+    (axes,) = figure.axes
+    (told,) = (text for text in axes.texts if text.get_text().startswith("CD = "))
+    (scale,) = (line for line in axes.lines if line.get_transform() != axes.transData)
+    others = [text for text in (*axes.texts, *axes.get_xticklabels()) if text is not told]
+    _within(figure, [told])
+    assert figure.bbox.x0 <= scale.get_window_extent().x0
+    assert figure.bbox.x1 >= scale.get_window_extent().x1
+    for drawn in (told, scale):
+        box = drawn.get_window_extent()
+        assert [text.get_text() for text in others if box.overlaps(text.get_window_extent())] == []
+
+
 def test_bars_join_regularisers_that_are_less_than_a_critical_difference_apart():
     """On 30 blocks c is always last; a beats b on 18 of them, so mean ranks are 1.4, 1.6 and 3."""
     scores = pd.DataFrame([(3, 2, 1)] * 18 + [(2, 3, 1)] * 12, columns=list("abc"))

@@ -101,16 +101,36 @@ def critical_differences(scores: DataFrame) -> Figure:
     # Each side of the diagram lists half of the names.
     figure = _figure(8, max(2.5, 1 + 0.15 * treatments))
     axes = figure.subplots()
-    critical_difference_diagram(
-        mean_ranks(scores),
+    ranks = mean_ranks(scores)
+    drawn = critical_difference_diagram(
+        ranks,
         nemenyi(scores),
-        cd=critical_difference(treatments, blocks),
         ax=axes,
         label_fmt_left="{label} ({rank:.2f})",
         label_fmt_right="({rank:.2f}) {label}",
         color_palette={name: look["color"] for name, look in looks(scores).items()},
     )
+    for label in drawn["labels"]:
+        label.set_color("black")  # light colours are hard to read
+    _draw_scale(figure, ranks.min(), critical_difference(treatments, blocks))
     return figure
+
+
+def _draw_scale(figure: Figure, start: float, length: float) -> None:
+    """Draw a length above the axis and its numbers, at the same distance in any figure."""
+    from matplotlib.transforms import offset_copy
+
+    (axes,) = figure.axes
+    axes.hlines(0, start, start + length, alpha=0)  # makes room: what is moved up makes none
+    above = offset_copy(axes.transData, figure, y=24, units="points")
+    axes.plot([start, start + length], [0, 0], "k", linewidth=2, transform=above, clip_on=False)
+    axes.annotate(
+        f"CD = {length:.2g}",
+        (start + length / 2, 0),
+        (0, 27),
+        textcoords="offset points",
+        ha="center",
+    )
 
 
 def _figure(width: float, height: float) -> Figure:
