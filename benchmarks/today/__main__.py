@@ -49,8 +49,10 @@ def main() -> None:
             print(edges(Frozen.read()))
         case "report":
             found = finished("confirm", Frozen.read())
-            full_report.write(found, declared.FOLDER / "confirm")
-            report.write(found, declared.FOLDER / "confirm")
+            folder = declared.FOLDER / "confirm"
+            full_report.write(found, folder)
+            (folder / "runs.csv").unlink()  # confirm.csv holds the same runs
+            report.write(found, folder)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,24 @@ from topoloss.compare.records import Run, exactly
 from topoloss.palette import looks
 
 NONE = "none"
+TREE, CONTROLS = "covariance-tree", ("variance", "random-path", "decov")
 LEVEL = 0.05
 
 
 def write(found: Sequence[Run], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    whole = PROBLEMS[0]
-    (folder / "headline.md").write_text(f"{headline(of(found, whole))}\n", encoding="utf-8")
-    (folder / "problems.md").write_text(f"{by_problem(found)}\n", encoding="utf-8")
-    draw(of(found, whole)).savefig(folder / "headline.png", dpi=150)
+    whole = of(found, PROBLEMS[0])
+    alone = [run for run in whole if "+" not in run.arm.regulariser]
+    parts = {
+        "headline": headline(whole),
+        "problems": by_problem(found),
+        "controls": beside_controls(found),
+        "alone-measures": tables.measures(alone),
+        "alone-neurons": tables.neurons(alone),
+    }
+    for name, text in parts.items():
+        (folder / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
+    draw(whole).savefig(folder / "headline.png", dpi=150)
 
 
 def of(found: Iterable[Run], problem: Problem) -> list[Run]:
@@ -125,6 +134,18 @@ def by_problem(found: Sequence[Run]) -> str:
     lines.append([f"mean rank, {count} data sets", *(f"{ranks[name]:.2f}" for name in EVERYWHERE)])
     table = tables.as_markdown(["problem", *EVERYWHERE], lines)
     return f"{table}\n\n{_legend(found)} {_RANKS}"
+
+
+def beside_controls(found: Sequence[Run]) -> str:
+    """A line for each problem: what `covariance-tree` gains over its controls and over DeCov."""
+    lines = []
+    for problem in PROBLEMS:
+        own = of(found, problem)
+        scores = statistics.scores(own)
+        gains = (with_interval(gain(own, scores, TREE, other)) for other in CONTROLS)
+        lines.append([problem.name, *gains])
+    table = tables.as_markdown(["problem", *(f"over {other}" for other in CONTROLS)], lines)
+    return f"{table}\n\n{_legend(found)} {_INTERVALS}"
 
 
 def _legend(found: Sequence[Run]) -> str:

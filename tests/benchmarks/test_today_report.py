@@ -83,6 +83,15 @@ def test_the_second_table_has_every_problem_and_ranks_over_data_sets(found):
     assert ranks[place["none"]] == ranks[place["random-path"]] == "8.00"
 
 
+def test_a_tree_is_compared_with_its_controls_on_every_problem(found):
+    rows = rows_of(report.beside_controls(found))
+    assert list(rows) == [problem.name for problem in declared.PROBLEMS]
+    # It gains nothing: as little as random-path, and 5 points less than decov. Variance gains a
+    # point on two of twenty splits.
+    less = "-0.10 [-0.24, +0.04]"
+    assert rows["net0 on wine"] == [less, "+0.00 [+0.00, +0.00]", "-5.00* [-5.00, -5.00]"]
+
+
 def test_the_legend_tells_what_a_star_takes(found):
     # 2.0930 * sqrt(1 / 20 + 50 / 90), and with 10 training images sqrt(1 / 20 + 50 / 10).
     assert "at least 1.6 standard deviations" in report.headline(
@@ -118,4 +127,9 @@ def test_the_picture_shows_each_arm_alone_and_with_t1(found):
 def test_a_report_is_written(found, tmp_path):
     report.write(found, tmp_path / "confirm")
     written = {path.name for path in (tmp_path / "confirm").iterdir()}
-    assert written == {"headline.md", "problems.md", "headline.png"}
+    assert written == {
+        *("headline.md", "headline.png", "problems.md", "controls.md"),
+        *("alone-measures.md", "alone-neurons.md"),
+    }
+    arms = rows_of((tmp_path / "confirm" / "alone-neurons.md").read_text())
+    assert set(arms) == set(declared.GRIDS)
