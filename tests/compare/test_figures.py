@@ -80,6 +80,16 @@ def test_bars_join_regularisers_that_are_less_than_a_critical_difference_apart()
     assert {"a (1.40)", "b (1.60)", "(3.00) c"} <= {text.get_text() for text in axes.texts}
 
 
+def test_a_bar_is_one_line_whatever_the_order_in_which_its_names_are_found():
+    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 9)), columns=list("abcdefghi"))
+    (axes,) = figures.critical_differences(scores).axes
+    flat = [line for line in axes.lines if np.ptp(line.get_ydata()) == 0]
+    assert len(flat) > 1
+    for line in flat:
+        start, end = line.get_xdata()
+        assert start < end
+
+
 def test_each_split_has_a_point_for_its_test_score_beside_the_mean(runs):
     _, axes = figures.scores_and_deaths(select(runs)).axes
     none, mean_of_none, t1, mean_of_t1 = (line.get_xydata() for line in axes.lines)

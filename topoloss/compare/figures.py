@@ -110,6 +110,10 @@ def critical_differences(scores: DataFrame) -> Figure:
         label_fmt_right="({rank:.2f}) {label}",
         color_palette={name: look["color"] for name, look in looks(scores).items()},
     )
+    for (bar,) in drawn["crossbars"]:
+        # It visits its points in the order of a set: the same runs would make other pictures.
+        ends, height = bar.get_xdata(), bar.get_ydata()[0]
+        bar.set_data([min(ends), max(ends)], [height, height])
     for label in drawn["labels"]:
         label.set_color("black")  # light colours are hard to read
     _draw_scale(figure, ranks.min(), critical_difference(treatments, blocks))
