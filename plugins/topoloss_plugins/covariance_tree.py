@@ -36,9 +36,11 @@ class CovarianceTree(_SquaredCovariances):
     where MST is the minimum spanning tree of the correlation dissimilarity, which joins the neurons
     by their strongest correlations, and C the covariance, with the number of samples as divisor.
 
-    This regulariser is our own and unproven. It applies DeCov's penalty to n - 1 pairs, chosen by
-    topology, instead of all n (n - 1) / 2. To show whether that choice matters, compare it with its
-    controls: ``variance``, which has no pairs, and ``random-path``, whose pairs are arbitrary.
+    This regulariser is our own. It applies DeCov's penalty to n - 1 pairs, chosen by topology,
+    instead of all n (n - 1) / 2. To show whether that choice matters, compare it with its controls:
+    ``variance``, which has no pairs, and ``random-path``, whose pairs are arbitrary. In our own
+    comparison it was mostly better than a random path on handwritten digits, but no better than
+    ``variance`` there.
 
     Parameters
     ----------

@@ -1,11 +1,9 @@
 """How far networks can be pruned: the docs show the committed runs."""
 
-import statistics
 from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 
 from benchmarks import pruning, rows
 from topoloss.compare.data import load, split
@@ -13,31 +11,11 @@ from topoloss.compare.data import load, split
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def mean_interval(values):
-    """The mean, and the 95% interval of Student's t."""
-    mean = statistics.fmean(values)
-    return mean, *stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values))
-
-
 def test_the_table_of_the_docs_is_that_of_the_committed_rows():
     found = rows.read(pruning.PRUNING)
     runs = len(pruning.ARMS) * len(pruning.SPLITS)
     assert len(found) == runs * len(pruning.WAYS) * len(pruning.SHARES)
     assert pruning.table(found) in (DOCS / "pruning.md").read_text("utf-8")
-
-
-def test_gains_told_on_the_results_page_are_those_of_the_networks_before_pruning():
-    text = (DOCS / "results.md").read_text("utf-8")
-    score = {}
-    for row in rows.read(pruning.PRUNING):
-        if row["way"] == "copies" and float(row["removed"]) == 0:
-            score.setdefault(row["arm"], {})[row["split"]] = 100 * float(row["accuracy"])
-    names = {"t1": "T1", "t2": "T2", "dropout": "dropout 0.5", "decov": "DeCov"}
-    for arm, name in names.items():
-        gains = [score[arm][split] - score["none"][split] for split in score["none"]]
-        mean, low, high = mean_interval(gains)
-        (line,) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
-        assert line.endswith(f"| {mean:+.2f} [{low:+.2f}, {high:+.2f}] |")
 
 
 def test_what_the_docs_say_of_t1_t2_and_decov_is_what_the_rows_say():

@@ -5,10 +5,13 @@ variance's: nine of ten splits gain nothing and the tenth a point.
 """
 
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from benchmarks.today import choices, declared, report, stages
+from topoloss.compare import statistics
 from topoloss.compare.records import DEATH_BINS, Neurons, Outcome, Run
 
 # Points that an arm gains over none wherever it is alone; t1 adds one to each, and t2 two.
@@ -133,3 +136,32 @@ def test_a_report_is_written(found, tmp_path):
     }
     arms = rows_of((tmp_path / "confirm" / "alone-neurons.md").read_text())
     assert set(arms) == set(declared.GRIDS)
+
+
+def test_what_the_page_says_of_the_confirming_runs_is_what_they_say():
+    runs = stages.finished("confirm", choices.Frozen.read())
+    page = " ".join((Path(__file__).parents[2] / "docs" / "results.md").read_text("utf-8").split())
+    digits = report.of(runs, declared.PROBLEMS[0])
+    noisy = {
+        name: 100 * fmean(run.outcome.measures.noisy_score for run in of_arm)
+        for name, of_arm in statistics.by_regulariser(digits).items()
+    }
+    assert (
+        f"falls to {noisy['t1']:.0f}% with T1 and to {noisy['t2']:.0f}% with T2, but only to "
+        f"{noisy['none']:.0f}% without" in page
+    )
+    assert f"T1 on top of dropout falls to {noisy['t1+dropout=0.2']:.0f}%" in page
+    none = statistics.scores(digits)["none"].mean()
+    assert f"without a regulariser the accuracy is already {none:.1f}%" in page
+    gains = {}
+    for problem in declared.PROBLEMS:
+        scores = statistics.scores(report.of(runs, problem))
+        gains[problem.data] = (scores.sub(scores["none"], axis=0)).mean()
+    spirals, friedman3 = gains["spirals"], gains["friedman3"]
+    assert f"T1 gains {spirals['t1']:.1f} points on spirals" in page
+    assert f"every regulariser gains {spirals.drop('none').min():.1f} points or more" in page
+    assert (
+        f"On friedman3 T1 gains {friedman3['t1']:.1f} points, and DeCov {friedman3['decov']:.1f}. "
+        f"On teacher T1 loses {-gains['teacher']['t1']:.1f}." in page
+    )
+    assert report.by_problem(runs).count("*") == 3

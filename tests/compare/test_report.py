@@ -20,16 +20,17 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_written_files_are_whole(runs, tmp_path):
-    paths = report.write(runs, tmp_path)
-    assert names_in(tmp_path) == sorted(path.name for path in paths) == FILES
-    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+def test_written_files_are_whole_and_their_folder_is_made(runs, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    paths = report.write(runs, folder)
+    assert names_in(folder) == sorted(path.name for path in paths) == FILES
+    table = (folder / "table.md").read_text(encoding="utf-8")
     assert table == tables.summary(tables.summarise(runs)) + "\n"
-    whole = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert all((tmp_path / part).read_text(encoding="utf-8").strip() in whole for part in PARTS)
-    assert read(tmp_path / "runs.csv") == runs
+    whole = (folder / "report.md").read_text(encoding="utf-8")
+    assert all((folder / part).read_text(encoding="utf-8").strip() in whole for part in PARTS)
+    assert read(folder / "runs.csv") == runs
     for name in ("figure.png", "weights.png"):
-        assert (tmp_path / name).read_bytes().startswith(PNG)
+        assert (folder / name).read_bytes().startswith(PNG)
 
 
 def test_the_file_of_runs_has_plain_columns(runs, tmp_path, undrawn):

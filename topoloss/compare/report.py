@@ -17,7 +17,7 @@ from topoloss.compare.runs import joined
 from topoloss.compare.runs import write as write_runs
 from topoloss.compare.statistics import of_blocks, scores, select
 from topoloss.errors import InputError, listed
-from topoloss.files import write_whole
+from topoloss.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,10 +37,10 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
     runs : sequence of Run
         Runs of one setup or several.
     folder : Path
-        It gets ``report.md``, and ``runs.csv`` with every run. For each setup it gets the parts
-        of the report: ``table.md``, ``ranks.md``, ``differences.md``, ``weights.md``,
-        ``neurons.md``, ``measures.md`` if they are known, ``figure.png`` (deaths and scores),
-        ``weights.png`` and, if there are at least 3 regularisers on 2 splits,
+        Made if there is none. It gets ``report.md``, and ``runs.csv`` with every run. For each
+        setup it gets the parts of the report: ``table.md``, ``ranks.md``, ``differences.md``,
+        ``weights.md``, ``neurons.md``, ``measures.md`` if they are known, ``figure.png`` (deaths
+        and scores), ``weights.png`` and, if there are at least 3 regularisers on 2 splits,
         ``critical_difference.png``. Names for the second setup end in ``-2``, and so on. If there
         are several setups, ``across.md`` ranks regularisers with the data sets as blocks.
     also : sequence of Run
@@ -74,6 +74,7 @@ def write(runs: Sequence[Run], folder: Path, also: Sequence[Run] = ()) -> list[P
         sections.append(across(runs))
         made["across.md"] = _text(sections[-1])
     made["report.md"] = _text("\n\n".join(sections))
+    make_folder(folder)
     written = [write_whole(folder / name, make) for name, make in made.items()]
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in made:
